@@ -1,0 +1,231 @@
+//! Loading, state and the end of a worker.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Event, Job, JobId, SamplingValues};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum ToWorker {
+    Hello {
+        version: u32,
+    },
+    /// Sent once, after the hellos.
+    Load(Box<LoadSpec>),
+    Submit {
+        id: JobId,
+        job: Job,
+    },
+    /// The caller is gone. Answered by `Event::Failed` with `Cancelled`, unless
+    /// the job's last event is already under way.
+    Cancel {
+        id: JobId,
+    },
+    /// Answered by `FromWorker::State`.
+    Inspect {
+        ticket: u64,
+    },
+    /// Take no new jobs, finish the running ones, answer `Drained`, exit.
+    Drain,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "message", rename_all = "snake_case")]
+pub enum FromWorker {
+    Hello {
+        version: u32,
+        pid: u32,
+    },
+    /// 0.0 to 1.0.
+    LoadProgress {
+        fraction: f32,
+    },
+    Loaded(Box<ModelFacts>),
+    /// The worker exits after this.
+    LoadFailed(LoadFailure),
+    Event {
+        id: JobId,
+        event: Event,
+    },
+    State {
+        ticket: u64,
+        state: WorkerState,
+    },
+    Drained,
+}
+
+/// What to load and how. `None` means the worker's default; the values in force
+/// come back in [`ModelFacts`].
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LoadSpec {
+    /// The name clients use.
+    pub name: String,
+    /// A GGUF file; for a split model its first part.
+    pub path: PathBuf,
+    /// Most tokens one request may use, prompt and answer together.
+    pub context: Option<u32>,
+    /// Jobs that run at the same time.
+    pub slots: Option<u32>,
+    /// Jobs that may wait for a slot.
+    pub queue_max: Option<u32>,
+    pub batch: Option<u32>,
+    pub ubatch: Option<u32>,
+    pub threads: Option<u32>,
+    pub threads_batch: Option<u32>,
+    pub kv_type_k: Option<CacheType>,
+    pub kv_type_v: Option<CacheType>,
+    pub flash_attention: Option<FlashAttention>,
+    pub gpu_layers: Option<u32>,
+    pub mmap: Option<bool>,
+    /// Keep all tokens of sliding-window layers, so that any prefix can be reused.
+    pub swa_full: Option<bool>,
+    /// Replaces the GGUF's own chat template.
+    pub chat_template: Option<String>,
+    pub speculation: Option<crate::Speculation>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CacheType {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_0,
+    Q5_1,
+    Q4_0,
+    Q4_1,
+    Iq4Nl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FlashAttention {
+    Auto,
+    On,
+    Off,
+}
+
+/// What the engine reports after loading: values in force, never wishes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ModelFacts {
+    pub name: String,
+    pub path: PathBuf,
+    pub architecture: String,
+    /// llama.cpp's own one-line description, for example `llama 135M Q4_1`.
+    pub description: String,
+    pub n_params: u64,
+    pub weights_bytes: u64,
+    pub n_vocab: u32,
+    pub n_embd: u32,
+    pub n_layer: u32,
+    pub context_train: u32,
+    /// Most tokens one request may use.
+    pub context: u32,
+    pub slots: u32,
+    pub queue_max: u32,
+    pub batch: u32,
+    pub ubatch: u32,
+    pub threads: u32,
+    pub threads_batch: u32,
+    pub kv_type_k: String,
+    pub kv_type_v: String,
+    pub kv_bytes: u64,
+    pub flash_attention: bool,
+    pub gpu_layers: u32,
+    /// The CPU features llama.cpp was compiled for and found.
+    pub kernels: String,
+    pub llama_version: String,
+    /// Chat is possible (a decoder with a template, its own or the fallback).
+    pub can_chat: bool,
+    pub can_embed: bool,
+    pub can_complete: bool,
+    pub chat_template: Option<String>,
+    /// Name of the tool-call format the answers are parsed as.
+    pub tool_format: String,
+    pub template_warnings: Vec<String>,
+    /// The template can think and knows how to be told not to.
+    pub can_reason: bool,
+    /// Per-model sampling defaults, already merged with the engine's.
+    pub sampling: SamplingValues,
+    pub bos: Option<String>,
+    pub eos: Option<String>,
+    pub load_ms: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoadFailure {
+    pub kind: LoadFailureKind,
+    /// Cause and fix, in one or two sentences.
+    pub message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LoadFailureKind {
+    /// The file is missing or cannot be read.
+    NotFound,
+    /// The file is not a GGUF model this engine can load.
+    Artifact,
+    /// A setting the engine cannot take with this model.
+    Setting,
+    /// Memory, threads or a device could not be had.
+    Resources,
+    /// The process died while loading; the message has its last words.
+    Crashed,
+}
+
+/// A look at a running worker.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WorkerState {
+    pub slots: Vec<SlotState>,
+    pub queued: u32,
+    pub kv: KvUse,
+    pub resident_bytes: u64,
+    /// Counters since start, for `/metrics`.
+    pub prompt_tokens_total: u64,
+    pub prompt_tokens_cached_total: u64,
+    pub completion_tokens_total: u64,
+    pub draft_tokens_total: u64,
+    pub draft_accepted_tokens_total: u64,
+    pub prefill_seconds_total: f64,
+    pub decode_seconds_total: f64,
+    pub jobs_total: u64,
+    pub jobs_failed_total: u64,
+    pub jobs_cancelled_total: u64,
+    pub preemptions_total: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlotState {
+    pub slot: u32,
+    pub job: Option<JobId>,
+    pub phase: SlotPhase,
+    pub prompt_tokens: u32,
+    pub prompt_done: u32,
+    pub generated_tokens: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotPhase {
+    Idle,
+    Prefill,
+    Decode,
+}
+
+/// Cells of the KV cache; one cell holds one token of one or more sequences.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct KvUse {
+    pub cells: u32,
+    pub cells_running: u32,
+    /// Held for prefix reuse; freed when needed.
+    pub cells_cached: u32,
+    pub cached_prefixes: u32,
+}

@@ -1,0 +1,218 @@
+//! What a worker answers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// One event of a job. `choice` counts from 0 and is below the job's `n`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The job has a slot; prefill begins. Sent once, before any delta.
+    Started {
+        prompt_tokens: u32,
+        /// Of those, how many were already in the KV cache.
+        cached_tokens: u32,
+        sampling: Box<SamplingValues>,
+        /// What was asked for and could not be applied, in words (for example a
+        /// missing chat template that was replaced).
+        warnings: Vec<String>,
+    },
+    /// Prefill progress in tokens, at most one a chunk.
+    Prefill {
+        done: u32,
+        total: u32,
+    },
+    Delta {
+        choice: u32,
+        delta: Delta,
+        /// Tokens this delta accounts for; empty unless logprobs were asked for.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        logprobs: Vec<TokenLogprob>,
+    },
+    Finished {
+        choice: u32,
+        reason: FinishReason,
+        /// The stop string that ended the choice, where one did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stop: Option<String>,
+    },
+    /// The last event of a generation job that went well.
+    Done {
+        usage: Usage,
+        timings: Timings,
+    },
+    /// The last event of a job that did not.
+    Failed(JobFailure),
+
+    Tokens {
+        tokens: Vec<i32>,
+        /// The text of each token, where asked for; bytes that are not UTF-8 are replaced.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pieces: Option<Vec<String>>,
+    },
+    Text {
+        text: String,
+    },
+    Rendered {
+        prompt: String,
+        n_tokens: u32,
+    },
+    Embeddings {
+        /// One unit-length vector an input, in input order.
+        vectors: Vec<Vec<f32>>,
+        prompt_tokens: u32,
+    },
+}
+
+impl Event {
+    /// Whether the job is over after this event.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        !matches!(
+            self,
+            Self::Started { .. }
+                | Self::Prefill { .. }
+                | Self::Delta { .. }
+                | Self::Finished { .. }
+        )
+    }
+}
+
+/// A piece of an answer. Text is whole UTF-8 and never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Delta {
+    Text {
+        text: String,
+    },
+    Reasoning {
+        text: String,
+    },
+    /// Opens call `index` (dense from 0 within the choice); sent once a call.
+    ToolCallStart {
+        index: u32,
+        id: String,
+        name: String,
+    },
+    /// The next part of the call's JSON arguments.
+    ToolCallArguments {
+        index: u32,
+        text: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FinishReason {
+    /// End of generation, or a stop string.
+    Stop,
+    /// `max_tokens`, or the context is full.
+    Length,
+    ToolCalls,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TokenLogprob {
+    pub token: String,
+    pub bytes: Vec<u8>,
+    /// Natural logarithm of the probability before any sampling filter.
+    pub logprob: f32,
+    pub top: Vec<TopLogprob>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TopLogprob {
+    pub token: String,
+    pub bytes: Vec<u8>,
+    pub logprob: f32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Usage {
+    pub prompt_tokens: u32,
+    pub cached_tokens: u32,
+    /// Over all choices.
+    pub completion_tokens: u32,
+    pub reasoning_tokens: u32,
+    /// Speculation: tokens drafted, and how many of them stood.
+    pub draft_tokens: u32,
+    pub draft_accepted_tokens: u32,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Timings {
+    pub queue_ms: f64,
+    /// From the slot to the first token.
+    pub prefill_ms: f64,
+    /// From the first token to the last.
+    pub decode_ms: f64,
+}
+
+/// The sampling values in force for a job, after defaults.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SamplingValues {
+    pub temperature: f32,
+    pub top_k: u32,
+    pub top_p: f32,
+    pub min_p: f32,
+    pub typical_p: f32,
+    pub repeat_penalty: f32,
+    pub repeat_last_n: i32,
+    pub presence_penalty: f32,
+    pub frequency_penalty: f32,
+    pub dry_multiplier: f32,
+    pub dry_base: f32,
+    pub dry_allowed_length: u32,
+    pub dry_penalty_last_n: i32,
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobFailure {
+    #[serde(flatten)]
+    pub kind: FailureKind,
+    /// One sentence that names the limit and the value given.
+    pub message: String,
+    /// The request field at fault, in OpenAI's spelling.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub param: Option<String>,
+}
+
+/// Why a job failed; the HTTP edge maps each to one row of its error table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum FailureKind {
+    /// The prompt (with at least one token of answer) is over the context.
+    ContextExceeded {
+        prompt_tokens: u32,
+        context: u32,
+    },
+    /// A value the engine cannot take.
+    InvalidRequest,
+    /// A schema or grammar that cannot be honoured; `keyword` is what stands in the way.
+    ConstraintUnsupported {
+        keyword: String,
+        detail: Value,
+    },
+    /// The model's chat template refused these messages or is broken.
+    TemplateFailed,
+    /// The model cannot do this (embeddings, chat, tools).
+    Unsupported,
+    /// The queue is at its limit.
+    QueueFull {
+        limit: u32,
+    },
+    /// The worker is draining and takes no new jobs.
+    Draining,
+    Cancelled,
+    /// The worker process died; `cause` is what is known of it.
+    WorkerLost {
+        cause: String,
+    },
+    /// The model is not loaded, or its loading failed.
+    ModelUnavailable,
+    Internal,
+}

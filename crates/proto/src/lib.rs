@@ -1,0 +1,38 @@
+//! The messages between the endpoint (gateway and supervisor) and a worker
+//! process, and the framing that carries them.
+//!
+//! One worker hosts one model. The two sides speak length-prefixed JSON frames
+//! over a Unix socket ([`frame`]); the first message each way is a `Hello` with
+//! [`VERSION`], and a peer with another version is refused.
+//!
+//! This is the one internal request model: every wire dialect is translated to a
+//! [`Job`] and every answer comes back as [`Event`]s. Fields mean what their
+//! OpenAI namesakes mean unless the doc comment says otherwise.
+
+pub mod control;
+pub mod event;
+pub mod frame;
+pub mod job;
+
+pub use control::{
+    CacheType, FlashAttention, FromWorker, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
+    ModelFacts, SlotPhase, SlotState, ToWorker, WorkerState,
+};
+pub use event::{
+    Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,
+    TopLogprob, Usage,
+};
+pub use job::{
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,
+    Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice, ToolDefinition,
+};
+
+/// Version of the message set. Bump on any change a peer of the old version would misread.
+pub const VERSION: u32 = 1;
+
+/// Names one job on one worker connection; chosen by the endpoint, unique per connection.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct JobId(pub u64);
