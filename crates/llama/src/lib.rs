@@ -1,1 +1,50 @@
+//! A safe, thin layer over llama.cpp; the only crate that names `llama-cpp-sys-2`.
+//!
+//! Call [`init`] once, load a [`Model`], open a [`Context`] on it, fill a
+//! [`Batch`] and call [`Context::decode`]. Nothing here schedules, samples or
+//! knows of requests: that is the engine's work.
+//!
+//! llama.cpp may end the process on an internal error (`GGML_ABORT`), so this
+//! crate is only used inside worker processes.
 
+mod batch;
+mod context;
+mod ffi;
+mod log;
+mod model;
+
+pub use batch::Batch;
+pub use context::{
+    CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, FlashAttention,
+    Pooling,
+};
+pub use log::{Level, LogSink};
+pub use model::{LoadError, LoadMode, Model, ModelParams, Token, TokenKind};
+
+use std::sync::Once;
+
+use llama_cpp_sys_2 as sys;
+
+/// Starts llama.cpp's backends and sends its log to `sink`. Later calls change nothing.
+pub fn init(sink: LogSink) {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::install(sink);
+        // SAFETY: no argument; guarded so that it runs once, before any other call.
+        unsafe { sys::llama_backend_init() };
+    });
+}
+
+/// The CPU features and back ends that llama.cpp found, as one line.
+#[must_use]
+pub fn system_info() -> String {
+    // SAFETY: returns a pointer to a static, NUL-terminated string.
+    ffi::string(unsafe { sys::llama_print_system_info() })
+}
+
+/// The version of the llama.cpp that was compiled in.
+#[must_use]
+pub fn version() -> String {
+    // SAFETY: returns a pointer to a static, NUL-terminated string.
+    ffi::string(unsafe { sys::llama_version() })
+}

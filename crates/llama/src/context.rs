@@ -1,0 +1,313 @@
+//! The running state on a model: KV cache, compute buffers, logits.
+
+use std::ffi::c_void;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use llama_cpp_sys_2 as sys;
+use thiserror::Error;
+
+use crate::{Batch, Model};
+
+#[derive(Debug, Error)]
+pub enum ContextError {
+    /// The log lines before it say why: most often memory, or a KV type that this
+    /// attention path cannot take.
+    #[error("llama.cpp could not create the context")]
+    Refused,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DecodeError {
+    /// No room in the KV cache; nothing was changed.
+    #[error("no room in the KV cache")]
+    NoRoom,
+    /// The abort flag was set; part of the batch may be in the cache.
+    #[error("aborted")]
+    Aborted,
+    #[error("llama.cpp could not decode the batch (code {0})")]
+    Failed(i32),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CacheType {
+    F32,
+    F16,
+    Bf16,
+    Q8_0,
+    Q5_0,
+    Q5_1,
+    Q4_0,
+    Q4_1,
+    Iq4Nl,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlashAttention {
+    Auto,
+    On,
+    Off,
+}
+
+/// How token embeddings become one vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pooling {
+    /// As the GGUF says.
+    Model,
+    Mean,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct ContextParams {
+    /// Cells of the KV cache, shared by all sequences.
+    pub cells: u32,
+    pub batch: u32,
+    pub ubatch: u32,
+    pub sequences: u32,
+    /// Most rows of one batch that ask for logits; bounds the output buffer.
+    pub outputs: u32,
+    pub threads: u32,
+    pub threads_batch: u32,
+    pub type_k: CacheType,
+    pub type_v: CacheType,
+    pub flash_attention: FlashAttention,
+    pub swa_full: bool,
+    /// `Some`: an embedding context, which gives vectors instead of logits.
+    pub embeddings: Option<Pooling>,
+}
+
+/// Sizes in force after creation, as llama.cpp reports them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextReport {
+    pub cells: u32,
+    pub batch: u32,
+    pub ubatch: u32,
+    pub sequences: u32,
+}
+
+/// One context. Movable between threads, used by one at a time.
+#[derive(Debug)]
+pub struct Context {
+    context: NonNull<sys::llama_context>,
+    /// Read by the abort callback; on the heap so that its address is stable.
+    abort: Arc<AtomicBool>,
+    /// Keeps the weights alive.
+    model: Model,
+    sequence_pointers: Vec<*mut i32>,
+    sequence_counts: Vec<i32>,
+}
+
+// SAFETY: llama.cpp ties a context to no thread; `&mut self` on every call that
+// changes it keeps use exclusive.
+unsafe impl Send for Context {}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `llama_init_from_model` and is freed once.
+        unsafe { sys::llama_free(self.context.as_ptr()) };
+    }
+}
+
+impl Context {
+    pub fn new(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
+        let abort = Arc::new(AtomicBool::new(false));
+        let raw = raw_params(params, &abort);
+        // SAFETY: the model is live and held by the new value; `abort` too.
+        let context = unsafe { sys::llama_init_from_model(model.raw(), raw) };
+        let context = NonNull::new(context).ok_or(ContextError::Refused)?;
+        Ok(Self {
+            context,
+            abort,
+            model: model.clone(),
+            sequence_pointers: Vec::new(),
+            sequence_counts: Vec::new(),
+        })
+    }
+
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// Setting this makes a running [`Context::decode`] return `Aborted` at the
+    /// next graph node (CPU back end). The caller clears it again.
+    #[must_use]
+    pub fn abort_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.abort)
+    }
+
+    #[must_use]
+    pub fn report(&self) -> ContextReport {
+        let context = self.context.as_ptr();
+        // SAFETY: the context is live; these only read.
+        unsafe {
+            ContextReport {
+                cells: sys::llama_n_ctx(context),
+                batch: sys::llama_n_batch(context),
+                ubatch: sys::llama_n_ubatch(context),
+                sequences: sys::llama_n_seq_max(context),
+            }
+        }
+    }
+
+    /// Runs the model over the batch. Afterwards [`Context::logits`] gives the rows
+    /// that asked for output.
+    pub fn decode(&mut self, batch: &mut Batch) -> Result<(), DecodeError> {
+        let raw = self.raw_batch(batch);
+        // SAFETY: the pointers in `raw` are valid for `n_tokens` entries and stay
+        // so during the call: they belong to `batch` and `self`, both borrowed here.
+        match unsafe { sys::llama_decode(self.context.as_ptr(), raw) } {
+            0 => Ok(()),
+            1 => Err(DecodeError::NoRoom),
+            2 => Err(DecodeError::Aborted),
+            code => Err(DecodeError::Failed(code)),
+        }
+    }
+
+    /// Runs an encoder-only model (BERT and its kin) over the batch.
+    pub fn encode(&mut self, batch: &mut Batch) -> Result<(), DecodeError> {
+        let raw = self.raw_batch(batch);
+        // SAFETY: as in `decode`.
+        match unsafe { sys::llama_encode(self.context.as_ptr(), raw) } {
+            0 => Ok(()),
+            code => Err(DecodeError::Failed(code)),
+        }
+    }
+
+    fn raw_batch(&mut self, batch: &mut Batch) -> sys::llama_batch {
+        self.sequence_counts.clear();
+        self.sequence_counts.resize(batch.len(), 1);
+        self.sequence_pointers.clear();
+        self.sequence_pointers
+            .extend(batch.sequences.iter_mut().map(std::ptr::from_mut));
+        sys::llama_batch {
+            n_tokens: i32::try_from(batch.len()).unwrap_or(0),
+            token: batch.tokens.as_mut_ptr(),
+            embd: std::ptr::null_mut(),
+            pos: batch.positions.as_mut_ptr(),
+            n_seq_id: self.sequence_counts.as_mut_ptr(),
+            seq_id: self.sequence_pointers.as_mut_ptr(),
+            logits: batch.outputs.as_mut_ptr(),
+        }
+    }
+
+    /// Logits of row `row` of the last batch; `None` if it did not ask for them.
+    #[must_use]
+    pub fn logits(&self, row: usize) -> Option<&[f32]> {
+        let row = i32::try_from(row).ok()?;
+        // SAFETY: null for rows without output, else `n_vocab` floats that stay
+        // until the next `decode`, which needs `&mut self`.
+        unsafe {
+            let pointer = sys::llama_get_logits_ith(self.context.as_ptr(), row);
+            (!pointer.is_null())
+                .then(|| std::slice::from_raw_parts(pointer, self.model.n_vocab() as usize))
+        }
+    }
+
+    /// The pooled embedding of a sequence of the last batch.
+    #[must_use]
+    pub fn embedding(&self, sequence: i32) -> Option<&[f32]> {
+        // SAFETY: null if there is none, else `n_embd` floats that stay until the
+        // next `decode`, which needs `&mut self`.
+        unsafe {
+            let pointer = sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence);
+            (!pointer.is_null())
+                .then(|| std::slice::from_raw_parts(pointer, self.model.n_embd() as usize))
+        }
+    }
+
+    fn memory(&self) -> sys::llama_memory_t {
+        // SAFETY: the context is live.
+        unsafe { sys::llama_get_memory(self.context.as_ptr()) }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        // SAFETY: the memory belongs to the live context; encoder-only models have none.
+        unsafe {
+            let memory = self.memory();
+            if !memory.is_null() {
+                sys::llama_memory_clear(memory, false);
+            }
+        }
+    }
+
+    /// Forgets positions `from..` of a sequence; `false` if its state cannot be cut there.
+    pub fn truncate(&mut self, sequence: i32, from: i32) -> bool {
+        // SAFETY: the memory belongs to the live context.
+        unsafe { sys::llama_memory_seq_rm(self.memory(), sequence, from, -1) }
+    }
+
+    /// Makes positions `0..len` of `from` belong to `to` as well; no data is copied.
+    pub fn share(&mut self, from: i32, to: i32, len: i32) {
+        // SAFETY: the memory belongs to the live context.
+        unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, len) };
+    }
+
+    /// First and last position held for a sequence; `None` if it is empty.
+    #[must_use]
+    pub fn positions(&self, sequence: i32) -> Option<(i32, i32)> {
+        // SAFETY: the memory belongs to the live context; -1 means empty.
+        let (first, last) = unsafe {
+            (
+                sys::llama_memory_seq_pos_min(self.memory(), sequence),
+                sys::llama_memory_seq_pos_max(self.memory(), sequence),
+            )
+        };
+        (first >= 0 && last >= 0).then_some((first, last))
+    }
+}
+
+fn raw_params(params: &ContextParams, abort: &Arc<AtomicBool>) -> sys::llama_context_params {
+    // SAFETY: no argument, returns a plain struct.
+    let mut raw = unsafe { sys::llama_context_default_params() };
+    raw.n_ctx = params.cells;
+    raw.n_batch = params.batch;
+    raw.n_ubatch = params.ubatch;
+    raw.n_seq_max = params.sequences;
+    raw.n_outputs_max = params.outputs;
+    raw.n_threads = i32::try_from(params.threads).unwrap_or(1);
+    raw.n_threads_batch = i32::try_from(params.threads_batch).unwrap_or(1);
+    raw.type_k = ggml_type(params.type_k);
+    raw.type_v = ggml_type(params.type_v);
+    raw.flash_attn_type = match params.flash_attention {
+        FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
+        FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
+        FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
+    };
+    raw.swa_full = params.swa_full;
+    // One pool of cells for all sequences: a prefix is shared without a copy.
+    raw.kv_unified = true;
+    raw.no_perf = true;
+    if let Some(pooling) = params.embeddings {
+        raw.embeddings = true;
+        raw.pooling_type = match pooling {
+            Pooling::Model => sys::LLAMA_POOLING_TYPE_UNSPECIFIED,
+            Pooling::Mean => sys::LLAMA_POOLING_TYPE_MEAN,
+        };
+    }
+    raw.abort_callback = Some(on_abort_check);
+    raw.abort_callback_data = Arc::as_ptr(abort).cast_mut().cast::<c_void>();
+    raw
+}
+
+extern "C" fn on_abort_check(data: *mut c_void) -> bool {
+    // SAFETY: `data` is the `AtomicBool` that the context holds an `Arc` of. An
+    // atomic load cannot panic.
+    unsafe { (*data.cast::<AtomicBool>()).load(Ordering::Relaxed) }
+}
+
+fn ggml_type(cache: CacheType) -> sys::ggml_type {
+    match cache {
+        CacheType::F32 => sys::GGML_TYPE_F32,
+        CacheType::F16 => sys::GGML_TYPE_F16,
+        CacheType::Bf16 => sys::GGML_TYPE_BF16,
+        CacheType::Q8_0 => sys::GGML_TYPE_Q8_0,
+        CacheType::Q5_0 => sys::GGML_TYPE_Q5_0,
+        CacheType::Q5_1 => sys::GGML_TYPE_Q5_1,
+        CacheType::Q4_0 => sys::GGML_TYPE_Q4_0,
+        CacheType::Q4_1 => sys::GGML_TYPE_Q4_1,
+        CacheType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
+    }
+}
