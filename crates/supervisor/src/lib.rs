@@ -3,18 +3,25 @@
 //!
 //! [`Fleet`] is the handle the rest of the endpoint holds. What to do next is
 //! decided by a pure state machine (`core`); processes, sockets and clocks live in
-//! the driver around it.
+//! the driver around it. How a worker comes to life is a [`Launcher`]: a child
+//! process in production, a task in tests.
+
+mod core;
+mod driver;
+mod exit;
+mod launch;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{Event, Job, JobFailure, JobId, LoadFailure, LoadSpec, ModelFacts, WorkerState};
+use proto::{LoadFailure, LoadSpec, ModelFacts};
 
-/// Handle to all workers; cheap to clone.
-#[derive(Clone, Debug)]
-pub struct Fleet {
-    _inner: Arc<()>,
-}
+pub use crate::driver::{Fleet, JobStream};
+pub use crate::exit::{LogTail, ProcessEnd};
+pub use crate::launch::{
+    BoxFuture, Connection, InProcessLauncher, LaunchError, LaunchRequest, Launched, Launcher,
+    Process, ProcessLauncher,
+};
 
 /// Limits of the supervisor itself.
 #[derive(Debug, Clone)]
@@ -26,6 +33,17 @@ pub struct FleetConfig {
     /// Restarts after crashes within `restart_window` before a model is given up.
     pub restarts_max: u32,
     pub restart_window: Duration,
+}
+
+impl Default for FleetConfig {
+    fn default() -> Self {
+        Self {
+            hello_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(30),
+            restarts_max: 3,
+            restart_window: Duration::from_secs(600),
+        }
+    }
 }
 
 /// What is known of one model.
@@ -56,59 +74,17 @@ pub enum ModelPhase {
     Failed(LoadFailure),
 }
 
-/// The events of one job. Dropping it before the last event cancels the job.
-#[derive(Debug)]
-pub struct JobStream {
-    id: JobId,
-}
-
-impl JobStream {
+impl ModelPhase {
+    /// One lower-case word, for logs and tables.
     #[must_use]
-    pub fn id(&self) -> JobId {
-        self.id
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Loading { .. } => "loading",
+            Self::Ready(_) => "ready",
+            Self::Restarting { .. } => "restarting",
+            Self::Draining => "draining",
+            Self::Failed(_) => "failed",
+        }
     }
-
-    /// The next event; `None` after the last one. A worker that dies in between
-    /// gives `Event::Failed` with `FailureKind::WorkerLost`.
-    pub async fn next(&mut self) -> Option<Event> {
-        None
-    }
-}
-
-impl Fleet {
-    /// Starts a worker and waits until the model is ready or has failed.
-    pub async fn load(&self, spec: LoadSpec) -> Result<Arc<ModelFacts>, LoadFailure> {
-        let _ = spec;
-        Err(LoadFailure {
-            kind: proto::LoadFailureKind::Setting,
-            message: String::new(),
-        })
-    }
-
-    /// Drains and ends a model's worker; `false` if no such model is loaded.
-    pub async fn unload(&self, name: &str) -> bool {
-        let _ = name;
-        false
-    }
-
-    /// All models, in the order they were loaded.
-    #[must_use]
-    pub fn models(&self) -> Vec<ModelStatus> {
-        Vec::new()
-    }
-
-    /// Hands a job to the model's worker. Waits while the model is loading or restarting.
-    pub async fn submit(&self, model: &str, job: Job) -> Result<JobStream, JobFailure> {
-        let _ = (model, job);
-        Ok(JobStream { id: JobId(0) })
-    }
-
-    /// A look at one worker; `None` if the model is not ready.
-    pub async fn inspect(&self, model: &str) -> Option<WorkerState> {
-        let _ = model;
-        None
-    }
-
-    /// Drains every worker; returns when all have ended.
-    pub async fn shutdown(&self) {}
 }

@@ -1,0 +1,522 @@
+//! Performs what the state machine decides: tasks, connections, time.
+//!
+//! Every event (a caller's request, a frame from a worker, a deadline) goes
+//! through [`Inner::apply`], which steps the machine under a lock and performs the
+//! actions; none of them blocks. A token thus takes one hop from the worker's
+//! connection to the job's channel, and a caller that does not read holds up
+//! nobody but itself.
+
+mod link;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use proto::{
+    Delta, Event, FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec,
+    ModelFacts, ToWorker, WorkerState,
+};
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use self::link::WorkerLink;
+use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
+use crate::{FleetConfig, Launcher, ModelPhase, ModelStatus};
+
+/// Events a caller may leave unread before its job is cancelled: several times the
+/// longest context, since a token is at most a few events.
+const BACKLOG_EVENTS_MAX: usize = 1 << 18;
+/// The same in bytes of text. One event may be larger; it then must be the only one.
+const BACKLOG_BYTES_MAX: usize = 32 << 20;
+
+/// Handle to all workers; cheap to clone. When the last handle and the last
+/// [`JobStream`] are dropped, the workers are killed; [`Fleet::shutdown`] is the
+/// orderly way.
+#[derive(Clone)]
+pub struct Fleet {
+    inner: Arc<Inner>,
+}
+
+/// The events of one job. Dropping it before the last event cancels the job.
+///
+/// Events wait in memory until they are read. A caller that leaves more than
+/// 262,144 events or 32 MiB unread loses its job: what was queued is still read,
+/// then `Event::Failed` with `FailureKind::Cancelled` follows.
+pub struct JobStream {
+    id: JobId,
+    inner: Arc<Inner>,
+    events: mpsc::UnboundedReceiver<Event>,
+    backlog: Arc<Backlog>,
+    over: bool,
+}
+
+impl JobStream {
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// The next event; `None` after the last one. A worker that dies in between
+    /// gives `Event::Failed` with `FailureKind::WorkerLost`. Dropping the future
+    /// loses no event.
+    pub async fn next(&mut self) -> Option<Event> {
+        if self.over {
+            return None;
+        }
+        let event = self.events.recv().await;
+        match &event {
+            Some(event) => {
+                self.backlog.remove(weight_bytes(event));
+                self.over = event.is_last();
+            }
+            None => self.over = true,
+        }
+        event
+    }
+}
+
+impl Drop for JobStream {
+    fn drop(&mut self) {
+        if !self.over {
+            self.inner.apply(Input::Cancel { id: self.id });
+        }
+    }
+}
+
+impl fmt::Debug for JobStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JobStream")
+            .field("id", &self.id)
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fleet")
+            .field("models", &self.models())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// A fleet without models. Must be called within a Tokio runtime, which then
+    /// carries its tasks.
+    #[must_use]
+    pub fn new(config: FleetConfig, launcher: Arc<dyn Launcher>) -> Self {
+        Self::with_limits(Limits::new(&config), Backlog::limits(), launcher)
+    }
+
+    fn with_limits(limits: Limits, backlog: BacklogLimits, launcher: Arc<dyn Launcher>) -> Self {
+        let inner = Arc::new_cyclic(|me| Inner {
+            me: Weak::clone(me),
+            launcher,
+            runtime: Handle::current(),
+            started: Instant::now(),
+            backlog,
+            wake: Arc::new(Notify::new()),
+            statuses: watch::Sender::new(Arc::default()),
+            shared: Mutex::new(Shared {
+                state: State::new(limits),
+                deadline: None,
+                workers: HashMap::new(),
+                jobs: HashMap::new(),
+                answers: HashMap::new(),
+                last_id: 0,
+            }),
+        });
+        let timer = keep_time(Arc::downgrade(&inner), Arc::clone(&inner.wake));
+        inner.runtime.spawn(timer);
+        Self { inner }
+    }
+
+    /// Starts a worker and waits until the model is ready or has failed.
+    ///
+    /// A model that is already loaded with the same settings is waited for; with
+    /// others it is an error. One that is just being unloaded is loaded again once
+    /// it is gone, and one that failed is tried anew. Dropping the future does not
+    /// stop the load.
+    pub async fn load(&self, spec: LoadSpec) -> Result<Arc<ModelFacts>, LoadFailure> {
+        let answer = self
+            .inner
+            .ask(Answer::Load, |request| Input::Load { request, spec });
+        answer.await.unwrap_or_else(|_| {
+            Err(LoadFailure {
+                kind: LoadFailureKind::Resources,
+                message: "the endpoint is shutting down".into(),
+            })
+        })
+    }
+
+    /// Drains and ends a model's worker; `false` if no such model is loaded.
+    pub async fn unload(&self, name: &str) -> bool {
+        let model = name.to_owned();
+        let answer = self
+            .inner
+            .ask(Answer::Unload, |request| Input::Unload { request, model });
+        answer.await.unwrap_or(false)
+    }
+
+    /// All models, in the order they were loaded.
+    #[must_use]
+    pub fn models(&self) -> Vec<ModelStatus> {
+        let shared = self.inner.lock();
+        shared.state.statuses(self.inner.now_ms())
+    }
+
+    /// The statuses whenever they change, load progress included: what
+    /// [`Fleet::models`] gave at the time of the change.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<[ModelStatus]>> {
+        self.inner.statuses.subscribe()
+    }
+
+    /// Hands a job to the model's worker. Waits while the model is loading or
+    /// restarting, for at most five minutes and with at most 256 jobs a model.
+    /// Dropping the future cancels the job.
+    pub async fn submit(&self, model: &str, job: Job) -> Result<JobStream, JobFailure> {
+        let (mut stream, accepted) = self.inner.submit(model, job);
+        match accepted.await {
+            Ok(Ok(())) => Ok(stream),
+            Ok(Err(failure)) => {
+                stream.over = true;
+                Err(failure)
+            }
+            Err(_) => Err(JobFailure {
+                kind: FailureKind::Internal,
+                message: "the supervisor dropped the job".into(),
+                param: None,
+            }),
+        }
+    }
+
+    /// A look at one worker; `None` if the model is not ready or does not answer
+    /// within five seconds.
+    pub async fn inspect(&self, model: &str) -> Option<WorkerState> {
+        let model = model.to_owned();
+        let answer = self
+            .inner
+            .ask(Answer::Inspect, |request| Input::Inspect { request, model });
+        answer.await.ok().flatten()
+    }
+
+    /// Drains every worker; returns when all have ended. No model can be loaded
+    /// and no job submitted afterwards.
+    pub async fn shutdown(&self) {
+        let answer = self
+            .inner
+            .ask(Answer::Shutdown, |request| Input::Shutdown { request });
+        let _ = answer.await;
+    }
+}
+
+/// What is unread in one job's channel.
+#[derive(Debug, Default)]
+struct Backlog {
+    n_events: AtomicUsize,
+    n_bytes: AtomicUsize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BacklogLimits {
+    events_max: usize,
+    bytes_max: usize,
+}
+
+impl Backlog {
+    fn limits() -> BacklogLimits {
+        BacklogLimits {
+            events_max: BACKLOG_EVENTS_MAX,
+            bytes_max: BACKLOG_BYTES_MAX,
+        }
+    }
+
+    /// Counts an event in; the text of the limit it is over, if any.
+    fn add(&self, n_bytes: usize, limits: BacklogLimits) -> Option<String> {
+        let events = self.n_events.fetch_add(1, Ordering::Relaxed) + 1;
+        let bytes = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
+        if events > limits.events_max {
+            Some(format!(
+                "the caller left more than {} events unread",
+                limits.events_max
+            ))
+        } else if bytes > limits.bytes_max && events > 1 {
+            Some(format!(
+                "the caller left more than {} bytes unread",
+                limits.bytes_max
+            ))
+        } else {
+            None
+        }
+    }
+
+    fn remove(&self, n_bytes: usize) {
+        self.n_events.fetch_sub(1, Ordering::Relaxed);
+        self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
+    }
+}
+
+/// About how much memory an event holds beyond its fixed size.
+fn weight_bytes(event: &Event) -> usize {
+    match event {
+        Event::Delta {
+            delta, logprobs, ..
+        } => {
+            let text = match delta {
+                Delta::Text { text }
+                | Delta::Reasoning { text }
+                | Delta::ToolCallArguments { text, .. } => text.len(),
+                Delta::ToolCallStart { id, name, .. } => id.len() + name.len(),
+            };
+            let entries = logprobs.iter().map(|entry| 1 + entry.top.len());
+            text + 64 * entries.sum::<usize>()
+        }
+        Event::Tokens { tokens, .. } => 4 * tokens.len(),
+        Event::Text { text } => text.len(),
+        Event::Rendered { prompt, .. } => prompt.len(),
+        Event::Embeddings { vectors, .. } => vectors.iter().map(|vector| 4 * vector.len()).sum(),
+        _ => 0,
+    }
+}
+
+struct JobLink {
+    events: mpsc::UnboundedSender<Event>,
+    backlog: Arc<Backlog>,
+    /// Present until the job is handed to a worker or refused.
+    accepted: Option<oneshot::Sender<Result<(), JobFailure>>>,
+}
+
+enum Answer {
+    Load(oneshot::Sender<Result<Arc<ModelFacts>, LoadFailure>>),
+    Unload(oneshot::Sender<bool>),
+    Inspect(oneshot::Sender<Option<WorkerState>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+struct Shared {
+    state: State,
+    /// What the timer was last told.
+    deadline: Option<u64>,
+    workers: HashMap<WorkerId, WorkerLink>,
+    jobs: HashMap<JobId, JobLink>,
+    answers: HashMap<RequestId, Answer>,
+    last_id: u64,
+}
+
+struct Inner {
+    me: Weak<Inner>,
+    launcher: Arc<dyn Launcher>,
+    runtime: Handle,
+    started: Instant,
+    backlog: BacklogLimits,
+    wake: Arc<Notify>,
+    statuses: watch::Sender<Arc<[ModelStatus]>>,
+    shared: Mutex<Shared>,
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn apply(&self, input: Input) {
+        self.apply_locked(&mut self.lock(), input);
+    }
+
+    fn apply_locked(&self, shared: &mut Shared, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            let mut changed = false;
+            if let Input::Exited { worker, .. } = &input {
+                shared.workers.remove(worker);
+            }
+            for action in step(&mut shared.state, input, self.now_ms()) {
+                changed |= matches!(action, Action::Changed { .. });
+                self.perform(shared, action, &mut inputs);
+            }
+            if changed {
+                let statuses = shared.state.statuses(self.now_ms());
+                self.statuses.send_replace(statuses.into());
+            }
+        }
+        let deadline = shared.state.next_deadline();
+        if shared.deadline != deadline {
+            shared.deadline = deadline;
+            self.wake.notify_one();
+        }
+    }
+
+    fn perform(&self, shared: &mut Shared, action: Action, inputs: &mut VecDeque<Input>) {
+        match action {
+            Action::Spawn { worker, spec } => {
+                let link = WorkerLink::start(self, worker, spec.name.clone());
+                shared.workers.insert(worker, link);
+            }
+            Action::Send { worker, message } => {
+                if let ToWorker::Submit { id, .. } = &message
+                    && let Some(job) = shared.jobs.get_mut(id)
+                    && let Some(accepted) = job.accepted.take()
+                {
+                    let _ = accepted.send(Ok(()));
+                }
+                if let Some(link) = shared.workers.get(&worker) {
+                    link.send(message);
+                }
+            }
+            Action::Kill { worker } => {
+                if let Some(link) = shared.workers.get(&worker) {
+                    link.kill();
+                }
+            }
+            Action::Emit { id, event } => self.emit(shared, (id, event), inputs),
+            Action::AnswerLoad { request, result } => {
+                if let Some(Answer::Load(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(result);
+                }
+            }
+            Action::AnswerUnload { request, found } => {
+                if let Some(Answer::Unload(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(found);
+                }
+            }
+            Action::AnswerInspect { request, state } => {
+                if let Some(Answer::Inspect(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(state);
+                }
+            }
+            Action::AnswerShutdown { request } => {
+                if let Some(Answer::Shutdown(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(());
+                }
+            }
+            Action::Changed { model, pid, phase } => log_change(&model, pid, phase.as_ref()),
+        }
+    }
+
+    fn emit(&self, shared: &mut Shared, (id, event): (JobId, Event), inputs: &mut VecDeque<Input>) {
+        let Some(job) = shared.jobs.get_mut(&id) else {
+            return;
+        };
+        let is_last = event.is_last();
+        match (job.accepted.take(), event) {
+            (Some(accepted), Event::Failed(failure)) => {
+                let _ = accepted.send(Err(failure));
+            }
+            (_, event) => {
+                let over = job.backlog.add(weight_bytes(&event), self.backlog);
+                let _ = job.events.send(event);
+                if let Some(detail) = over.filter(|_| !is_last) {
+                    inputs.push_back(Input::Overflow { id, detail });
+                }
+            }
+        }
+        if is_last {
+            shared.jobs.remove(&id);
+        }
+    }
+
+    /// Applies a request whose answer comes later.
+    fn ask<T>(
+        &self,
+        answer: impl FnOnce(oneshot::Sender<T>) -> Answer,
+        input: impl FnOnce(RequestId) -> Input,
+    ) -> oneshot::Receiver<T> {
+        let (sender, receiver) = oneshot::channel();
+        let mut shared = self.lock();
+        shared.last_id += 1;
+        let request = RequestId(shared.last_id);
+        shared.answers.insert(request, answer(sender));
+        self.apply_locked(&mut shared, input(request));
+        receiver
+    }
+
+    fn submit(
+        self: &Arc<Self>,
+        model: &str,
+        job: Job,
+    ) -> (JobStream, oneshot::Receiver<Result<(), JobFailure>>) {
+        let (sender, events) = mpsc::unbounded_channel();
+        let (accepted_sender, accepted) = oneshot::channel();
+        let backlog = Arc::new(Backlog::default());
+        let mut shared = self.lock();
+        shared.last_id += 1;
+        let id = JobId(shared.last_id);
+        let link = JobLink {
+            events: sender,
+            backlog: Arc::clone(&backlog),
+            accepted: Some(accepted_sender),
+        };
+        shared.jobs.insert(id, link);
+        let model = model.to_owned();
+        self.apply_locked(&mut shared, Input::Submit { id, model, job });
+        drop(shared);
+        let stream = JobStream {
+            id,
+            inner: Arc::clone(self),
+            events,
+            backlog,
+            over: false,
+        };
+        (stream, accepted)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The timer sees that the fleet is gone.
+        self.wake.notify_one();
+    }
+}
+
+fn log_change(model: &str, pid: Option<u32>, phase: Option<&ModelPhase>) {
+    match phase {
+        None => tracing::info!(model, "gone"),
+        Some(ModelPhase::Loading { fraction }) if *fraction > 0.0 => {
+            tracing::trace!(model, pid, fraction, "loading");
+        }
+        Some(ModelPhase::Failed(failure)) => {
+            tracing::error!(model, kind = ?failure.kind, "failed: {}", failure.message);
+        }
+        Some(ModelPhase::Restarting { in_ms }) => {
+            tracing::warn!(model, in_ms, "the worker died; it will be started again");
+        }
+        Some(phase) => tracing::info!(model, pid, "{}", phase.word()),
+    }
+}
+
+/// Ticks the machine whenever a deadline of it is due.
+async fn keep_time(fleet: Weak<Inner>, wake: Arc<Notify>) {
+    loop {
+        let due = match fleet.upgrade() {
+            None => return,
+            Some(inner) => {
+                let deadline = inner.lock().deadline;
+                deadline.map(|ms| inner.started + Duration::from_millis(ms))
+            }
+        };
+        let timeout = async {
+            match due {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = timeout => {
+                if let Some(inner) = fleet.upgrade() {
+                    inner.apply(Input::Tick);
+                }
+            }
+            () = wake.notified() => {}
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The driver against scripted workers in the same process. Time is virtual
+//! (`start_paused`), so waits cost nothing and order is certain.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use proto::frame;
+use proto::{FromWorker, Timings, Usage};
+use tokio::io::DuplexStream;
+
+use super::*;
+use crate::InProcessLauncher;
+
+/// A worker's view of its connection.
+struct Peer {
+    stream: DuplexStream,
+    /// Which start this is, from 1.
+    incarnation: u32,
+}
+
+impl Peer {
+    async fn receive(&mut self) -> Option<ToWorker> {
+        frame::read(&mut self.stream).await.unwrap()
+    }
+
+    async fn send(&mut self, message: FromWorker) {
+        // A send after the endpoint has let go is as good as none.
+        let _ = frame::write(&mut self.stream, &message).await;
+    }
+
+    async fn event(&mut self, id: JobId, event: Event) {
+        self.send(FromWorker::Event { id, event }).await;
+    }
+
+    /// Hellos both ways and the load, up to `Loaded`.
+    async fn come_up(&mut self) -> LoadSpec {
+        let version = proto::VERSION;
+        self.send(FromWorker::Hello { version, pid: 42 }).await;
+        assert!(matches!(self.receive().await, Some(ToWorker::Hello { .. })));
+        let Some(ToWorker::Load(spec)) = self.receive().await else {
+            panic!("expected a load");
+        };
+        self.send(FromWorker::LoadProgress { fraction: 0.5 }).await;
+        let facts = ModelFacts {
+            name: spec.name.clone(),
+            ..ModelFacts::default()
+        };
+        self.send(FromWorker::Loaded(Box::new(facts))).await;
+        *spec
+    }
+
+    async fn next_job(&mut self) -> Option<JobId> {
+        match self.receive().await? {
+            ToWorker::Submit { id, .. } => Some(id),
+            other => panic!("expected a job, got {other:?}"),
+        }
+    }
+}
+
+fn fleet<F, W>(script: F) -> Fleet
+where
+    F: Fn(Peer) -> W + Send + Sync + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    let limits = Limits::new(&FleetConfig::default());
+    Fleet::with_limits(limits, Backlog::limits(), scripted(script))
+}
+
+fn scripted<F, W>(script: F) -> Arc<dyn Launcher>
+where
+    F: Fn(Peer) -> W + Send + Sync + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    let n_starts = AtomicU32::new(0);
+    Arc::new(InProcessLauncher::new(move |stream, _log| {
+        script(Peer {
+            stream,
+            incarnation: n_starts.fetch_add(1, Ordering::Relaxed) + 1,
+        })
+    }))
+}
+
+fn spec(name: &str) -> LoadSpec {
+    LoadSpec {
+        name: name.into(),
+        ..LoadSpec::default()
+    }
+}
+
+fn job() -> Job {
+    Job::Detokenize { tokens: vec![] }
+}
+
+fn text(text: impl Into<String>) -> Event {
+    Event::Delta {
+        choice: 0,
+        delta: Delta::Text { text: text.into() },
+        logprobs: vec![],
+    }
+}
+
+fn done() -> Event {
+    Event::Done {
+        usage: Usage::default(),
+        timings: Timings::default(),
+    }
+}
+
+async fn all(mut stream: JobStream) -> Vec<Event> {
+    let mut events = Vec::new();
+    while let Some(event) = stream.next().await {
+        events.push(event);
+    }
+    events
+}
+
+/// Serves every job with one text until it is told to drain.
+async fn serve(mut peer: Peer) {
+    peer.come_up().await;
+    while let Some(message) = peer.receive().await {
+        match message {
+            ToWorker::Submit { id, .. } => {
+                peer.event(id, text("hi")).await;
+                peer.event(id, done()).await;
+            }
+            ToWorker::Inspect { ticket } => {
+                let state = WorkerState {
+                    jobs_total: 5,
+                    ..WorkerState::default()
+                };
+                peer.send(FromWorker::State { ticket, state }).await;
+            }
+            ToWorker::Drain => return peer.send(FromWorker::Drained).await,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_is_loaded_used_and_unloaded() {
+    let fleet = fleet(serve);
+    let mut progress = fleet.subscribe();
+    let facts = fleet.load(spec("m")).await.unwrap();
+    assert_eq!(facts.name, "m");
+    assert!(matches!(
+        &progress.borrow_and_update()[0].phase,
+        ModelPhase::Ready(_)
+    ));
+    let status = &fleet.models()[0];
+    assert_eq!((status.name.as_str(), status.pid), ("m", Some(42)));
+    let stream = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(all(stream).await, [text("hi"), done()]);
+    assert_eq!(fleet.inspect("m").await.map(|s| s.jobs_total), Some(5));
+    assert_eq!(fleet.inspect("other").await, None);
+    assert!(fleet.unload("m").await);
+    assert!(!fleet.unload("m").await);
+    assert!(fleet.models().is_empty());
+    let failure = fleet.submit("m", job()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::ModelUnavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn progress_is_seen_by_subscribers() {
+    let go_on = Arc::new(Notify::new());
+    let gate = Arc::clone(&go_on);
+    let fleet = fleet(move |mut peer| {
+        let gate = Arc::clone(&gate);
+        async move {
+            let version = proto::VERSION;
+            peer.send(FromWorker::Hello { version, pid: 1 }).await;
+            peer.send(FromWorker::LoadProgress { fraction: 0.25 }).await;
+            gate.notified().await;
+            peer.send(FromWorker::Loaded(Box::default())).await;
+            peer.receive().await;
+            std::future::pending().await
+        }
+    });
+    let mut statuses = fleet.subscribe();
+    let loading = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.load(spec("m")).await }
+    });
+    let quarter = ModelPhase::Loading { fraction: 0.25 };
+    statuses
+        .wait_for(|statuses| statuses.first().is_some_and(|m| m.phase == quarter))
+        .await
+        .unwrap();
+    go_on.notify_one();
+    loading.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dropped_stream_cancels_its_job() {
+    let (cancelled, mut seen) = mpsc::unbounded_channel();
+    let fleet = fleet(move |mut peer| {
+        let cancelled = cancelled.clone();
+        async move {
+            peer.come_up().await;
+            let id = peer.next_job().await.unwrap();
+            peer.event(id, text("a")).await;
+            let message = peer.receive().await;
+            cancelled.send((id, message)).unwrap();
+            std::future::pending().await
+        }
+    });
+    fleet.load(spec("m")).await.unwrap();
+    let mut stream = fleet.submit("m", job()).await.unwrap();
+    let id = stream.id();
+    assert_eq!(stream.next().await, Some(text("a")));
+    drop(stream);
+    let want = Some(ToWorker::Cancel { id });
+    assert_eq!(seen.recv().await, Some((id, want)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_amid_eight_streams_fails_each_once_and_the_next_job_works() {
+    let fleet = fleet(|mut peer| async move {
+        if peer.incarnation > 1 {
+            return serve(peer).await;
+        }
+        peer.come_up().await;
+        for _ in 0..8 {
+            let id = peer.next_job().await.unwrap();
+            peer.event(id, text("half an ans")).await;
+        }
+        panic!("as if by an abort");
+    });
+    fleet.load(spec("m")).await.unwrap();
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        streams.push(fleet.submit("m", job()).await.unwrap());
+    }
+    for stream in streams {
+        let events = all(stream).await;
+        assert_eq!(events.len(), 2, "{events:?}");
+        assert_eq!(events[0], text("half an ans"));
+        let Event::Failed(JobFailure {
+            kind: FailureKind::WorkerLost { cause },
+            ..
+        }) = &events[1]
+        else {
+            panic!("{events:?}");
+        };
+        assert_eq!(cause, "the worker panicked");
+    }
+    let stream = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(all(stream).await, [text("hi"), done()]);
+    let status = &fleet.models()[0];
+    assert_eq!(status.restarts, 1);
+    assert_eq!(status.last_crash.as_deref(), Some("the worker panicked"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_dropped_while_it_waits_never_reaches_the_worker() {
+    let go_on = Arc::new(Notify::new());
+    let gate = Arc::clone(&go_on);
+    let fleet = fleet(move |peer| {
+        let gate = Arc::clone(&gate);
+        async move {
+            gate.notified().await;
+            serve(peer).await;
+        }
+    });
+    let loading = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.load(spec("m")).await }
+    });
+    tokio::task::yield_now().await;
+    let waiting = fleet.submit("m", job());
+    let timeout = tokio::time::timeout(Duration::from_secs(1), waiting).await;
+    assert!(timeout.is_err());
+    assert!(fleet.inner.lock().jobs.is_empty());
+    go_on.notify_one();
+    loading.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_lets_running_jobs_finish() {
+    let fleet = fleet(|mut peer| async move {
+        peer.come_up().await;
+        let id = peer.next_job().await.unwrap();
+        assert_eq!(peer.receive().await, Some(ToWorker::Drain));
+        peer.event(id, text("to the end")).await;
+        peer.event(id, done()).await;
+        peer.send(FromWorker::Drained).await;
+    });
+    fleet.load(spec("m")).await.unwrap();
+    let stream = fleet.submit("m", job()).await.unwrap();
+    fleet.shutdown().await;
+    assert_eq!(all(stream).await, [text("to the end"), done()]);
+    let failure = fleet.load(spec("m")).await.unwrap_err();
+    assert_eq!(failure.message, "the endpoint is shutting down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_does_not_drain_is_killed() {
+    let fleet = fleet(|mut peer| async move {
+        peer.come_up().await;
+        std::future::pending().await
+    });
+    fleet.load(spec("m")).await.unwrap();
+    let stream = fleet.submit("m", job()).await.unwrap();
+    let before = Instant::now();
+    assert!(fleet.unload("m").await);
+    assert!(before.elapsed() >= FleetConfig::default().drain_timeout);
+    assert!(matches!(
+        all(stream).await.as_slice(),
+        [Event::Failed(JobFailure {
+            kind: FailureKind::WorkerLost { .. },
+            ..
+        })]
+    ));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_version_silence_and_nonsense_are_refused() {
+    let version = fleet(|mut peer| async move {
+        let hello = FromWorker::Hello {
+            version: 99,
+            pid: 1,
+        };
+        peer.send(hello).await;
+        std::future::pending().await
+    });
+    let failure = version.load(spec("m")).await.unwrap_err();
+    assert!(failure.message.contains("version 99"), "{failure:?}");
+
+    let silence = fleet(|peer| async move {
+        std::future::pending::<()>().await;
+        drop(peer);
+    });
+    let failure = silence.load(spec("m")).await.unwrap_err();
+    assert!(failure.message.contains("did not say hello"), "{failure:?}");
+
+    let hung = fleet(|mut peer| async move {
+        peer.receive().await;
+        drop(peer);
+        std::future::pending().await
+    });
+    let failure = hung.load(spec("m")).await.unwrap_err();
+    assert_eq!(
+        failure.message,
+        "while loading, the worker closed its connection and lived on; then it was killed by \
+         the endpoint"
+    );
+
+    let nonsense = fleet(|mut peer| async move {
+        let _ = frame::write(&mut peer.stream, &"what?").await;
+        std::future::pending().await
+    });
+    let failure = nonsense.load(spec("m")).await.unwrap_err();
+    assert!(
+        failure.message.contains("sent what cannot be read"),
+        "{failure:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_does_not_read_loses_its_job_and_no_other() {
+    let backlog = BacklogLimits {
+        events_max: 10,
+        bytes_max: 1 << 20,
+    };
+    let launcher = scripted(|mut peer| async move {
+        peer.come_up().await;
+        let slow = peer.next_job().await.unwrap();
+        let quick = peer.next_job().await.unwrap();
+        for _ in 0..100 {
+            peer.event(slow, text("x")).await;
+        }
+        peer.event(quick, done()).await;
+        std::future::pending().await
+    });
+    let limits = Limits::new(&FleetConfig::default());
+    let fleet = Fleet::with_limits(limits, backlog, launcher);
+    fleet.load(spec("m")).await.unwrap();
+    let slow = fleet.submit("m", job()).await.unwrap();
+    let quick = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(all(quick).await, [done()]);
+    let events = all(slow).await;
+    assert_eq!(events.len(), 12);
+    let Event::Failed(failure) = &events[11] else {
+        panic!("{events:?}");
+    };
+    assert_eq!(failure.kind, FailureKind::Cancelled);
+    assert_eq!(
+        failure.message,
+        "the caller left more than 10 events unread"
+    );
+}
+
+#[test]
+fn the_backlog_counts_bytes_and_lets_one_large_event_through() {
+    let limits = BacklogLimits {
+        events_max: 10,
+        bytes_max: 100,
+    };
+    let backlog = Backlog::default();
+    assert_eq!(backlog.add(500, limits), None);
+    assert!(backlog.add(1, limits).is_some());
+    backlog.remove(500);
+    assert_eq!(backlog.add(99, limits), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_too_large_for_a_frame_fails_alone() {
+    let fleet = fleet(serve);
+    fleet.load(spec("m")).await.unwrap();
+    let huge = Job::Tokenize {
+        text: "x".repeat(frame::FRAME_BYTES_MAX as usize),
+        add_special: false,
+        parse_special: false,
+        with_pieces: false,
+    };
+    let events = all(fleet.submit("m", huge).await.unwrap()).await;
+    let [Event::Failed(failure)] = events.as_slice() else {
+        panic!("{} events", events.len());
+    };
+    assert_eq!(failure.kind, FailureKind::InvalidRequest);
+    let stream = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(all(stream).await, [text("hi"), done()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_fleet_ends_its_workers() {
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    let fleet = fleet(move |peer| {
+        let alive = alive.clone();
+        async move {
+            serve(peer).await;
+            drop(alive);
+        }
+    });
+    fleet.load(spec("m")).await.unwrap();
+    drop(fleet);
+    assert_eq!(ended.recv().await, None);
+}
