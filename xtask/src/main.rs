@@ -1,1 +1,88 @@
-fn main() {}
+//! The project's chores, all of CI among them: `cargo xtask --help`.
+//!
+//! A step of CI is a subcommand of its own, so whatever fails there is repeated
+//! here with one command.
+
+mod bench;
+mod cache;
+mod ci;
+mod codegen;
+mod fuzz;
+mod http;
+mod models;
+mod parity;
+mod peer;
+mod sdk;
+mod server;
+mod shell;
+mod tidy;
+mod tools;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Parser)]
+#[command(name = "xtask", bin_name = "cargo xtask", about = "Sextant's chores")]
+struct Arguments {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Every check, in order; stops at the first that fails.
+    Ci(ci::Arguments),
+    /// Checks the formatting.
+    Fmt,
+    /// Lints every target; a warning fails.
+    Clippy,
+    /// The house rules that no linter knows: crate levels, lengths, banned words.
+    Tidy,
+    /// Writes the reference documents that come from code.
+    Codegen(codegen::Arguments),
+    /// Checks licences, sources and duplicates of the dependencies.
+    Deny,
+    /// Runs every Rust test.
+    Test,
+    /// Runs the OpenAI SDKs (Python and Node) against the real server and model.
+    Sdk(sdk::Arguments),
+    /// Runs the fuzz targets for a bounded time.
+    Fuzz(fuzz::Arguments),
+    /// Fetches the models that tests and benches use.
+    Models,
+    /// Builds the reference llama-server and llama-bench, once.
+    Peer,
+    /// Measures Sextant against llama-server, interleaved in one run.
+    Bench(bench::Arguments),
+    /// Compares greedy output with llama-server's, token for token.
+    Parity(parity::Arguments),
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().chore) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(chore: Chore) -> Result<()> {
+    match chore {
+        Chore::Ci(arguments) => ci::run(&arguments),
+        Chore::Fmt => ci::fmt(),
+        Chore::Clippy => ci::clippy(),
+        Chore::Tidy => tidy::run(),
+        Chore::Codegen(arguments) => codegen::run(&arguments),
+        Chore::Deny => tools::deny(),
+        Chore::Test => ci::test(),
+        Chore::Sdk(arguments) => sdk::run(&arguments),
+        Chore::Fuzz(arguments) => fuzz::run(&arguments),
+        Chore::Models => models::run(),
+        Chore::Peer => peer::run(),
+        Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::Parity(arguments) => parity::run(&arguments),
+    }
+}

@@ -1,0 +1,30 @@
+# The two commands a newcomer needs. Everything else is `cargo xtask --help`.
+#
+# All builds use the release profile, so that llama.cpp is compiled once, and all
+# build the whole workspace, so that cargo resolves the same features every time.
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+SEXTANT := $(or $(CARGO_TARGET_DIR),target)/release/sextant
+MODEL ?=
+
+.PHONY: help setup build run test
+
+help:
+	@echo "make run    build, fetch a small model if there is none, serve it on 127.0.0.1"
+	@echo "            (MODEL=reference picks another: see 'sextant pull --help')"
+	@echo "make test   the whole of CI: format, lints, tests, SDK suites, fuzzing"
+	@echo "make build  the release binary: $(SEXTANT)"
+	@echo "make setup  only the Debian packages that the build needs"
+
+setup:
+	@sh scripts/setup.sh
+
+build: setup
+	@test -x $(SEXTANT) || echo "building Sextant and llama.cpp; the first time takes some minutes" >&2
+	cargo build --release --locked --workspace
+
+run: build
+	@sh scripts/run.sh $(SEXTANT) $(MODEL)
+
+test: setup
+	cargo xtask ci

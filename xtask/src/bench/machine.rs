@@ -1,0 +1,101 @@
+//! What the machine is and how busy it was.
+
+use crate::server::Server;
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+use std::thread::{available_parallelism, sleep};
+use std::time::Duration;
+
+/// Ticks of `/proc/PID/stat` in a second; fixed at 100 in Linux's user interface.
+const TICKS_PER_S: f64 = 100.0;
+
+pub(super) fn cpu() -> String {
+    let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map_or("unknown", |(_, name)| name.trim());
+    let cores = available_parallelism().map_or(0, usize::from);
+    format!("{name}, {cores} cores to use")
+}
+
+pub(super) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or("unknown").to_owned()
+}
+
+pub(super) fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// The share of one core that the servers use while nobody asks them anything.
+pub(super) fn idle_cpu(servers: &[&Server]) -> String {
+    let before: Vec<u64> = servers.iter().map(|server| ticks(server.pid())).collect();
+    let span = Duration::from_secs(2);
+    sleep(span);
+    let shares: Vec<String> = servers
+        .iter()
+        .zip(before)
+        .map(|(server, before)| {
+            let used = ticks(server.pid()).saturating_sub(before) as f64 / TICKS_PER_S;
+            format!("{} {:.1} %", server.name, 100.0 * used / span.as_secs_f64())
+        })
+        .collect();
+    shares.join(", ")
+}
+
+/// CPU time of a process and all its descendants.
+fn ticks(pid: u32) -> u64 {
+    let mut parents: HashMap<u32, (u32, u64)> = HashMap::new();
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(id) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok())
+        else {
+            continue;
+        };
+        let stat = fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+        if let Some(facts) = parent_and_ticks(&stat) {
+            parents.insert(id, facts);
+        }
+    }
+    let belongs = |mut id: u32| loop {
+        if id == pid {
+            return true;
+        }
+        match parents.get(&id) {
+            Some((parent, _)) => id = *parent,
+            None => return false,
+        }
+    };
+    parents
+        .iter()
+        .filter(|(id, _)| belongs(**id))
+        .map(|(_, (_, ticks))| ticks)
+        .sum()
+}
+
+/// Fields 4 (parent), 14 and 15 (user and system time) of `/proc/PID/stat`. The
+/// name in field 2 may hold spaces, so counting starts behind its parenthesis.
+fn parent_and_ticks(stat: &str) -> Option<(u32, u64)> {
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
+    let user: u64 = fields.get(11)?.parse().ok()?;
+    let system: u64 = fields.get(12)?.parse().ok()?;
+    Some((fields.get(1)?.parse().ok()?, user + system))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_a_name_with_spaces() {
+        let stat = "42 (a ) b) S 7 1 1 0 -1 0 1 2 3 4 30 12 0 0 20 0 1 0";
+        assert_eq!(parent_and_ticks(stat), Some((7, 42)));
+    }
+}

@@ -1,0 +1,98 @@
+//! The official OpenAI SDKs against the real server with the real model.
+
+use crate::models::{self, SMOLLM2};
+use crate::server::{Server, Setting};
+use crate::shell::{self, program, root, sextant, target_dir};
+use crate::tools::python_environment;
+use anyhow::{Result, bail};
+use std::fs;
+use std::process::Command;
+
+#[derive(clap::Args, Default)]
+pub(crate) struct Arguments {
+    /// Only this suite: python or node.
+    #[arg(long)]
+    only: Option<Suite>,
+    /// Passed on to pytest (-k) or node (--test-name-pattern).
+    #[arg(long)]
+    filter: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
+enum Suite {
+    Python,
+    Node,
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if !sextant().is_file() {
+        bail!(
+            "there is no {}; run 'make build' first",
+            sextant().display()
+        );
+    }
+    let setting = Setting {
+        model: models::ensure(&SMOLLM2)?,
+        threads: 2,
+        slots: 4,
+        context_per_slot: 2048,
+    };
+    let wanted = |suite| arguments.only.is_none_or(|only| only == suite);
+    let mut suites = Vec::new();
+    if wanted(Suite::Python) {
+        suites.push(("Python", python(arguments)?));
+    }
+    if wanted(Suite::Node) {
+        suites.push(("Node", node(arguments)?));
+    }
+    let server = Server::ours(&setting)?;
+    let mut failed = Vec::new();
+    for (name, mut command) in suites {
+        command.env("SEXTANT_BASE_URL", format!("{}/v1", server.base));
+        if let Err(error) = shell::run(&mut command) {
+            eprintln!("{error:#}");
+            failed.push(name);
+        }
+    }
+    if !failed.is_empty() {
+        bail!(
+            "SDK suites failed: {}; the server's last lines:\n{}",
+            failed.join(", "),
+            server.log_tail()
+        );
+    }
+    Ok(())
+}
+
+fn python(arguments: &Arguments) -> Result<Command> {
+    let folder = target_dir().join("sdk-python");
+    let suite = root().join("tests/sdk/python");
+    python_environment(&folder, &suite.join("requirements.txt"))?;
+    let mut command = program(folder.join("bin/python"), &["-m", "pytest"]);
+    command.current_dir(&suite).args(["-p", "no:cacheprovider"]);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    if let Some(filter) = &arguments.filter {
+        command.args(["-k", filter]);
+    }
+    Ok(command)
+}
+
+/// `npm ci` starts from nothing every time; a stamp with the lock file's text
+/// says when it is not needed.
+fn node(arguments: &Arguments) -> Result<Command> {
+    let suite = root().join("tests/sdk/node");
+    let lock = fs::read_to_string(suite.join("package-lock.json"))?;
+    let stamp = suite.join("node_modules/.lock.stamp");
+    if fs::read_to_string(&stamp).ok().as_ref() != Some(&lock) {
+        let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+        shell::run(program("npm", &install).current_dir(&suite))?;
+        fs::write(&stamp, &lock)?;
+    }
+    let mut command = program("node", &["--test", "--test-reporter=spec"]);
+    command.current_dir(&suite);
+    if let Some(filter) = &arguments.filter {
+        command.arg(format!("--test-name-pattern={filter}"));
+    }
+    command.arg("suite.test.mjs");
+    Ok(command)
+}

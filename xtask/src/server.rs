@@ -1,0 +1,161 @@
+//! Starting and stopping the two servers that suites and benches talk to.
+
+use crate::http::Client;
+use crate::peer::Peer;
+use crate::shell::{program, sextant, target_dir};
+use anyhow::{Context, Result, bail};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// Loading a test model takes a second or two; a busy machine may need many more.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+const STOP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What both servers are started with.
+pub(crate) struct Setting {
+    pub(crate) model: PathBuf,
+    pub(crate) threads: u32,
+    /// Most streams at once.
+    pub(crate) slots: u32,
+    /// Tokens each stream may use.
+    pub(crate) context_per_slot: u32,
+}
+
+/// A running server; dropping it stops it.
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
+    pub(crate) base: String,
+    pub(crate) client: Client,
+    /// The command it was started with, for reports.
+    pub(crate) flags: String,
+    log: PathBuf,
+    child: Child,
+}
+
+impl Server {
+    pub(crate) fn ours(setting: &Setting) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(sextant());
+        command.arg("serve").arg(&setting.model);
+        for (flag, value) in [
+            ("--listen", format!("127.0.0.1:{port}")),
+            ("--threads", setting.threads.to_string()),
+            ("--slots", setting.slots.to_string()),
+            ("--context", setting.context_per_slot.to_string()),
+        ] {
+            command.arg(flag).arg(value);
+        }
+        Self::start("sextant", command, port, "/ready")
+    }
+
+    pub(crate) fn peer(peer: &Peer, setting: &Setting) -> Result<Self> {
+        let port = free_port()?;
+        let mut command = Command::new(&peer.server);
+        command.arg("--model").arg(&setting.model);
+        for (flag, value) in [
+            ("--host", "127.0.0.1".to_owned()),
+            ("--port", port.to_string()),
+            ("--threads", setting.threads.to_string()),
+            ("--parallel", setting.slots.to_string()),
+            (
+                "--ctx-size",
+                (setting.slots * setting.context_per_slot).to_string(),
+            ),
+        ] {
+            command.arg(flag).arg(value);
+        }
+        command.arg("--no-webui");
+        Self::start("llama-server", command, port, "/health")
+    }
+
+    fn start(name: &'static str, mut command: Command, port: u16, ready: &str) -> Result<Self> {
+        let folder = target_dir().join("xtask-logs");
+        fs::create_dir_all(&folder)?;
+        let log = folder.join(format!("{name}.log"));
+        let file = File::create(&log)?;
+        let flags = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ");
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", command.get_program()))?;
+        let base = format!("http://127.0.0.1:{port}");
+        let mut server = Self {
+            name,
+            client: Client::new(&base),
+            base,
+            flags,
+            log,
+            child,
+        };
+        server.wait_until(ready)?;
+        Ok(server)
+    }
+
+    fn wait_until(&mut self, ready: &str) -> Result<()> {
+        let start = Instant::now();
+        while self.client.status(ready) != Some(200) {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}:\n{}", self.name, tail(&self.log));
+            }
+            if start.elapsed() > READY_TIMEOUT {
+                let seconds = READY_TIMEOUT.as_secs();
+                bail!(
+                    "{} was not ready after {seconds} s:\n{}",
+                    self.name,
+                    tail(&self.log)
+                );
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+
+    /// The end of what the server printed.
+    pub(crate) fn log_tail(&self) -> String {
+        tail(&self.log)
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let pid = self.child.id().to_string();
+        // Politely first: a killed endpoint could not take its workers along.
+        let _ = program("kill", &["-TERM", &pid]).status();
+        let start = Instant::now();
+        while start.elapsed() < STOP_TIMEOUT {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} did not stop when asked; killing it", self.name);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A port nobody listens on now.
+fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
+}
+
+fn tail(log: &Path) -> String {
+    let text = fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

