@@ -1,1 +1,20 @@
-//! models
+//! Model files before an engine sees them.
+//!
+//! Four questions are answered here: what is in this file ([`gguf`]), is it
+//! sound ([`diagnose`]), which models does this machine already have
+//! ([`stores`]), and how does a missing one get here ([`pull`]).
+//!
+//! Nothing in this crate loads a model. A file found in another program's store
+//! is used where it lies; it is never copied, moved or deleted.
+
+pub mod diagnose;
+pub mod gguf;
+pub mod quant;
+pub mod source;
+pub mod stores;
+
+pub use diagnose::{ArtifactFault, Facts, Kind, diagnose};
+pub use gguf::{Gguf, GgufError};
+
+pub use source::Source;
+pub use stores::{Environment, Found, Resolved, Store, list, resolve};

