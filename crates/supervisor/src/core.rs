@@ -240,13 +240,6 @@ pub(crate) fn step(state: &mut State, input: Input, now: u64) -> Vec<Action> {
     };
     match input {
         Input::Load { request, spec } => deferred.push((request, spec)),
-        Input::Unload { request, model } => match find(models, &model) {
-            Some(model) => model.unload(Some(request), &mut turn),
-            None => turn.actions.push(Action::AnswerUnload {
-                request,
-                found: false,
-            }),
-        },
         Input::Shutdown { request } => {
             *closing = true;
             shutdowns.push(request);
@@ -254,49 +247,10 @@ pub(crate) fn step(state: &mut State, input: Input, now: u64) -> Vec<Action> {
                 model.unload(None, &mut turn);
             }
         }
-        Input::Submit { id, model, job } => submit(models, (id, job), &model, *closing, &mut turn),
-        Input::Cancel { id } => {
-            end_job(
-                models,
-                id,
-                FailureKind::Cancelled,
-                "the caller is gone",
-                &mut turn,
-            );
+        Input::Submit { id, .. } if *closing => {
+            turn.fail(id, FailureKind::Draining, "the endpoint is shutting down");
         }
-        Input::Overflow { id, detail } => {
-            end_job(models, id, FailureKind::Cancelled, &detail, &mut turn);
-        }
-        Input::Unsendable { id, detail } => {
-            end_job(models, id, FailureKind::InvalidRequest, &detail, &mut turn);
-        }
-        Input::Inspect { request, model } => match find(models, &model) {
-            Some(model) => model.inspect(request, &mut turn),
-            None => turn.actions.push(Action::AnswerInspect {
-                request,
-                state: None,
-            }),
-        },
-        Input::Connected { worker } => {
-            if let Some(model) = find_worker(models, worker) {
-                model.connected(&mut turn);
-            }
-        }
-        Input::Message { worker, message } => {
-            if let Some(model) = find_worker(models, worker) {
-                model.message(message, &mut turn);
-            }
-        }
-        Input::Exited { worker, exit } => {
-            if let Some(model) = find_worker(models, worker) {
-                model.exited(&exit, &mut turn);
-            }
-        }
-        Input::Tick => {
-            for model in models.iter_mut() {
-                model.tick(&mut turn);
-            }
-        }
+        input => pass_on(models, input, &mut turn),
     }
     sweep(models, &mut turn);
     start_deferred(models, deferred, *closing, &mut turn);
@@ -343,17 +297,65 @@ fn find_worker(models: &mut [Model], worker: WorkerId) -> Option<&mut Model> {
         .find(|model| model.worker() == Some(worker))
 }
 
-fn submit(
-    models: &mut [Model],
-    (id, job): (JobId, Job),
-    name: &str,
-    closing: bool,
-    turn: &mut Turn<'_>,
-) {
-    if closing {
-        turn.fail(id, FailureKind::Draining, "the endpoint is shutting down");
-        return;
+/// Takes an input to the model it is about.
+fn pass_on(models: &mut [Model], input: Input, turn: &mut Turn<'_>) {
+    match input {
+        Input::Unload { request, model } => match find(models, &model) {
+            Some(model) => model.unload(Some(request), turn),
+            None => turn.actions.push(Action::AnswerUnload {
+                request,
+                found: false,
+            }),
+        },
+        Input::Submit { id, model, job } => submit(models, (id, job), &model, turn),
+        Input::Cancel { id } => {
+            end_job(
+                models,
+                id,
+                FailureKind::Cancelled,
+                "the caller is gone",
+                turn,
+            );
+        }
+        Input::Overflow { id, detail } => {
+            end_job(models, id, FailureKind::Cancelled, &detail, turn);
+        }
+        Input::Unsendable { id, detail } => {
+            end_job(models, id, FailureKind::InvalidRequest, &detail, turn);
+        }
+        Input::Inspect { request, model } => match find(models, &model) {
+            Some(model) => model.inspect(request, turn),
+            None => turn.actions.push(Action::AnswerInspect {
+                request,
+                state: None,
+            }),
+        },
+        Input::Connected { worker } => {
+            if let Some(model) = find_worker(models, worker) {
+                model.connected(turn);
+            }
+        }
+        Input::Message { worker, message } => {
+            if let Some(model) = find_worker(models, worker) {
+                model.message(message, turn);
+            }
+        }
+        Input::Exited { worker, exit } => {
+            if let Some(model) = find_worker(models, worker) {
+                model.exited(&exit, turn);
+            }
+        }
+        Input::Tick => {
+            for model in models.iter_mut() {
+                model.tick(turn);
+            }
+        }
+        // About the whole fleet; handled by `step`.
+        Input::Load { .. } | Input::Shutdown { .. } => {}
     }
+}
+
+fn submit(models: &mut [Model], (id, job): (JobId, Job), name: &str, turn: &mut Turn<'_>) {
     if let Some(model) = find(models, name) {
         model.submit(id, job, turn);
         return;
