@@ -1,0 +1,335 @@
+//! From what the user said to values that can be used.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use stdx::{Bytes, Secret};
+
+use crate::raw::{RawConfig, RawValue, Source, shown};
+use crate::{ConfigError, Kind, Setting, setting};
+
+/// The settings in force. `None` leaves the choice to whoever the table's `unset` names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    pub listen: SocketAddr,
+    /// As given; [`Config::read_api_key`] also looks into the file.
+    pub api_key: Option<Secret>,
+    pub api_key_file: Option<PathBuf>,
+    pub body_bytes_max: Bytes,
+    /// `None` sends no keep-alive lines.
+    pub keep_alive: Option<Duration>,
+    pub models: Vec<String>,
+    pub models_dir: Option<PathBuf>,
+    pub chat_template_file: Option<PathBuf>,
+    pub context: Option<u32>,
+    pub slots: Option<u32>,
+    pub queue_max: Option<u32>,
+    pub batch: Option<u32>,
+    pub ubatch: Option<u32>,
+    pub threads: Option<u32>,
+    pub threads_batch: Option<u32>,
+    pub kv_type_k: Option<CacheType>,
+    pub kv_type_v: Option<CacheType>,
+    pub flash_attention: Option<FlashAttention>,
+    pub gpu_layers: Option<u32>,
+    pub mmap: Option<bool>,
+    pub swa_full: Option<bool>,
+    pub speculation: Speculation,
+    pub hello_timeout: Duration,
+    pub drain_timeout: Duration,
+    pub restarts_max: u32,
+    pub restart_window: Duration,
+    pub log_level: LogLevel,
+    pub log_format: LogFormat,
+}
+
+/// A choice of the table as an enum: its words and back.
+macro_rules! choice {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum $name { $($variant),+ }
+
+        impl $name {
+            /// The word a user writes.
+            #[must_use]
+            pub fn word(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+
+            fn from_word(word: &str) -> Option<Self> {
+                match word { $($word => Some(Self::$variant),)+ _ => None }
+            }
+        }
+    };
+}
+
+choice!(
+    /// Type of the entries of a KV cache.
+    CacheType {
+        F32 = "f32",
+        F16 = "f16",
+        Bf16 = "bf16",
+        Q8_0 = "q8_0",
+        Q5_0 = "q5_0",
+        Q5_1 = "q5_1",
+        Q4_0 = "q4_0",
+        Q4_1 = "q4_1",
+        Iq4Nl = "iq4_nl",
+    }
+);
+choice!(FlashAttention { Auto = "auto", On = "on", Off = "off" });
+choice!(LogLevel {
+    Error = "error",
+    Warn = "warn",
+    Info = "info",
+    Debug = "debug",
+    Trace = "trace",
+});
+choice!(LogFormat { Text = "text", Json = "json" });
+choice!(SpeculationMode {
+    Off = "off",
+    Ngram = "ngram"
+});
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Speculation {
+    pub mode: SpeculationMode,
+    /// Longest draft a step.
+    pub draft_tokens_max: u32,
+    /// Length of the n-gram that must match.
+    pub ngram: u32,
+}
+
+impl RawConfig {
+    /// Checks every value. All problems are told together.
+    pub fn resolve(&self) -> Result<Config, ConfigError> {
+        let mut reader = Reader {
+            raw: self,
+            problems: self.problems.clone(),
+        };
+        let config = reader.config();
+        reader.check_together(&config);
+        if reader.problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid(reader.problems))
+        }
+    }
+}
+
+impl Config {
+    /// The key clients must send, from `api_key` or the first line of `api_key_file`.
+    pub fn read_api_key(&self) -> Result<Option<Secret>, ConfigError> {
+        let Some(path) = &self.api_key_file else {
+            return Ok(self.api_key.clone());
+        };
+        let text = read("the API key file", path)?;
+        match text.lines().next().map(str::trim) {
+            Some(key) if !key.is_empty() => Ok(Some(Secret::new(key))),
+            _ => Err(ConfigError::Invalid(vec![format!(
+                "the first line of the API key file `{}` is empty; write the key there",
+                path.display()
+            )])),
+        }
+    }
+
+    /// The text of `chat_template_file`, where one is set.
+    pub fn read_chat_template(&self) -> Result<Option<String>, ConfigError> {
+        let path = self.chat_template_file.as_ref();
+        path.map(|path| read("the chat template", path)).transpose()
+    }
+}
+
+fn read(what: &'static str, path: &PathBuf) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+        what,
+        path: path.clone(),
+        source,
+    })
+}
+
+/// Reads values by name and gathers problems. After a problem it gives some value
+/// of the right type, which [`RawConfig::resolve`] then throws away.
+struct Reader<'a> {
+    raw: &'a RawConfig,
+    problems: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn config(&mut self) -> Config {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        Config {
+            listen: self.parsed("listen").unwrap_or(anywhere),
+            api_key: self.text("api_key").map(Secret::new),
+            api_key_file: self.text("api_key_file").map(PathBuf::from),
+            body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
+            keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
+            models: self.list("models"),
+            models_dir: self.text("models_dir").map(PathBuf::from),
+            chat_template_file: self.text("chat_template_file").map(PathBuf::from),
+            context: self.count("context"),
+            slots: self.count("slots"),
+            queue_max: self.count("queue_max"),
+            batch: self.count("batch"),
+            ubatch: self.count("ubatch"),
+            threads: self.count("threads"),
+            threads_batch: self.count("threads_batch"),
+            kv_type_k: self.choice("kv_type_k", CacheType::from_word),
+            kv_type_v: self.choice("kv_type_v", CacheType::from_word),
+            flash_attention: self.choice("flash_attention", FlashAttention::from_word),
+            gpu_layers: self.count("gpu_layers"),
+            mmap: self.parsed("mmap"),
+            swa_full: self.parsed("swa_full"),
+            speculation: self.speculation(),
+            hello_timeout: self.seconds("hello_timeout_secs"),
+            drain_timeout: self.seconds("drain_timeout_secs"),
+            restarts_max: self.count("restarts_max").unwrap_or(0),
+            restart_window: self.seconds("restart_window_secs"),
+            log_level: self
+                .choice("log_level", LogLevel::from_word)
+                .unwrap_or(LogLevel::Info),
+            log_format: self
+                .choice("log_format", LogFormat::from_word)
+                .unwrap_or(LogFormat::Text),
+        }
+    }
+
+    /// Rules about more than one setting.
+    fn check_together(&mut self, config: &Config) {
+        if config.api_key.is_some() && config.api_key_file.is_some() {
+            let problem = format!(
+                "`api_key` ({}) and `api_key_file` ({}) are both set; keep one of them",
+                self.source("api_key"),
+                self.source("api_key_file")
+            );
+            self.problems.push(problem);
+        }
+        if let (Some(batch), Some(ubatch)) = (config.batch, config.ubatch)
+            && ubatch > batch
+        {
+            let problem = format!(
+                "`ubatch` is {ubatch} ({}), more than `batch` with {batch} ({}); it must be at \
+                 most as large",
+                self.source("ubatch"),
+                self.source("batch")
+            );
+            self.problems.push(problem);
+        }
+    }
+
+    fn speculation(&mut self) -> Speculation {
+        Speculation {
+            mode: self
+                .choice("speculation", SpeculationMode::from_word)
+                .unwrap_or(SpeculationMode::Off),
+            draft_tokens_max: self.count("speculation_draft_tokens_max").unwrap_or(0),
+            ngram: self.count("speculation_ngram").unwrap_or(0),
+        }
+    }
+
+    fn source(&self, name: &str) -> Source {
+        let value = self.raw.values.get(name);
+        value.map_or(Source::Default, |value| value.source.clone())
+    }
+
+    /// The setting and what was given for it, or its default.
+    fn given(&mut self, name: &'static str) -> Option<(&'static Setting, RawValue)> {
+        let Some(setting) = setting(name) else {
+            self.problems.push(format!("`{name}` is not in the table"));
+            return None;
+        };
+        let value = match (self.raw.values.get(name), setting.default) {
+            (Some(value), _) => value.clone(),
+            (None, Some(default)) => RawValue {
+                texts: vec![default.to_owned()],
+                source: Source::Default,
+            },
+            (None, None) => return None,
+        };
+        Some((setting, value))
+    }
+
+    fn refuse(&mut self, setting: &Setting, value: &RawValue) {
+        let unit = setting.unit.map(|unit| format!(" ({unit})"));
+        self.problems.push(format!(
+            "{}: `{}` is `{}`; it must be {}{}",
+            value.source,
+            setting.name,
+            shown(setting, &value.texts),
+            setting.kind.allowed(),
+            unit.unwrap_or_default()
+        ));
+    }
+
+    fn with<T>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&Setting, &str) -> Option<T>,
+    ) -> Option<T> {
+        let (setting, value) = self.given(name)?;
+        let parsed = match value.texts.as_slice() {
+            [text] => parse(setting, text.trim()),
+            _ => None,
+        };
+        if parsed.is_none() {
+            self.refuse(setting, &value);
+        }
+        parsed
+    }
+
+    fn parsed<T: std::str::FromStr>(&mut self, name: &'static str) -> Option<T> {
+        self.with(name, |_, text| text.parse().ok())
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        self.with(name, |_, text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn list(&mut self, name: &'static str) -> Vec<String> {
+        let Some((setting, value)) = self.given(name) else {
+            return Vec::new();
+        };
+        if value.texts.iter().any(String::is_empty) {
+            self.refuse(setting, &value);
+        }
+        value.texts
+    }
+
+    fn number(&mut self, name: &'static str) -> Option<u64> {
+        self.with(name, |setting, text| match setting.kind {
+            Kind::Count { min, max } => plain(text).filter(|n| (min..=max).contains(n)),
+            Kind::Bytes { min, max } => bytes(text).filter(|n| (min..=max).contains(n)),
+            _ => None,
+        })
+    }
+
+    fn count(&mut self, name: &'static str) -> Option<u32> {
+        // No count's upper bound is above what fits; a test holds the table to it.
+        self.number(name).and_then(|n| u32::try_from(n).ok())
+    }
+
+    fn seconds(&mut self, name: &'static str) -> Duration {
+        Duration::from_secs(self.number(name).unwrap_or(0))
+    }
+
+    fn choice<T>(&mut self, name: &'static str, of_word: fn(&str) -> Option<T>) -> Option<T> {
+        self.with(name, |_, text| of_word(text))
+    }
+}
+
+/// Digits, with `_` between them as TOML allows.
+fn plain(text: &str) -> Option<u64> {
+    text.replace('_', "").parse().ok()
+}
+
+fn bytes(text: &str) -> Option<u64> {
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30)];
+    for (unit, shift) in units {
+        if let Some(number) = text.strip_suffix(unit) {
+            return plain(number.trim_end())?.checked_mul(1 << shift);
+        }
+    }
+    plain(text)
+}

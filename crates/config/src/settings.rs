@@ -1,0 +1,424 @@
+//! The settings table.
+
+/// One setting: everything the flags, the file, the docs and the form need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting {
+    /// The TOML key, in snake_case; the other names derive from it.
+    pub name: &'static str,
+    pub group: Group,
+    /// What it does, in one or two sentences.
+    pub doc: &'static str,
+    pub kind: Kind,
+    /// In the form a user would write it; `None` where leaving it out has a meaning
+    /// of its own, told by `unset`.
+    pub default: Option<&'static str>,
+    /// What happens without a value; empty where there is a default.
+    pub unset: &'static str,
+    pub unit: Option<&'static str>,
+    /// The first version with it.
+    pub since: &'static str,
+}
+
+/// Where a setting belongs in help and docs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Group {
+    Server,
+    Models,
+    Engine,
+    Supervision,
+    Log,
+}
+
+/// What values a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An IP address with a port.
+    Address,
+    Path,
+    /// Text that is never shown.
+    Secret,
+    /// In TOML an array, in the environment separated by commas, as arguments one by one.
+    List,
+    /// A whole number within the bounds, both included.
+    Count {
+        min: u64,
+        max: u64,
+    },
+    /// As `Count`, also with `KiB`, `MiB` or `GiB` behind it.
+    Bytes {
+        min: u64,
+        max: u64,
+    },
+    /// `true` or `false`.
+    Switch,
+    Choice(&'static [&'static str]),
+}
+
+impl Setting {
+    /// The flag without its dashes. [`Kind::List`] has none: its values are arguments.
+    #[must_use]
+    pub fn flag(&self) -> String {
+        self.name.replace('_', "-")
+    }
+
+    /// The environment variable.
+    #[must_use]
+    pub fn env(&self) -> String {
+        format!("SEXTANT_{}", self.name.to_uppercase())
+    }
+
+    /// How the flag is written in a sentence.
+    #[must_use]
+    pub fn flag_in_words(&self) -> String {
+        match self.kind {
+            Kind::List => "arguments".into(),
+            _ => format!("--{}", self.flag()),
+        }
+    }
+}
+
+impl Group {
+    pub const ALL: &'static [Self] = &[
+        Self::Server,
+        Self::Models,
+        Self::Engine,
+        Self::Supervision,
+        Self::Log,
+    ];
+
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Server => "Server",
+            Self::Models => "Models",
+            Self::Engine => "Engine",
+            Self::Supervision => "Supervision",
+            Self::Log => "Log",
+        }
+    }
+}
+
+impl Kind {
+    /// The allowed values, to follow "must be".
+    #[must_use]
+    pub fn allowed(&self) -> String {
+        match self {
+            Self::Address => "an IP address with a port, such as 127.0.0.1:11460".into(),
+            Self::Path => "a path".into(),
+            Self::Secret => "a text that is not empty".into(),
+            Self::List => "a list of texts that are not empty".into(),
+            Self::Count { min, max } => format!("a whole number from {min} to {max}"),
+            Self::Bytes { min, max } => format!(
+                "a number of bytes from {} to {}, such as 16MiB",
+                stdx::Bytes(*min),
+                stdx::Bytes(*max)
+            ),
+            Self::Switch => "true or false".into(),
+            Self::Choice(words) => format!("one of {}", words.join(", ")),
+        }
+    }
+}
+
+/// The setting of that name.
+#[must_use]
+pub fn setting(name: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.name == name)
+}
+
+const CACHE_TYPES: Kind = Kind::Choice(&[
+    "f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl",
+]);
+
+const THREADS: Kind = Kind::Count { min: 1, max: 1024 };
+
+/// The fields every entry shares; each entry below overrides what differs.
+const BASE: Setting = Setting {
+    name: "",
+    group: Group::Server,
+    doc: "",
+    kind: Kind::Switch,
+    default: None,
+    unset: "",
+    unit: None,
+    since: "0.1.0",
+};
+
+/// Every setting, in the order of the reference page.
+///
+/// The port is none that a local model server listens on by default (Ollama 11434,
+/// llama-server 8080, LM Studio 1234, vLLM 8000), and it lies below the range from
+/// which systems pick ports for outgoing connections. A sextant spans 60 degrees.
+pub const SETTINGS: &[Setting] = &[
+    Setting {
+        name: "listen",
+        doc: "Address and port of the HTTP server.",
+        kind: Kind::Address,
+        default: Some("127.0.0.1:11460"),
+        ..BASE
+    },
+    Setting {
+        name: "api_key",
+        doc: "Key that clients must send as `Authorization: Bearer KEY`. Other users of the \
+              machine can see flags; prefer `api_key_file` or the environment.",
+        kind: Kind::Secret,
+        unset: "no key is asked for",
+        ..BASE
+    },
+    Setting {
+        name: "api_key_file",
+        doc: "File whose first line is the key; instead of `api_key`.",
+        kind: Kind::Path,
+        unset: "no key is asked for",
+        ..BASE
+    },
+    Setting {
+        name: "body_bytes_max",
+        doc: "Largest request body. A larger one is refused with status 413.",
+        kind: Kind::Bytes {
+            min: 1 << 10,
+            max: 48 << 20,
+        },
+        default: Some("16MiB"),
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
+        name: "keep_alive_secs",
+        doc: "After this long without a token, a streamed answer gets a comment line, so that \
+              clients and proxies do not give up while a long prompt is read. 0 sends none.",
+        kind: Kind::Count { min: 0, max: 3600 },
+        default: Some("10"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
+        name: "models",
+        group: Group::Models,
+        doc: "Models to load at the start: names as `sextant ls` shows them, or paths of GGUF \
+              files.",
+        kind: Kind::List,
+        unset: "the only model on this machine, if there is just one",
+        ..BASE
+    },
+    Setting {
+        name: "models_dir",
+        group: Group::Models,
+        doc: "Where `sextant pull` puts models, and one of the places they are looked for.",
+        kind: Kind::Path,
+        unset: "`sextant/models` in the user's data directory",
+        ..BASE
+    },
+    Setting {
+        name: "chat_template_file",
+        group: Group::Models,
+        doc: "A Jinja template that replaces the one in the model file.",
+        kind: Kind::Path,
+        unset: "the model's own template",
+        ..BASE
+    },
+    Setting {
+        name: "context",
+        group: Group::Engine,
+        doc: "Most tokens one request may use, prompt and answer together.",
+        kind: Kind::Count {
+            min: 64,
+            max: 1 << 24,
+        },
+        unset: "the worker chooses by model and memory",
+        unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "slots",
+        group: Group::Engine,
+        doc: "Requests that one model works on at the same time.",
+        kind: Kind::Count { min: 1, max: 256 },
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "queue_max",
+        group: Group::Engine,
+        doc: "Requests that may wait for a slot of one model. One more is refused with status \
+              429.",
+        // The supervisor bounds unfinished requests of a model, slots included, at 1024.
+        kind: Kind::Count { min: 0, max: 768 },
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "batch",
+        group: Group::Engine,
+        doc: "Most tokens handed to the engine in one step.",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 16,
+        },
+        unset: "the worker chooses",
+        unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "ubatch",
+        group: Group::Engine,
+        doc: "Most tokens computed at once; at most `batch`. More is faster in prefill and \
+              takes more memory.",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 16,
+        },
+        unset: "the worker chooses",
+        unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "threads",
+        group: Group::Engine,
+        doc: "Threads that generate.",
+        kind: THREADS,
+        unset: "the worker chooses by the cores of this machine",
+        ..BASE
+    },
+    Setting {
+        name: "threads_batch",
+        group: Group::Engine,
+        doc: "Threads that read prompts.",
+        kind: THREADS,
+        unset: "as `threads`",
+        ..BASE
+    },
+    Setting {
+        name: "kv_type_k",
+        group: Group::Engine,
+        doc: "Type of the keys in the KV cache. A smaller one fits more context and costs \
+              quality.",
+        kind: CACHE_TYPES,
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "kv_type_v",
+        group: Group::Engine,
+        doc: "Type of the values in the KV cache. A quantised one needs flash attention.",
+        kind: CACHE_TYPES,
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "flash_attention",
+        group: Group::Engine,
+        doc: "Whether attention is computed without storing its whole matrix.",
+        kind: Kind::Choice(&["auto", "on", "off"]),
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "gpu_layers",
+        group: Group::Engine,
+        doc: "Layers to keep on the GPU; all of them when it is more than the model has.",
+        kind: Kind::Count { min: 0, max: 9999 },
+        unset: "the worker chooses",
+        unit: Some("layers"),
+        ..BASE
+    },
+    Setting {
+        name: "mmap",
+        group: Group::Engine,
+        doc: "Map the model file into memory instead of reading it.",
+        kind: Kind::Switch,
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "swa_full",
+        group: Group::Engine,
+        doc: "Keep all tokens of sliding-window layers, so that any shared prefix can be reused; \
+              takes more memory.",
+        kind: Kind::Switch,
+        unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "speculation",
+        group: Group::Engine,
+        doc: "Draft tokens by looking up n-grams of the text so far. The answers stay the same.",
+        kind: Kind::Choice(&["off", "ngram"]),
+        default: Some("off"),
+        ..BASE
+    },
+    Setting {
+        name: "speculation_draft_tokens_max",
+        group: Group::Engine,
+        doc: "Longest draft of one step, with `speculation = \"ngram\"`.",
+        kind: Kind::Count { min: 1, max: 64 },
+        default: Some("8"),
+        unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "speculation_ngram",
+        group: Group::Engine,
+        doc: "How many tokens must match before a draft is made, with `speculation = \"ngram\"`.",
+        kind: Kind::Count { min: 1, max: 16 },
+        default: Some("3"),
+        unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "hello_timeout_secs",
+        group: Group::Supervision,
+        doc: "Longest wait for a worker process to connect after it was started.",
+        kind: Kind::Count { min: 1, max: 600 },
+        default: Some("10"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
+        name: "drain_timeout_secs",
+        group: Group::Supervision,
+        doc: "Longest wait for running requests when a model is unloaded or the server ends; \
+              then they are cut off.",
+        kind: Kind::Count { min: 0, max: 3600 },
+        default: Some("30"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
+        name: "restarts_max",
+        group: Group::Supervision,
+        doc: "How often a crashed worker is started again within `restart_window_secs` before \
+              its model is given up.",
+        kind: Kind::Count { min: 0, max: 1000 },
+        default: Some("3"),
+        ..BASE
+    },
+    Setting {
+        name: "restart_window_secs",
+        group: Group::Supervision,
+        doc: "The span of time in which restarts are counted.",
+        kind: Kind::Count {
+            min: 1,
+            max: 86_400,
+        },
+        default: Some("600"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
+        name: "log_level",
+        group: Group::Log,
+        doc: "Least important messages that are logged. At `debug` the workers' own log lines \
+              are among them.",
+        kind: Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+        default: Some("info"),
+        ..BASE
+    },
+    Setting {
+        name: "log_format",
+        group: Group::Log,
+        doc: "Log lines for people or for machines.",
+        kind: Kind::Choice(&["text", "json"]),
+        default: Some("text"),
+        ..BASE
+    },
+];

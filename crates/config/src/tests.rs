@@ -1,0 +1,230 @@
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clap::{ArgMatches, Command};
+
+use super::*;
+
+fn flags(args: &[&str]) -> ArgMatches {
+    let command = augment(Command::new("serve").no_binary_name(true), Group::ALL);
+    command.try_get_matches_from(args).unwrap()
+}
+
+fn from_flags(args: &[&str]) -> RawConfig {
+    RawConfig::gather(&flags(args), [], None)
+}
+
+fn from_env(vars: &[(&str, &str)]) -> RawConfig {
+    let vars = vars.iter().map(|(k, v)| ((*k).into(), (*v).into()));
+    RawConfig::gather(&flags(&[]), vars, None)
+}
+
+fn from_file(text: &str) -> RawConfig {
+    RawConfig::gather(&flags(&[]), [], Some((Path::new("sextant.toml"), text)))
+}
+
+fn errors(raw: &RawConfig) -> String {
+    raw.resolve().unwrap_err().to_string()
+}
+
+/// A valid value that is not the default.
+fn sample(setting: &Setting) -> String {
+    match setting.kind {
+        Kind::Address => "0.0.0.0:1".into(),
+        Kind::Path => "/some/where".into(),
+        Kind::Secret => "hunter2".into(),
+        Kind::List => "tiny".into(),
+        Kind::Count { max, .. } => max.to_string(),
+        Kind::Bytes { .. } => "1MiB".into(),
+        Kind::Switch => "true".into(),
+        Kind::Choice(words) => {
+            let other = words.iter().find(|word| Some(**word) != setting.default);
+            (*other.unwrap()).into()
+        }
+    }
+}
+
+#[test]
+fn every_setting_reaches_the_config_from_every_source() {
+    let unset = RawConfig::default().resolve().unwrap();
+    for setting in SETTINGS {
+        let value = sample(setting);
+        let flag = match setting.kind {
+            Kind::List => value.clone(),
+            _ => format!("--{}={value}", setting.flag()),
+        };
+        let toml = match setting.kind {
+            Kind::List => format!("{} = [\"{value}\"]", setting.name),
+            Kind::Count { .. } | Kind::Switch => format!("{} = {value}", setting.name),
+            _ => format!("{} = \"{value}\"", setting.name),
+        };
+        let by_flag = from_flags(&[&flag]).resolve().unwrap();
+        let by_env = from_env(&[(&setting.env(), &value)]).resolve().unwrap();
+        let by_file = from_file(&toml).resolve().unwrap();
+        assert_ne!(by_flag, unset, "{} has no effect", setting.name);
+        assert_eq!(by_flag, by_env, "{}", setting.name);
+        assert_eq!(by_flag, by_file, "{}", setting.name);
+    }
+}
+
+#[test]
+fn every_choice_of_the_table_is_understood() {
+    for setting in SETTINGS {
+        if let Kind::Choice(words) = setting.kind {
+            for word in words {
+                from_env(&[(&setting.env(), word)]).resolve().unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn the_table_is_sound() {
+    let mut names = BTreeSet::new();
+    for setting in SETTINGS {
+        assert!(names.insert(setting.name), "{} twice", setting.name);
+        assert!(setting.doc.ends_with('.'), "{}", setting.name);
+        assert_ne!(
+            setting.default.is_some(),
+            !setting.unset.is_empty(),
+            "{} has a default or says what happens without one",
+            setting.name
+        );
+        if let Kind::Count { max, .. } = setting.kind {
+            assert!(u32::try_from(max).is_ok(), "{}", setting.name);
+        }
+    }
+}
+
+#[test]
+fn a_flag_wins_over_the_environment_and_that_over_the_file() {
+    let file = Some((
+        Path::new("sextant.toml"),
+        "slots = 1\nthreads = 1\nbatch = 1\n",
+    ));
+    let env = [("SEXTANT_SLOTS", "2"), ("SEXTANT_THREADS", "2")];
+    let env = env.map(|(k, v)| (k.to_owned(), v.to_owned()));
+    let raw = RawConfig::gather(&flags(&["--slots", "3"]), env, file);
+    let config = raw.resolve().unwrap();
+    assert_eq!(
+        (config.slots, config.threads, config.batch),
+        (Some(3), Some(2), Some(1))
+    );
+    let sources: Vec<_> = raw
+        .effective()
+        .iter()
+        .filter(|effective| effective.source != Source::Default)
+        .map(|effective| {
+            let value = effective.value.as_deref().unwrap_or_default();
+            format!("{} {value} {}", effective.setting.name, effective.source)
+        })
+        .collect();
+    assert_eq!(
+        sources,
+        [
+            "slots 3 --slots",
+            "batch 1 sextant.toml:3",
+            "threads 2 SEXTANT_THREADS"
+        ]
+    );
+}
+
+#[test]
+fn problems_name_source_value_and_range_and_come_all_at_once() {
+    let text = "\
+# a comment
+contxt = 4096
+slots = 0
+kv_type_k = \"q3\"
+listen = { port = 1 }
+zzz = 1
+";
+    insta::assert_snapshot!(errors(&from_file(text)), @r"
+    sextant.toml:2: unknown setting `contxt`; did you mean `context`?
+    sextant.toml:5: `listen` must be an IP address with a port, such as 127.0.0.1:11460, not a TOML table
+    sextant.toml:6: unknown setting `zzz`; `sextant config` lists all settings
+    sextant.toml:3: `slots` is `0`; it must be a whole number from 1 to 256
+    sextant.toml:4: `kv_type_k` is `q3`; it must be one of f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl
+    ");
+    insta::assert_snapshot!(errors(&from_flags(&["--context=many", "--body-bytes-max", "9GiB"])), @r"
+    --body-bytes-max: `body_bytes_max` is `9GiB`; it must be a number of bytes from 1.0 KiB to 48.0 MiB, such as 16MiB (bytes)
+    --context: `context` is `many`; it must be a whole number from 64 to 16777216 (tokens)
+    ");
+    insta::assert_snapshot!(errors(&from_env(&[("SEXTANT_MMAP", "yes"), ("SEXTANT_API_KEY", " ")])), @r"
+    SEXTANT_API_KEY: `api_key` is `****`; it must be a text that is not empty
+    SEXTANT_MMAP: `mmap` is `yes`; it must be true or false
+    ");
+    insta::assert_snapshot!(errors(&from_file("slots = \nthreads = 2")), @"sextant.toml:1: this is not TOML: string values must be quoted, expected literal string");
+}
+
+#[test]
+fn settings_that_exclude_each_other_are_told() {
+    let raw = from_flags(&[
+        "--api-key=a",
+        "--api-key-file=b",
+        "--batch=8",
+        "--ubatch=16",
+    ]);
+    insta::assert_snapshot!(errors(&raw), @r"
+    `api_key` (--api-key) and `api_key_file` (--api-key-file) are both set; keep one of them
+    `ubatch` is 16 (--ubatch), more than `batch` with 8 (--batch); it must be at most as large
+    ");
+}
+
+#[test]
+fn secrets_are_not_shown() {
+    let raw = from_env(&[("SEXTANT_API_KEY", "hunter2")]);
+    let config = raw.resolve().unwrap();
+    assert!(!format!("{:?} {config:?}", raw.effective()).contains("hunter2"));
+    let key = config.read_api_key().unwrap().unwrap();
+    assert_eq!(key.expose(), "hunter2");
+}
+
+#[test]
+fn unknown_variables_are_kept_for_a_warning() {
+    let raw = from_env(&[
+        ("SEXTANT_SLOT", "2"),
+        ("SEXTANT_CONFIG", "x"),
+        ("SEXTANT_THREADS", ""),
+        ("OTHER", "1"),
+    ]);
+    assert_eq!(raw.unknown_env, ["SEXTANT_SLOT"]);
+    assert_eq!(raw.resolve().unwrap().threads, None);
+}
+
+#[test]
+fn switches_do_not_eat_the_model() {
+    let config = from_flags(&["--mmap", "a", "b", "--swa-full=false"]);
+    let config = config.resolve().unwrap();
+    assert_eq!((config.mmap, config.swa_full), (Some(true), Some(false)));
+    assert_eq!(config.models, ["a", "b"]);
+}
+
+#[test]
+fn the_file_is_looked_for_in_three_places() {
+    let none = |_: &str| None;
+    let given = flags(&["--config", "here.toml"]);
+    assert_eq!(file_to_read(&given, none), Some("here.toml".into()));
+    let env = |name: &str| (name == "SEXTANT_CONFIG").then(|| "there.toml".to_owned());
+    assert_eq!(file_to_read(&flags(&[]), env), Some("there.toml".into()));
+    assert_eq!(file_to_read(&flags(&[]), none), None);
+}
+
+#[test]
+fn numbers_and_bytes_are_read_as_people_write_them() {
+    let config = from_file("context = 131_072\nbody_bytes_max = \"512 KiB\"\nkeep_alive_secs = 0");
+    let config = config.resolve().unwrap();
+    assert_eq!(config.context, Some(131_072));
+    assert_eq!(config.body_bytes_max, stdx::Bytes(512 << 10));
+    assert_eq!(config.keep_alive, None);
+    assert!(
+        from_file("body_bytes_max = 99999999999999999999")
+            .resolve()
+            .is_err()
+    );
+}
+
+#[test]
+fn the_reference_page() {
+    insta::assert_snapshot!(reference_markdown());
+}
