@@ -2,21 +2,21 @@
 
 use clap::{Arg, ArgAction, Command};
 
-use crate::{Group, Kind, SETTINGS, Setting};
+use crate::{Kind, SETTINGS, Setting};
 
-/// Adds the flags of the settings in `groups`, and `--config`.
+/// Adds the flags of the settings that the command `takes`, and `--config`.
 ///
 /// Values stay text here: they are checked where the other sources are, so that a
 /// bad value reads the same wherever it came from.
 #[must_use]
-pub fn augment(command: Command, groups: &[Group]) -> Command {
+pub fn augment(command: Command, takes: impl Fn(&Setting) -> bool) -> Command {
     let file = Arg::new("config")
         .long("config")
         .value_name("FILE")
         .help("Read settings from this TOML file [env: SEXTANT_CONFIG]");
     SETTINGS
         .iter()
-        .filter(|setting| groups.contains(&setting.group))
+        .filter(|setting| takes(setting))
         .map(arg)
         .fold(command.arg(file), Command::arg)
 }

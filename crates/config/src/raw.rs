@@ -9,6 +9,10 @@ use toml::de::{DeTable, DeValue};
 
 use crate::{ConfigError, Kind, SETTINGS, Setting, setting};
 
+/// Variables of ours that are no settings: where the file is, and the folder of the
+/// `models` crate, which `models_dir` overrides.
+const OTHER_VARIABLES: &[&str] = &["CONFIG", "MODELS"];
+
 /// Where a value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
@@ -156,7 +160,7 @@ impl RawConfig {
                 continue;
             };
             // An empty variable counts as unset: that is how shells clear one.
-            if key == "CONFIG" || value.is_empty() {
+            if OTHER_VARIABLES.contains(&key) || value.is_empty() {
                 continue;
             }
             let Some(setting) = setting(&key.to_lowercase()).filter(|found| found.env() == name)

@@ -19,7 +19,8 @@ pub struct Config {
     pub body_bytes_max: Bytes,
     /// `None` sends no keep-alive lines.
     pub keep_alive: Option<Duration>,
-    pub models: Vec<String>,
+    /// Models to load at the start.
+    pub load: Vec<String>,
     pub models_dir: Option<PathBuf>,
     pub chat_template_file: Option<PathBuf>,
     pub context: Option<u32>,
@@ -166,7 +167,7 @@ impl Reader<'_> {
             api_key_file: self.text("api_key_file").map(PathBuf::from),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
             keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
-            models: self.list("models"),
+            load: self.list("load"),
             models_dir: self.text("models_dir").map(PathBuf::from),
             chat_template_file: self.text("chat_template_file").map(PathBuf::from),
             context: self.count("context"),

@@ -192,7 +192,7 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
-        name: "models",
+        name: "load",
         group: Group::Models,
         doc: "Models to load at the start: names as `sextant ls` shows them, or paths of GGUF \
               files.",

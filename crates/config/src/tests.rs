@@ -6,7 +6,7 @@ use clap::{ArgMatches, Command};
 use super::*;
 
 fn flags(args: &[&str]) -> ArgMatches {
-    let command = augment(Command::new("serve").no_binary_name(true), Group::ALL);
+    let command = augment(Command::new("serve").no_binary_name(true), |_| true);
     command.try_get_matches_from(args).unwrap()
 }
 
@@ -185,6 +185,7 @@ fn unknown_variables_are_kept_for_a_warning() {
     let raw = from_env(&[
         ("SEXTANT_SLOT", "2"),
         ("SEXTANT_CONFIG", "x"),
+        ("SEXTANT_MODELS", "/models"),
         ("SEXTANT_THREADS", ""),
         ("OTHER", "1"),
     ]);
@@ -197,7 +198,7 @@ fn switches_do_not_eat_the_model() {
     let config = from_flags(&["--mmap", "a", "b", "--swa-full=false"]);
     let config = config.resolve().unwrap();
     assert_eq!((config.mmap, config.swa_full), (Some(true), Some(false)));
-    assert_eq!(config.models, ["a", "b"]);
+    assert_eq!(config.load, ["a", "b"]);
 }
 
 #[test]
