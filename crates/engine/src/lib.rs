@@ -1,1 +1,24 @@
-//! engine
+//! One model's engine: continuous batching over a forward pass, prefix reuse,
+//! sampling, constraints, stop strings, speculation.
+//!
+//! [`Scheduler`] owns a [`Decoder`] and turns [`Request`]s into [`Output`]s, one
+//! forward pass a [`Scheduler::step`]. It holds no clock, thread or socket: the
+//! caller passes the time and drives it. Behind the [`Decoder`] seam stands
+//! llama.cpp ([`LlamaEngine`]) or the deterministic [`fake`].
+
+pub mod fake;
+mod llama_engine;
+mod request;
+mod scheduler;
+mod seam;
+mod text;
+mod thought;
+
+pub use llama_engine::{
+    EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError, OpenOptions,
+};
+pub use request::{JobKey, Output, Request, ThoughtSpec};
+pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
+pub use seam::{
+    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+};

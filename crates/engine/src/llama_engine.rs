@@ -1,0 +1,455 @@
+//! llama.cpp behind the engine's seam.
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use llama::{
+    Batch, CacheType, Context, ContextParams, FlashAttention, LoadError, LoadMode, Model,
+    ModelParams, Pooling, TokenKind,
+};
+use thiserror::Error;
+
+use crate::{
+    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+};
+
+/// Sequences beyond the slots that may hold a prefix for later requests.
+const KEPT_SEQUENCES: u32 = 16;
+/// Choices over all running requests that may be sampled at the same time.
+const CHOICES_PER_SLOT: u32 = 4;
+/// llama.cpp's own bound on sequences of one context.
+const SEQUENCES_MAX: u32 = 256;
+/// Rows of one pass that may ask for logits, beyond one a sequence (drafts).
+const DRAFT_OUTPUTS: u32 = 64;
+/// Most tokens of one text to embed with a model that also chats: pooling over
+/// more says little, and the compute buffer grows with it.
+const EMBED_TOKENS_MAX: u32 = 2048;
+
+/// What to load and how; every value is decided by the caller.
+#[derive(Debug, Clone)]
+pub struct OpenOptions {
+    pub path: PathBuf,
+    /// `None`: the model's own, at most `context_max`.
+    pub context: Option<u32>,
+    pub context_max: u32,
+    pub slots: u32,
+    pub batch: u32,
+    pub ubatch: u32,
+    pub threads: u32,
+    pub threads_batch: u32,
+    pub type_k: CacheType,
+    pub type_v: CacheType,
+    pub flash_attention: FlashAttention,
+    pub gpu_layers: Option<u32>,
+    pub mmap: bool,
+    pub swa_full: bool,
+}
+
+#[derive(Debug, Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    #[error("llama.cpp could not create a context of {context} tokens for {slots} slots")]
+    Context { context: u32, slots: u32 },
+    #[error("the context must be between 8 and {max} tokens, {given} was asked for")]
+    ContextSetting { given: u32, max: u32 },
+    #[error("a first pass through the model failed: {0}")]
+    WarmUp(llama::DecodeError),
+}
+
+/// A loaded model, before it is taken apart into its three seams.
+#[derive(Debug)]
+pub struct LlamaEngine {
+    pub decoder: Option<LlamaDecoder>,
+    pub vocabulary: Arc<LlamaVocabulary>,
+    pub embedder: LlamaEmbedder,
+    pub facts: EngineFacts,
+}
+
+/// What llama.cpp reports after loading.
+#[derive(Debug, Clone)]
+pub struct EngineFacts {
+    pub model: Model,
+    pub context: u32,
+    pub cells: u32,
+    pub batch: u32,
+    pub ubatch: u32,
+    pub sequences: u32,
+    pub load_ms: f64,
+}
+
+impl LlamaEngine {
+    /// Loads the file, makes its context and runs one warm-up pass.
+    pub fn open(
+        options: &OpenOptions,
+        progress: impl FnMut(f32) -> bool,
+    ) -> Result<Self, OpenError> {
+        let started = Instant::now();
+        let load_mode = if options.mmap {
+            LoadMode::Mmap
+        } else {
+            LoadMode::Read
+        };
+        let gpu_layers = options
+            .gpu_layers
+            .map(|n| i32::try_from(n).unwrap_or(i32::MAX));
+        let model = Model::load(
+            &options.path,
+            ModelParams {
+                load_mode,
+                gpu_layers,
+            },
+            progress,
+        )?;
+        let context = choose_context(options, &model)?;
+        let decoder = match model.has_decoder() && !is_embedding_model(&model) {
+            true => Some(LlamaDecoder::open(options, &model, context)?),
+            false => None,
+        };
+        let report = decoder.as_ref().map(|decoder| decoder.context.report());
+        let embedder = LlamaEmbedder::new(&model, options, context);
+        let facts = EngineFacts {
+            context: decoder.as_ref().map_or(context, |decoder| decoder.limit),
+            cells: report.map_or(0, |report| report.cells),
+            batch: report.map_or(options.batch, |report| report.batch),
+            ubatch: report.map_or(options.ubatch, |report| report.ubatch),
+            sequences: report.map_or(1, |report| report.sequences),
+            load_ms: started.elapsed().as_secs_f64() * 1e3,
+            model: model.clone(),
+        };
+        let vocabulary = Arc::new(LlamaVocabulary { model });
+        Ok(Self {
+            decoder,
+            vocabulary,
+            embedder,
+            facts,
+        })
+    }
+}
+
+fn choose_context(options: &OpenOptions, model: &Model) -> Result<u32, OpenError> {
+    const CONTEXT_MIN: u32 = 8;
+    let trained = model.context_train().max(CONTEXT_MIN);
+    let Some(given) = options.context else {
+        return Ok(trained.min(options.context_max));
+    };
+    if given < CONTEXT_MIN || given > trained {
+        return Err(OpenError::ContextSetting {
+            given,
+            max: trained,
+        });
+    }
+    Ok(given)
+}
+
+/// Encoders, and decoders trained to give vectors.
+fn is_embedding_model(model: &Model) -> bool {
+    let architecture = model.meta("general.architecture").unwrap_or_default();
+    let pooling = model.meta(&format!("{architecture}.pooling_type"));
+    // 0 is "none", which chat models may state.
+    pooling.is_some_and(|pooling| pooling != "0") || !model.has_decoder()
+}
+
+fn base_params(options: &OpenOptions) -> ContextParams {
+    ContextParams {
+        cells: 0,
+        batch: options.batch,
+        ubatch: options.ubatch,
+        sequences: 1,
+        outputs: 1,
+        threads: options.threads,
+        threads_batch: options.threads_batch,
+        type_k: options.type_k,
+        type_v: options.type_v,
+        flash_attention: options.flash_attention,
+        swa_full: options.swa_full,
+        embeddings: None,
+    }
+}
+
+/// The forward pass.
+#[derive(Debug)]
+pub struct LlamaDecoder {
+    context: Context,
+    batch: Batch,
+    shape: Shape,
+    limit: u32,
+    sliding_window: i32,
+}
+
+impl LlamaDecoder {
+    fn open(options: &OpenOptions, model: &Model, limit: u32) -> Result<Self, OpenError> {
+        let can_cut = !model.has_recurrent_state();
+        // Recurrent state is held per sequence whether used or not.
+        let sequences = if can_cut {
+            (options.slots * CHOICES_PER_SLOT + KEPT_SEQUENCES).min(SEQUENCES_MAX)
+        } else {
+            options.slots + 1
+        };
+        let outputs = (sequences + DRAFT_OUTPUTS).min(options.batch);
+        let params = ContextParams {
+            cells: limit,
+            sequences,
+            outputs,
+            ..base_params(options)
+        };
+        let context = Context::new(model, &params).map_err(|_| OpenError::Context {
+            context: limit,
+            slots: options.slots,
+        })?;
+        let report = context.report();
+        let shape = Shape {
+            n_vocab: model.n_vocab() as usize,
+            batch: report.batch as usize,
+            ubatch: report.ubatch as usize,
+            outputs: outputs as usize,
+            sequences: report.sequences as usize,
+            cells: report.cells as usize,
+            context: limit as usize,
+            can_cut,
+        };
+        let sliding_window = i32::try_from(model.sliding_window()).unwrap_or(i32::MAX);
+        let mut decoder = Self {
+            context,
+            batch: Batch::default(),
+            shape,
+            limit,
+            sliding_window,
+        };
+        decoder.warm_up(model).map_err(OpenError::WarmUp)?;
+        Ok(decoder)
+    }
+
+    /// Touches weights and buffers once, so that the first request does not pay for it.
+    fn warm_up(&mut self, model: &Model) -> Result<(), llama::DecodeError> {
+        let token = model.bos().or(model.eos()).unwrap_or(0);
+        self.batch.clear();
+        self.batch.push(token, 0, 0, true);
+        let result = self.context.decode(&mut self.batch);
+        self.context.clear();
+        result
+    }
+}
+
+impl Decoder for LlamaDecoder {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn decode(&mut self, rows: &[Row]) -> Result<(), DecodeError> {
+        self.batch.clear();
+        for row in rows {
+            self.batch.push(
+                row.token,
+                position(row.position as usize),
+                row.sequence,
+                row.output,
+            );
+        }
+        self.context
+            .decode(&mut self.batch)
+            .map_err(|error| match error {
+                llama::DecodeError::NoRoom => DecodeError::NoRoom,
+                llama::DecodeError::Aborted => DecodeError::Aborted,
+                llama::DecodeError::Failed(_) => DecodeError::Failed(error.to_string()),
+            })
+    }
+
+    fn logits(&self, row: usize) -> Option<&[f32]> {
+        self.context.logits(row)
+    }
+
+    fn truncate(&mut self, sequence: SequenceId, len: usize) -> bool {
+        if self.context.truncate(sequence, position(len)) {
+            return true;
+        }
+        // Removing a whole sequence never fails.
+        self.context.truncate(sequence, -1);
+        false
+    }
+
+    fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool {
+        let Some((_, last)) = self.context.positions(from) else {
+            return false;
+        };
+        let len = position(len);
+        let whole = last + 1 == len;
+        if !self.shape.can_cut && !whole {
+            return false;
+        }
+        self.context.share(from, to, if whole { -1 } else { len });
+        // A sliding-window layer may have let go of positions that the next token needs.
+        let complete = self.context.positions(to).is_some_and(|(first, last)| {
+            last + 1 == len
+                && (self.sliding_window == 0 || first <= (len - self.sliding_window).max(0))
+        });
+        if !complete {
+            self.context.truncate(to, -1);
+        }
+        complete
+    }
+
+    fn abort_flag(&self) -> Arc<AtomicBool> {
+        self.context.abort_flag()
+    }
+}
+
+/// Positions are below the context, which llama.cpp holds in an `i32`.
+fn position(at: usize) -> i32 {
+    i32::try_from(at).unwrap_or(i32::MAX)
+}
+
+/// The model's tokenizer.
+#[derive(Debug, Clone)]
+pub struct LlamaVocabulary {
+    model: Model,
+}
+
+impl LlamaVocabulary {
+    #[must_use]
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+}
+
+impl Vocabulary for LlamaVocabulary {
+    fn n_tokens(&self) -> usize {
+        self.model.n_vocab() as usize
+    }
+
+    fn tokenize(&self, text: &str, add_special: bool, parse_special: bool) -> Vec<TokenId> {
+        self.model.tokenize(text, add_special, parse_special)
+    }
+
+    fn piece(&self, token: TokenId, special: bool) -> Vec<u8> {
+        self.model.piece(token, special)
+    }
+
+    fn is_end_of_generation(&self, token: TokenId) -> bool {
+        self.model.is_end_of_generation(token)
+    }
+
+    fn is_control(&self, token: TokenId) -> bool {
+        self.model.kind(token) == TokenKind::Control
+    }
+}
+
+/// Vectors from the same weights, through a context of their own that is made at
+/// the first use.
+#[derive(Debug)]
+pub struct LlamaEmbedder {
+    model: Model,
+    params: ContextParams,
+    pooled_by_model: bool,
+    context: Mutex<Option<Context>>,
+}
+
+impl LlamaEmbedder {
+    fn new(model: &Model, options: &OpenOptions, context: u32) -> Self {
+        let pooled_by_model = is_embedding_model(model);
+        let tokens = if pooled_by_model {
+            context
+        } else {
+            context.min(EMBED_TOKENS_MAX)
+        };
+        let params = ContextParams {
+            cells: tokens,
+            // Attention without a causal mask needs the whole text in one pass.
+            batch: tokens,
+            ubatch: tokens,
+            sequences: 1,
+            outputs: tokens,
+            type_k: CacheType::F16,
+            type_v: CacheType::F16,
+            embeddings: Some(if pooled_by_model {
+                Pooling::Model
+            } else {
+                Pooling::Mean
+            }),
+            ..base_params(options)
+        };
+        Self {
+            model: model.clone(),
+            params,
+            pooled_by_model,
+            context: Mutex::new(None),
+        }
+    }
+
+    /// Most tokens of one input.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.params.cells as usize
+    }
+
+    /// The GGUF states how its vectors are pooled; otherwise it is the mean.
+    #[must_use]
+    pub fn pooled_by_model(&self) -> bool {
+        self.pooled_by_model
+    }
+
+    fn one(&self, context: &mut Context, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError> {
+        let mut batch = Batch::default();
+        for (at, token) in tokens.iter().enumerate() {
+            batch.push(*token, position(at), 0, true);
+        }
+        context.clear();
+        let result = match self.model.has_encoder() && !self.model.has_decoder() {
+            true => context.encode(&mut batch),
+            false => context.decode(&mut batch),
+        };
+        result.map_err(|error| EmbedError::Failed(error.to_string()))?;
+        let vector = context.embedding(0);
+        vector
+            .map(normalized)
+            .ok_or_else(|| EmbedError::Failed("the model gave no vector".into()))
+    }
+}
+
+impl Embedder for LlamaEmbedder {
+    fn embed(&mut self, inputs: &[Vec<TokenId>]) -> Result<Vec<Vec<f32>>, EmbedError> {
+        let limit = self.limit();
+        for (index, tokens) in inputs.iter().enumerate() {
+            if tokens.len() > limit {
+                return Err(EmbedError::TooLong {
+                    index,
+                    tokens: tokens.len(),
+                    limit,
+                });
+            }
+            if tokens.is_empty() {
+                return Err(EmbedError::Failed(format!("input {index} has no tokens")));
+            }
+        }
+        let mut slot = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        let context = match &mut *slot {
+            Some(context) => context,
+            none => {
+                let context = Context::new(&self.model, &self.params)
+                    .map_err(|error| EmbedError::Failed(error.to_string()))?;
+                none.insert(context)
+            }
+        };
+        inputs
+            .iter()
+            .map(|tokens| self.one(context, tokens))
+            .collect()
+    }
+}
+
+/// The vector at length 1; a zero vector stays as it is.
+fn normalized(vector: &[f32]) -> Vec<f32> {
+    let length = vector
+        .iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt();
+    let scale = if length > 0.0 {
+        (1.0 / length) as f32
+    } else {
+        0.0
+    };
+    vector.iter().map(|x| x * scale).collect()
+}

@@ -1,0 +1,103 @@
+//! What the scheduler is asked for and what it answers.
+
+use proto::{FinishReason, JobFailure, Speculation, Timings, TokenLogprob, Usage};
+use sampling::{Constraint, Params};
+
+use crate::TokenId;
+
+/// The caller's name for a request; unique among those in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobKey(pub u64);
+
+/// One generation: a prompt and how to go on from it.
+#[derive(Debug)]
+pub struct Request {
+    pub key: JobKey,
+    pub prompt: Vec<TokenId>,
+    /// Choices sampled from one prefill; at least 1.
+    pub n: u32,
+    /// `None`: until the context is full.
+    pub max_tokens: Option<u32>,
+    pub stop: Vec<String>,
+    pub sampling: Params,
+    pub constraint: Option<Constraint>,
+    /// `Some(k)`: log-probabilities of each token and its `k` likeliest rivals.
+    pub logprobs: Option<usize>,
+    /// Also of the prompt's tokens; turns prefix reuse off for this request.
+    pub prompt_logprobs: bool,
+    pub speculation: Option<Speculation>,
+    pub cache_prompt: bool,
+    pub ignore_eos: bool,
+    /// Render control tokens in the answer (a chat parser reads them).
+    pub special_text: bool,
+    pub thought: Option<ThoughtSpec>,
+}
+
+/// How the model marks its reasoning, and how much of it is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ThoughtSpec {
+    pub open: String,
+    pub close: String,
+    /// The prompt already opened a thought.
+    pub starts_inside: bool,
+    /// Reasoning tokens after which the thought is closed for the model.
+    pub budget_tokens: Option<u32>,
+    /// What is put into the answer to close it.
+    pub close_tokens: Vec<TokenId>,
+}
+
+/// One piece of news on a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    Started {
+        key: JobKey,
+        prompt_tokens: u32,
+        cached_tokens: u32,
+    },
+    Prefill {
+        key: JobKey,
+        done: u32,
+        total: u32,
+    },
+    /// Log-probabilities of the prompt's tokens from the second on.
+    Prompt {
+        key: JobKey,
+        logprobs: Vec<TokenLogprob>,
+    },
+    Text {
+        key: JobKey,
+        choice: u32,
+        text: String,
+        logprobs: Vec<TokenLogprob>,
+    },
+    Finished {
+        key: JobKey,
+        choice: u32,
+        reason: FinishReason,
+        stop: Option<String>,
+    },
+    Done {
+        key: JobKey,
+        usage: Usage,
+        timings: Timings,
+    },
+    Failed {
+        key: JobKey,
+        failure: JobFailure,
+    },
+}
+
+impl Output {
+    #[must_use]
+    pub fn key(&self) -> JobKey {
+        match self {
+            Self::Started { key, .. }
+            | Self::Prefill { key, .. }
+            | Self::Prompt { key, .. }
+            | Self::Text { key, .. }
+            | Self::Finished { key, .. }
+            | Self::Done { key, .. }
+            | Self::Failed { key, .. } => *key,
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! After a pass: from logits to tokens, text and news.
+
+use proto::{FailureKind, FinishReason, JobFailure, TokenLogprob, TopLogprob};
+
+use crate::request::Output;
+use crate::scheduler::job::{Choice, Job};
+use crate::scheduler::plan::Lease;
+use crate::scheduler::{Scheduler, saturate};
+use crate::{DecodeError, TokenId, Vocabulary};
+
+/// Greedy results of a pass with drafts whose best two logits are closer than this
+/// are computed again alone: a batched pass adds in another order than a single one,
+/// and only so close a race could end differently for it. The observed difference
+/// on CPU is below 1e-3; this leaves an order of magnitude.
+const NEAR_TIE_LOGITS: f32 = 0.02;
+
+/// What came of one row's logits.
+enum Taken {
+    /// A token, and the choice goes on.
+    Token(TokenId),
+    /// The choice is finished.
+    Finished,
+}
+
+impl Scheduler {
+    /// Runs the planned rows and takes what they give.
+    pub(crate) fn pass(&mut self, leases: &[Lease]) -> Result<(), DecodeError> {
+        let n_prefill: usize = leases
+            .iter()
+            .filter(|lease| lease.n_rows > lease.n_draft + 1)
+            .map(|lease| lease.n_rows)
+            .sum();
+        let keys: Vec<_> = leases
+            .iter()
+            .map(|lease| self.running[lease.job].key())
+            .collect();
+        self.canceller.begin_pass(keys.into_iter());
+        let before = (self.clock)();
+        let result = self.decoder.decode(&self.rows);
+        let took = (self.clock)().saturating_sub(before);
+        self.canceller.end_pass();
+        result?;
+        if n_prefill * 2 > self.rows.len() {
+            self.pace.observe(self.rows.len(), took);
+        }
+        let mut failures = Vec::new();
+        for lease in leases {
+            if let Err(failure) = self.collect(*lease) {
+                failures.push((lease.job, failure));
+            }
+        }
+        failures.dedup_by_key(|(job, _)| *job);
+        for (job, failure) in failures.into_iter().rev() {
+            self.fail(job, failure);
+        }
+        Ok(())
+    }
+
+    fn collect(&mut self, lease: Lease) -> Result<(), JobFailure> {
+        let job = &mut self.running[lease.job];
+        let in_prompt = job.choices[lease.choice].n_kv < job.prompt_len;
+        if in_prompt && job.request.prompt_logprobs {
+            self.collect_prompt_logprobs(lease)?;
+        }
+        let job = &mut self.running[lease.job];
+        if lease.n_draft == 0 {
+            job.choices[lease.choice].n_kv += lease.n_rows;
+        }
+        if in_prompt && lease.choice == 0 {
+            let done = job.choices[0].n_kv.min(job.prompt_len);
+            let news = Output::Prefill {
+                key: job.key(),
+                done: saturate(done),
+                total: saturate(job.prompt_len),
+            };
+            self.outputs.push(news);
+        }
+        if !lease.output {
+            return Ok(());
+        }
+        if lease.n_draft > 0 {
+            return self.collect_draft(lease);
+        }
+        let row = lease.first_row + lease.n_rows - 1;
+        let forked = if self.running[lease.job].forked {
+            0..0
+        } else {
+            self.fork(lease.job)
+        };
+        for choice in std::iter::once(lease.choice).chain(forked) {
+            self.take(lease.job, choice, row)?;
+            self.report(lease.job, choice);
+        }
+        Ok(())
+    }
+
+    /// Splits off the choices after the first; they share its prompt's cells.
+    fn fork(&mut self, job: usize) -> std::ops::Range<usize> {
+        let forked = self.running[job].fork();
+        let first = &self.running[job].choices[0];
+        let (from, len) = (first.sequence, first.n_kv);
+        for at in forked.clone() {
+            let to = self.take_sequence(None);
+            let shared = match (from, to) {
+                (Some(from), Some(to)) => self.decoder.share(from, to, len),
+                _ => false,
+            };
+            let choice = &mut self.running[job].choices[at];
+            choice.sequence = to;
+            choice.n_kv = if shared { len } else { 0 };
+        }
+        forked
+    }
+
+    /// Takes the token of row `row` for a choice.
+    fn take(&mut self, job: usize, choice: usize, row: usize) -> Result<Taken, JobFailure> {
+        let now = (self.clock)();
+        let logits = self
+            .decoder
+            .logits(row)
+            .ok_or_else(|| internal("a row has no logits"))?;
+        let job = &mut self.running[job];
+        let context = self.shape.context;
+        job.usage.completion_tokens += 1;
+        job.clocks.first_token.get_or_insert(now);
+        job.clocks.last_token = now;
+        let request = &job.request;
+        let choice = &mut job.choices[choice];
+        let token = next_token(choice, logits)?;
+        if !request.ignore_eos && self.vocabulary.is_end_of_generation(token) {
+            choice.finished = Some(FinishReason::Stop);
+            return Ok(Taken::Finished);
+        }
+        let vocabulary = &*self.vocabulary;
+        let logprob = request
+            .logprobs
+            .map(|n_top| token_logprob(vocabulary, logits, token, n_top));
+        choice.push_token(token, vocabulary, request.special_text, logprob);
+        let n_generated = choice.tokens.len() - job.prompt_len;
+        let stopped = choice
+            .constraint
+            .as_ref()
+            .is_some_and(sampling::Constraint::is_stopped);
+        choice.finished =
+            if choice.text.stop_hit().is_some() || (choice.is_constrained() && stopped) {
+                Some(FinishReason::Stop)
+            } else if request
+                .max_tokens
+                .is_some_and(|max| n_generated >= max as usize)
+                || choice.tokens.len() >= context
+            {
+                Some(FinishReason::Length)
+            } else {
+                None
+            };
+        Ok(if choice.finished.is_some() {
+            Taken::Finished
+        } else {
+            Taken::Token(token)
+        })
+    }
+
+    /// Takes tokens as long as they agree with the draft, and one more.
+    fn collect_draft(&mut self, lease: Lease) -> Result<(), JobFailure> {
+        let n_kv = self.running[lease.job].choices[lease.choice].n_kv;
+        let mut n_valid = 0;
+        for at in 0..lease.n_rows {
+            let row = lease.first_row + at;
+            let choice = &mut self.running[lease.job].choices[lease.choice];
+            let logits = self
+                .decoder
+                .logits(row)
+                .ok_or_else(|| internal("a row has no logits"))?;
+            if choice.sampler.is_greedy() && margin(logits) < NEAR_TIE_LOGITS {
+                choice.careful = true;
+                break;
+            }
+            n_valid = at + 1;
+            let drafted = self
+                .rows
+                .get(row + 1)
+                .filter(|_| at < lease.n_draft)
+                .map(|row| row.token);
+            match self.take(lease.job, lease.choice, row)? {
+                Taken::Token(token) if Some(token) == drafted => {}
+                Taken::Token(_) | Taken::Finished => break,
+            }
+        }
+        let accepted = n_valid.saturating_sub(1);
+        let job = &mut self.running[lease.job];
+        job.usage.draft_tokens += saturate(lease.n_draft);
+        job.usage.draft_accepted_tokens += saturate(accepted);
+        let choice = &mut job.choices[lease.choice];
+        if let Some(drafter) = &mut choice.drafter {
+            drafter.judge(lease.n_draft, accepted);
+        }
+        choice.n_kv = n_kv + n_valid;
+        if let Some(sequence) = choice.sequence
+            && !self.decoder.truncate(sequence, choice.n_kv)
+        {
+            choice.n_kv = 0;
+        }
+        self.report(lease.job, lease.choice);
+        Ok(())
+    }
+
+    /// Sends the text that is certain, and the end if the choice is over.
+    pub(crate) fn report(&mut self, job: usize, choice: usize) {
+        let job = &mut self.running[job];
+        let key = job.key();
+        let choice = &mut job.choices[choice];
+        let (text, logprobs) = match choice.finished {
+            Some(_) => choice.text.finish(),
+            None => choice.text.take(),
+        };
+        if !text.is_empty() || !logprobs.is_empty() {
+            self.outputs.push(Output::Text {
+                key,
+                choice: choice.index,
+                text,
+                logprobs,
+            });
+        }
+        let Some(reason) = choice.finished else {
+            return;
+        };
+        let stop = choice.text.stop_hit().map(str::to_owned);
+        self.outputs.push(Output::Finished {
+            key,
+            choice: choice.index,
+            reason,
+            stop,
+        });
+    }
+
+    /// Log-probabilities of the prompt tokens that follow the rows of a lease.
+    fn collect_prompt_logprobs(&mut self, lease: Lease) -> Result<(), JobFailure> {
+        let job = &mut self.running[lease.job];
+        let choice = &job.choices[lease.choice];
+        let n_top = job.request.logprobs.unwrap_or(0);
+        for at in 0..lease.n_rows {
+            let next = choice.n_kv + at + 1;
+            if next >= job.prompt_len {
+                break;
+            }
+            let logits = self
+                .decoder
+                .logits(lease.first_row + at)
+                .ok_or_else(|| internal("a row has no logits"))?;
+            let token = choice.tokens[next];
+            job.prompt_logprobs
+                .push(token_logprob(&*self.vocabulary, logits, token, n_top));
+        }
+        if lease.output {
+            let logprobs = std::mem::take(&mut job.prompt_logprobs);
+            self.outputs.push(Output::Prompt {
+                key: job.key(),
+                logprobs,
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Job {
+    /// Ends every choice where it is, for want of room.
+    pub(crate) fn finish_all(&mut self, reason: FinishReason) -> Vec<usize> {
+        self.forked = true;
+        let open = (0..self.choices.len()).filter(|at| self.choices[*at].finished.is_none());
+        let open: Vec<usize> = open.collect();
+        for at in &open {
+            self.choices[*at].finished = Some(reason);
+        }
+        open
+    }
+}
+
+/// The next token of a choice: forced, or sampled under its constraint.
+fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure> {
+    if let Some(token) = choice.forced.pop_front() {
+        return Ok(token);
+    }
+    let constrained = choice.is_constrained();
+    let Choice {
+        sampler,
+        constraint,
+        ..
+    } = choice;
+    let token = match constraint.as_mut().filter(|_| constrained) {
+        None => sampler
+            .sample(logits, None)
+            .map_err(|error| internal(&error))?,
+        Some(constraint) => {
+            let mask = constraint.mask().map_err(|error| internal(&error))?;
+            let token = sampler
+                .sample(logits, Some(mask))
+                .map_err(|error| internal(&error))?;
+            constraint.accept(token).map_err(|error| internal(&error))?;
+            token
+        }
+    };
+    Ok(token)
+}
+
+/// Difference between the two highest logits.
+fn margin(logits: &[f32]) -> f32 {
+    let mut best = f32::NEG_INFINITY;
+    let mut second = f32::NEG_INFINITY;
+    for logit in logits {
+        if *logit > best {
+            second = best;
+            best = *logit;
+        } else if *logit > second {
+            second = *logit;
+        }
+    }
+    best - second
+}
+
+fn token_logprob(
+    vocabulary: &dyn Vocabulary,
+    logits: &[f32],
+    token: TokenId,
+    n_top: usize,
+) -> TokenLogprob {
+    let found = sampling::logprobs(logits, token, n_top);
+    let text = |token| {
+        let bytes = vocabulary.piece(token, true);
+        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
+    };
+    let (name, bytes) = text(token);
+    let top = found
+        .top
+        .iter()
+        .map(|(token, logprob)| {
+            let (token, bytes) = text(*token);
+            TopLogprob {
+                token,
+                bytes,
+                logprob: *logprob,
+            }
+        })
+        .collect();
+    TokenLogprob {
+        token: name,
+        bytes,
+        logprob: found.logprob,
+        top,
+    }
+}
+
+fn internal(what: &(impl std::fmt::Display + ?Sized)) -> JobFailure {
+    JobFailure {
+        kind: FailureKind::Internal,
+        message: what.to_string(),
+        param: None,
+    }
+}

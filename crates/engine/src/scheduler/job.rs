@@ -1,0 +1,182 @@
+//! The state of one request: its choices, their tokens, text and clocks.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use proto::{FinishReason, Usage};
+use sampling::{Constraint, Sampler};
+
+use crate::request::{JobKey, Request};
+use crate::scheduler::draft::Drafter;
+use crate::text::TextStream;
+use crate::thought::Thought;
+use crate::{SequenceId, TokenId, Vocabulary};
+
+/// A request in the queue or in a slot.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) request: Request,
+    pub(crate) prompt_len: usize,
+    pub(crate) choices: Vec<Choice>,
+    /// Choices after the first have been split off; before, only the first runs.
+    pub(crate) forked: bool,
+    pub(crate) usage: Usage,
+    pub(crate) clocks: Clocks,
+    /// `Started` was sent: a preempted job is not announced again.
+    pub(crate) announced: bool,
+    pub(crate) prompt_logprobs: Vec<proto::TokenLogprob>,
+}
+
+/// When things happened to a job, on the caller's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Clocks {
+    pub(crate) submitted: Duration,
+    pub(crate) started: Duration,
+    pub(crate) first_token: Option<Duration>,
+    pub(crate) last_token: Duration,
+}
+
+/// One of a request's `n` answers.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) index: u32,
+    pub(crate) sequence: Option<SequenceId>,
+    /// The prompt and what was generated.
+    pub(crate) tokens: Vec<TokenId>,
+    /// `tokens[..n_kv]` are in the KV cache.
+    pub(crate) n_kv: usize,
+    pub(crate) sampler: Sampler,
+    pub(crate) constraint: Option<Constraint>,
+    pub(crate) text: TextStream,
+    pub(crate) thought: Option<Thought>,
+    pub(crate) drafter: Option<Drafter>,
+    /// Tokens to take instead of sampling.
+    pub(crate) forced: VecDeque<TokenId>,
+    pub(crate) finished: Option<FinishReason>,
+    /// The next row is decoded without a draft: its last result was too close to call.
+    pub(crate) careful: bool,
+}
+
+impl Job {
+    pub(crate) fn new(mut request: Request, now: Duration) -> Self {
+        let prompt = std::mem::take(&mut request.prompt);
+        let mut sampler = Sampler::new(&request.sampling);
+        for token in &prompt {
+            sampler.accept(*token);
+        }
+        let first = Choice {
+            index: 0,
+            sequence: None,
+            n_kv: 0,
+            sampler,
+            constraint: request.constraint.take(),
+            text: TextStream::new(&request.stop),
+            thought: request.thought.clone().map(Thought::new),
+            drafter: request.speculation.map(Drafter::new),
+            forced: VecDeque::new(),
+            finished: None,
+            careful: false,
+            tokens: prompt,
+        };
+        let prompt_len = first.tokens.len();
+        Self {
+            prompt_len,
+            choices: vec![first],
+            forked: request.n <= 1,
+            usage: Usage {
+                prompt_tokens: u32::try_from(prompt_len).unwrap_or(u32::MAX),
+                ..Usage::default()
+            },
+            clocks: Clocks {
+                submitted: now,
+                ..Clocks::default()
+            },
+            announced: false,
+            prompt_logprobs: Vec::new(),
+            request,
+        }
+    }
+
+    pub(crate) fn key(&self) -> JobKey {
+        self.request.key
+    }
+
+    pub(crate) fn is_finished(&self) -> bool {
+        self.forked && self.choices.iter().all(|choice| choice.finished.is_some())
+    }
+
+    /// Sequences it needs to run all its choices.
+    pub(crate) fn n_sequences(&self) -> usize {
+        self.request.n.max(1) as usize
+    }
+
+    /// Adds the choices after the first, as copies of it after its prefill.
+    pub(crate) fn fork(&mut self) -> std::ops::Range<usize> {
+        self.forked = true;
+        let first = &self.choices[0];
+        let others: Vec<Choice> = (1..self.request.n)
+            .map(|index| Choice {
+                index,
+                sequence: None,
+                tokens: first.tokens.clone(),
+                n_kv: 0,
+                sampler: first.sampler.fork(index),
+                constraint: first.constraint.as_ref().map(Constraint::fork),
+                text: TextStream::new(&self.request.stop),
+                thought: first.thought.clone(),
+                drafter: first.drafter.clone(),
+                forced: VecDeque::new(),
+                finished: None,
+                careful: false,
+            })
+            .collect();
+        self.choices.extend(others);
+        1..self.choices.len()
+    }
+
+    pub(crate) fn reasoning_tokens(&self) -> u32 {
+        let of = |choice: &Choice| choice.thought.as_ref().map_or(0, Thought::n_tokens);
+        self.choices.iter().map(of).sum()
+    }
+}
+
+impl Choice {
+    pub(crate) fn is_running(&self) -> bool {
+        self.finished.is_none() && self.sequence.is_some()
+    }
+
+    /// Tokens that still have to go through the model.
+    pub(crate) fn pending(&self) -> usize {
+        self.tokens.len() - self.n_kv
+    }
+
+    /// Exactly the last token is pending: the next pass gives the next one.
+    pub(crate) fn is_decoding(&self, prompt_len: usize) -> bool {
+        self.pending() == 1 && self.tokens.len() > prompt_len
+    }
+
+    /// Whether the constraint holds at this point; a thought is free.
+    pub(crate) fn is_constrained(&self) -> bool {
+        self.constraint.is_some() && !self.thought.as_ref().is_some_and(Thought::inside)
+    }
+
+    /// Adds one token of the answer to everything that follows it.
+    pub(crate) fn push_token(
+        &mut self,
+        token: TokenId,
+        vocabulary: &dyn Vocabulary,
+        special_text: bool,
+        logprob: Option<proto::TokenLogprob>,
+    ) {
+        self.tokens.push(token);
+        self.sampler.accept(token);
+        let bytes = vocabulary.piece(token, special_text);
+        self.text.push(&bytes, logprob);
+        if let Some(thought) = &mut self.thought {
+            thought.push(&bytes);
+            if thought.is_over_budget() && self.forced.is_empty() {
+                self.forced.extend(thought.close_tokens());
+            }
+        }
+    }
+}

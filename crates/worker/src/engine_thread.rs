@@ -1,0 +1,303 @@
+//! The thread that owns the engine: one pass after another, answering in between.
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use engine::{
+    Canceller, Decoder, Embedder, JobKey, Scheduler, SchedulerConfig, TokenId, Vocabulary,
+};
+use proto::{
+    Event, FailureKind, FromWorker, JobFailure, JobId, KvUse, SlotPhase, SlotState, WorkerState,
+};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::answer::Answer;
+use crate::prepare::Prepared;
+
+/// How long a pass with running streams in it may take; a reader does not notice
+/// a tenth of a second.
+const PASS_TARGET: Duration = Duration::from_millis(100);
+
+/// Work for the engine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run(Box<Prepared>),
+    Embed {
+        id: JobId,
+        inputs: Vec<Vec<TokenId>>,
+    },
+    Cancel(JobId),
+    /// Finish what is there, then end the thread.
+    Drain,
+}
+
+/// The way to the engine thread.
+#[derive(Debug)]
+pub(crate) struct EngineHandle {
+    commands: Sender<Command>,
+    canceller: Option<Canceller>,
+    state: Arc<Mutex<WorkerState>>,
+}
+
+/// What the thread needs.
+pub(crate) struct Parts {
+    pub(crate) decoder: Option<Box<dyn Decoder>>,
+    pub(crate) vocabulary: Arc<dyn Vocabulary>,
+    pub(crate) embedder: Option<Box<dyn Embedder>>,
+    pub(crate) slots: usize,
+    pub(crate) queue_max: usize,
+    pub(crate) cells: u32,
+    pub(crate) events: UnboundedSender<FromWorker>,
+}
+
+impl EngineHandle {
+    /// Starts the thread. It ends after `Drain` (then it sends `Drained`) or when
+    /// the handle is dropped.
+    pub(crate) fn start(parts: Parts) -> std::io::Result<Self> {
+        let (commands, inbox) = std::sync::mpsc::channel();
+        let state = Arc::new(Mutex::new(WorkerState::default()));
+        let started = Instant::now();
+        let config = SchedulerConfig {
+            slots: parts.slots,
+            queue_max: parts.queue_max,
+            pass_target: PASS_TARGET,
+        };
+        let vocabulary = parts.vocabulary;
+        let scheduler = parts
+            .decoder
+            .map(|decoder| Scheduler::new(decoder, vocabulary, config, move || started.elapsed()));
+        let canceller = scheduler.as_ref().map(Scheduler::canceller);
+        let mut thread = EngineThread {
+            scheduler,
+            embedder: parts.embedder,
+            answers: HashMap::new(),
+            events: parts.events,
+            state: Arc::clone(&state),
+            slots: parts.slots,
+            cells: parts.cells,
+        };
+        thread.publish();
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || thread.run(&inbox))?;
+        Ok(Self {
+            commands,
+            canceller,
+            state,
+        })
+    }
+
+    pub(crate) fn send(&self, command: Command) {
+        if let (Command::Cancel(id), Some(canceller)) = (&command, &self.canceller) {
+            canceller.hint(JobKey(id.0));
+        }
+        // The thread is gone only after a drain or a panic; both close the worker.
+        let _ = self.commands.send(command);
+    }
+
+    /// The state after the last pass; never waits for the one that runs.
+    pub(crate) fn state(&self) -> WorkerState {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+struct EngineThread {
+    scheduler: Option<Scheduler>,
+    embedder: Option<Box<dyn Embedder>>,
+    answers: HashMap<JobKey, Answer>,
+    events: UnboundedSender<FromWorker>,
+    state: Arc<Mutex<WorkerState>>,
+    slots: usize,
+    cells: u32,
+}
+
+impl EngineThread {
+    fn run(&mut self, inbox: &Receiver<Command>) {
+        let mut draining = false;
+        loop {
+            let has_work = self.scheduler.as_ref().is_some_and(Scheduler::has_work);
+            if draining && !has_work {
+                let _ = self.events.send(FromWorker::Drained);
+                return;
+            }
+            let command = if has_work {
+                inbox.try_recv()
+            } else {
+                inbox.recv().map_err(|_| TryRecvError::Disconnected)
+            };
+            match command {
+                Ok(Command::Drain) => draining = true,
+                Ok(command) => self.obey(command),
+                Err(TryRecvError::Empty) => self.step(),
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Run(prepared) => self.run_job(*prepared),
+            Command::Embed { id, inputs } => self.embed(id, &inputs),
+            Command::Cancel(id) => {
+                if let Some(scheduler) = &mut self.scheduler {
+                    scheduler.cancel(JobKey(id.0));
+                }
+            }
+            Command::Drain => {}
+        }
+        self.publish();
+    }
+
+    fn run_job(&mut self, prepared: Prepared) {
+        let Prepared { request, answer } = prepared;
+        let key = request.key;
+        let Some(scheduler) = &mut self.scheduler else {
+            return self.fail(
+                key,
+                unsupported("This model only embeds; it cannot generate text"),
+            );
+        };
+        match scheduler.submit(request) {
+            Ok(()) => {
+                self.answers.insert(key, answer);
+            }
+            Err(failure) => self.fail(key, failure),
+        }
+    }
+
+    fn embed(&mut self, id: JobId, inputs: &[Vec<TokenId>]) {
+        let key = JobKey(id.0);
+        let Some(embedder) = &mut self.embedder else {
+            return self.fail(key, unsupported("This model cannot embed"));
+        };
+        let prompt_tokens = inputs.iter().map(Vec::len).sum::<usize>();
+        match embedder.embed(inputs) {
+            Ok(vectors) => {
+                let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
+                self.emit(
+                    key,
+                    Event::Embeddings {
+                        vectors,
+                        prompt_tokens,
+                    },
+                );
+            }
+            Err(error) => {
+                let kind = match error {
+                    engine::EmbedError::TooLong { tokens, limit, .. } => {
+                        FailureKind::ContextExceeded {
+                            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
+                            context: u32::try_from(limit).unwrap_or(u32::MAX),
+                        }
+                    }
+                    engine::EmbedError::Failed(_) => FailureKind::Internal,
+                };
+                let message = error.to_string();
+                self.fail(
+                    key,
+                    JobFailure {
+                        kind,
+                        message,
+                        param: Some("input".into()),
+                    },
+                );
+            }
+        }
+    }
+
+    fn step(&mut self) {
+        let Some(scheduler) = &mut self.scheduler else {
+            return;
+        };
+        let outputs = scheduler.step();
+        for output in outputs {
+            let key = output.key();
+            let Some(answer) = self.answers.get_mut(&key) else {
+                continue;
+            };
+            let events = answer.on_output(output);
+            for event in events {
+                self.emit(key, event);
+            }
+        }
+        self.publish();
+    }
+
+    fn fail(&mut self, key: JobKey, failure: JobFailure) {
+        self.emit(key, Event::Failed(failure));
+    }
+
+    fn emit(&mut self, key: JobKey, event: Event) {
+        if event.is_last() {
+            self.answers.remove(&key);
+        }
+        let _ = self.events.send(FromWorker::Event {
+            id: JobId(key.0),
+            event,
+        });
+    }
+
+    fn publish(&mut self) {
+        let state = self.look();
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    fn look(&self) -> WorkerState {
+        let Some(scheduler) = &self.scheduler else {
+            return WorkerState::default();
+        };
+        let seen = scheduler.state();
+        let totals = seen.totals;
+        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let slots = (0..self.slots).map(|slot| {
+            let view = seen.slots.get(slot);
+            SlotState {
+                slot: count(slot),
+                job: view.map(|view| JobId(view.key.0)),
+                phase: match view {
+                    None => SlotPhase::Idle,
+                    Some(view) if view.generated_tokens == 0 => SlotPhase::Prefill,
+                    Some(_) => SlotPhase::Decode,
+                },
+                prompt_tokens: view.map_or(0, |view| count(view.prompt_tokens)),
+                prompt_done: view.map_or(0, |view| count(view.prompt_done)),
+                generated_tokens: view.map_or(0, |view| count(view.generated_tokens)),
+            }
+        });
+        WorkerState {
+            slots: slots.collect(),
+            queued: count(seen.queued),
+            kv: KvUse {
+                cells: self.cells,
+                cells_running: count(seen.running_tokens),
+                cells_cached: count(seen.cached_tokens),
+                cached_prefixes: count(seen.cached_prefixes),
+            },
+            resident_bytes: 0,
+            prompt_tokens_total: totals.prompt_tokens,
+            prompt_tokens_cached_total: totals.prompt_tokens_cached,
+            completion_tokens_total: totals.completion_tokens,
+            draft_tokens_total: totals.draft_tokens,
+            draft_accepted_tokens_total: totals.draft_accepted_tokens,
+            prefill_seconds_total: totals.prefill.as_secs_f64(),
+            decode_seconds_total: totals.decode.as_secs_f64(),
+            jobs_total: totals.jobs,
+            jobs_failed_total: totals.jobs_failed,
+            jobs_cancelled_total: totals.jobs_cancelled,
+            preemptions_total: totals.preemptions,
+        }
+    }
+}
+
+pub(crate) fn unsupported(message: &str) -> JobFailure {
+    JobFailure {
+        kind: FailureKind::Unsupported,
+        message: message.to_owned(),
+        param: None,
+    }
+}

@@ -1,0 +1,377 @@
+//! From a `LoadSpec` to an engine and the facts about it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use engine::{Decoder, Embedder, EngineFacts, LlamaEngine, OpenError, OpenOptions, Vocabulary};
+use proto::{
+    CacheType, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, SamplingValues,
+};
+use sampling::Params;
+
+use crate::threads::default_threads;
+
+/// Context when none was asked for: what most chats need, and 16 times what some
+/// peers cut prompts to; larger ones are one setting away.
+const CONTEXT_DEFAULT_MAX: u32 = 8192;
+const SLOTS_DEFAULT: u32 = 4;
+const QUEUE_DEFAULT: u32 = 64;
+const BATCH_DEFAULT: u32 = 2048;
+const UBATCH_DEFAULT: u32 = 512;
+/// Lines of llama.cpp's log kept to explain a failed load.
+const LOG_LINES_KEPT: usize = 200;
+
+/// A model that is ready to run.
+pub struct Loaded {
+    /// `None` for models that only embed.
+    pub decoder: Option<Box<dyn Decoder>>,
+    pub vocabulary: Arc<dyn Vocabulary>,
+    pub embedder: Option<Box<dyn Embedder>>,
+    pub facts: ModelFacts,
+    /// Chat template of the model, where it has one.
+    pub template: Option<String>,
+}
+
+impl std::fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loaded")
+            .field("facts", &self.facts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Makes engines; llama.cpp, or a fake in tests.
+pub trait Loader: Send + 'static {
+    fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure>;
+}
+
+/// Loads GGUF files with llama.cpp.
+#[derive(Debug, Clone, Copy)]
+pub struct LlamaLoader;
+
+impl Loader for LlamaLoader {
+    fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure> {
+        check_file(spec)?;
+        let options = options(spec)?;
+        clear_log();
+        let engine = LlamaEngine::open(&options, |fraction| {
+            progress(fraction);
+            true
+        })
+        .map_err(|error| explain(spec, &error))?;
+        let facts = facts(spec, &options, &engine.facts, engine.decoder.is_some());
+        let template = spec
+            .chat_template
+            .clone()
+            .or_else(|| engine.facts.model.chat_template());
+        Ok(Loaded {
+            decoder: engine
+                .decoder
+                .map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
+            vocabulary: engine.vocabulary,
+            embedder: Some(Box::new(engine.embedder)),
+            facts,
+            template,
+        })
+    }
+}
+
+fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
+    LoadFailure { kind, message }
+}
+
+/// Faults that are clearer said by us than by llama.cpp.
+fn check_file(spec: &LoadSpec) -> Result<(), LoadFailure> {
+    if let Err(error) = std::fs::File::open(&spec.path) {
+        let message = format!("{} cannot be read: {error}", spec.path.display());
+        return Err(failure(LoadFailureKind::NotFound, message));
+    }
+    models::diagnose(&spec.path)
+        .map(|_| ())
+        .map_err(|fault| failure(LoadFailureKind::Artifact, fault.to_string()))
+}
+
+fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
+    let threads = spec.threads.unwrap_or_else(default_threads);
+    let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
+    let type_v = spec.kv_type_v.unwrap_or(CacheType::F16);
+    let flash_attention = spec.flash_attention.unwrap_or(FlashAttention::Auto);
+    let is_quantised = !matches!(type_v, CacheType::F32 | CacheType::F16 | CacheType::Bf16);
+    if is_quantised && flash_attention == FlashAttention::Off {
+        return Err(failure(
+            LoadFailureKind::Setting,
+            format!(
+                "kv_type_v is {type_v:?} and flash_attention is off: a quantised value cache needs \
+                 flash attention; turn it on or use f16 values"
+            ),
+        ));
+    }
+    let ranges = [
+        ("slots", spec.slots, 1..=64),
+        ("threads", spec.threads, 1..=1024),
+        ("threads_batch", spec.threads_batch, 1..=1024),
+        ("batch", spec.batch, 8..=65_536),
+        ("ubatch", spec.ubatch, 8..=65_536),
+        ("queue_max", spec.queue_max, 1..=65_536),
+    ];
+    for (name, value, range) in ranges {
+        if let Some(value) = value.filter(|value| !range.contains(value)) {
+            let (low, high) = range.into_inner();
+            let message = format!("{name} is {value}, it must be between {low} and {high}");
+            return Err(failure(LoadFailureKind::Setting, message));
+        }
+    }
+    Ok(OpenOptions {
+        path: spec.path.clone(),
+        context: spec.context,
+        context_max: CONTEXT_DEFAULT_MAX,
+        slots: spec.slots.unwrap_or(SLOTS_DEFAULT),
+        batch,
+        ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
+        threads,
+        threads_batch: spec.threads_batch.unwrap_or(threads),
+        type_k: cache_type(spec.kv_type_k.unwrap_or(CacheType::F16)),
+        type_v: cache_type(type_v),
+        flash_attention: match flash_attention {
+            FlashAttention::Auto => llama::FlashAttention::Auto,
+            FlashAttention::On => llama::FlashAttention::On,
+            FlashAttention::Off => llama::FlashAttention::Off,
+        },
+        gpu_layers: spec.gpu_layers,
+        mmap: spec.mmap.unwrap_or(true),
+        swa_full: spec.swa_full.unwrap_or(false),
+    })
+}
+
+fn cache_type(cache: CacheType) -> llama::CacheType {
+    match cache {
+        CacheType::F32 => llama::CacheType::F32,
+        CacheType::F16 => llama::CacheType::F16,
+        CacheType::Bf16 => llama::CacheType::Bf16,
+        CacheType::Q8_0 => llama::CacheType::Q8_0,
+        CacheType::Q5_0 => llama::CacheType::Q5_0,
+        CacheType::Q5_1 => llama::CacheType::Q5_1,
+        CacheType::Q4_0 => llama::CacheType::Q4_0,
+        CacheType::Q4_1 => llama::CacheType::Q4_1,
+        CacheType::Iq4Nl => llama::CacheType::Iq4Nl,
+    }
+}
+
+fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
+    let log = log_lines();
+    let said: Vec<&str> = log
+        .iter()
+        .filter(|line| {
+            line.contains("error") || line.contains("failed") || line.contains("invalid")
+        })
+        .map(String::as_str)
+        .collect();
+    let said = match said.last() {
+        Some(line) => format!(" (llama.cpp: {line})"),
+        None => String::new(),
+    };
+    let (kind, fix) = match error {
+        OpenError::Model(_) => (
+            LoadFailureKind::Artifact,
+            "; the file may be damaged or of an architecture this build does not know",
+        ),
+        OpenError::ContextSetting { .. } => (LoadFailureKind::Setting, ""),
+        OpenError::Context { .. } => (
+            LoadFailureKind::Resources,
+            "; use a smaller context, fewer slots or a smaller KV type",
+        ),
+        OpenError::WarmUp(_) => (LoadFailureKind::Resources, ""),
+    };
+    failure(kind, format!("{}: {error}{said}{fix}", spec.path.display()))
+}
+
+fn facts(
+    spec: &LoadSpec,
+    options: &OpenOptions,
+    engine: &EngineFacts,
+    can_complete: bool,
+) -> ModelFacts {
+    let model = &engine.model;
+    let text = |token: Option<i32>| {
+        token.map(|token| String::from_utf8_lossy(&model.piece(token, true)).into_owned())
+    };
+    let type_name = |cache: llama::CacheType| format!("{cache:?}").to_lowercase();
+    ModelFacts {
+        name: spec.name.clone(),
+        path: spec.path.clone(),
+        architecture: model.meta("general.architecture").unwrap_or_default(),
+        description: model.description(),
+        n_params: model.n_params(),
+        weights_bytes: model.weights_bytes(),
+        n_vocab: model.n_vocab(),
+        n_embd: model.n_embd(),
+        n_layer: model.n_layer(),
+        context_train: model.context_train(),
+        context: engine.context,
+        slots: options.slots,
+        queue_max: spec.queue_max.unwrap_or(QUEUE_DEFAULT),
+        batch: engine.batch,
+        ubatch: engine.ubatch,
+        threads: options.threads,
+        threads_batch: options.threads_batch,
+        kv_type_k: type_name(options.type_k),
+        kv_type_v: type_name(options.type_v),
+        kv_bytes: reported_kv_bytes(),
+        flash_attention: reported_flash_attention(options.flash_attention),
+        gpu_layers: reported_gpu_layers(),
+        kernels: llama::system_info(),
+        llama_version: llama::version(),
+        can_chat: can_complete,
+        can_embed: true,
+        can_complete,
+        sampling: sampling_defaults(model),
+        bos: text(model.bos()),
+        eos: text(model.eos()),
+        load_ms: engine.load_ms,
+        ..ModelFacts::default()
+    }
+}
+
+/// The engine's sampling defaults, overridden by what the GGUF recommends.
+fn sampling_defaults(model: &llama::Model) -> SamplingValues {
+    let mut params = Params::default();
+    let number = |key: &str| {
+        model
+            .meta(&format!("general.sampling.{key}"))?
+            .parse::<f64>()
+            .ok()
+    };
+    let set = |target: &mut f32, key: &str| {
+        if let Some(value) = number(key) {
+            *target = value as f32;
+        }
+    };
+    set(&mut params.temperature, "temp");
+    set(&mut params.top_p, "top_p");
+    set(&mut params.min_p, "min_p");
+    set(&mut params.repeat_penalty, "penalty_repeat");
+    if let Some(top_k) = number("top_k").filter(|top_k| *top_k >= 0.0) {
+        params.top_k = top_k as u32;
+    }
+    if let Some(last_n) = number("penalty_last_n") {
+        params.repeat_last_n = last_n as i32;
+    }
+    if params.validate(model.n_vocab() as usize).is_err() {
+        params = Params::default();
+    }
+    values(&params)
+}
+
+/// Parameters as they are reported.
+pub(crate) fn values(params: &Params) -> SamplingValues {
+    SamplingValues {
+        temperature: params.temperature,
+        top_k: params.top_k,
+        top_p: params.top_p,
+        min_p: params.min_p,
+        typical_p: params.typical_p,
+        repeat_penalty: params.repeat_penalty,
+        repeat_last_n: params.repeat_last_n,
+        presence_penalty: params.presence_penalty,
+        frequency_penalty: params.frequency_penalty,
+        dry_multiplier: params.dry_multiplier,
+        dry_base: params.dry_base,
+        dry_allowed_length: params.dry_allowed_length,
+        dry_penalty_last_n: params.dry_penalty_last_n,
+        seed: params.seed,
+    }
+}
+
+/// llama.cpp tells some of what it decided only in its log.
+static LOG: Mutex<VecDeque<String>> = Mutex::new(VecDeque::new());
+
+pub(crate) fn note_log_line(line: &str) {
+    let mut log = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    if log.len() == LOG_LINES_KEPT {
+        log.pop_front();
+    }
+    log.push_back(line.to_owned());
+}
+
+fn clear_log() {
+    LOG.lock().unwrap_or_else(PoisonError::into_inner).clear();
+}
+
+fn log_lines() -> Vec<String> {
+    LOG.lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .cloned()
+        .collect()
+}
+
+/// Sum of the "KV buffer size = X MiB" lines: the bytes really allocated.
+fn reported_kv_bytes() -> u64 {
+    kv_bytes_in(&log_lines())
+}
+
+fn kv_bytes_in(lines: &[String]) -> u64 {
+    let mib = |line: &String| {
+        let is_kv = line.contains("KV buffer size") || line.contains("RS buffer size");
+        let (_, value) = line.split_once("buffer size =").filter(|_| is_kv)?;
+        value.trim().split(' ').next()?.parse::<f64>().ok()
+    };
+    let total: f64 = lines.iter().filter_map(mib).sum();
+    (total * 1024.0 * 1024.0) as u64
+}
+
+fn reported_flash_attention(asked: llama::FlashAttention) -> bool {
+    let resolved_off = log_lines()
+        .iter()
+        .any(|line| line.contains("Flash Attention was auto, set to disabled"));
+    match asked {
+        llama::FlashAttention::On => true,
+        llama::FlashAttention::Off => false,
+        llama::FlashAttention::Auto => !resolved_off,
+    }
+}
+
+fn reported_gpu_layers() -> u32 {
+    let offloaded = |line: &String| {
+        let (_, rest) = line.split_once("offloaded ")?;
+        rest.split('/').next()?.parse().ok()
+    };
+    log_lines().iter().find_map(offloaded).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kv_bytes_are_summed_over_devices_and_kinds() {
+        let lines = [
+            "llama_kv_cache:        CPU KV buffer size =   180.00 MiB".to_owned(),
+            "llama_memory_recurrent:        CPU RS buffer size =     1.50 MiB".to_owned(),
+            "llama_context:        CPU compute buffer size = 100.00 MiB".to_owned(),
+        ];
+        assert_eq!(kv_bytes_in(&lines), 181 * 1024 * 1024 + 512 * 1024);
+    }
+
+    #[test]
+    fn a_quantised_value_cache_without_flash_attention_is_refused() {
+        let spec = LoadSpec {
+            kv_type_v: Some(CacheType::Q4_0),
+            flash_attention: Some(FlashAttention::Off),
+            ..LoadSpec::default()
+        };
+        let failure = options(&spec).unwrap_err();
+        assert_eq!(failure.kind, LoadFailureKind::Setting);
+        assert!(failure.message.contains("flash_attention is off"));
+    }
+
+    #[test]
+    fn settings_out_of_range_name_the_range() {
+        let spec = LoadSpec {
+            slots: Some(0),
+            ..LoadSpec::default()
+        };
+        let failure = options(&spec).unwrap_err();
+        assert_eq!(failure.message, "slots is 0, it must be between 1 and 64");
+    }
+}

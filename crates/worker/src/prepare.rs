@@ -1,0 +1,503 @@
+//! From a job to a request the scheduler can take: template, tokens, sampling
+//! values, grammar, stop strings.
+//!
+//! Runs on the blocking pool, next to the engine thread; nothing here changes state.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use chat::{
+    GrammarRequest, OutputParser, OutputSpec, ReasoningTags, RenderInput, Rendered, Template,
+    TemplateError, TemplateTokens,
+};
+use engine::{JobKey, Request, ThoughtSpec, TokenId, Vocabulary};
+use proto::{
+    ChatJob, CompletionJob, Constraint as Wanted, EmbeddingInput, EmbeddingJob, Event, FailureKind,
+    Generation, Job, JobFailure, JobId, Message, ModelFacts, Prompt, Role, SamplingOverrides,
+    ToolChoice, ToolDefinition,
+};
+use sampling::{Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar, Params};
+
+use crate::answer::Answer;
+use crate::engine_thread::unsupported;
+use crate::load::{Loaded, values};
+
+/// Choices of one request.
+const CHOICES_MAX: u32 = 16;
+
+/// What a job becomes.
+#[derive(Debug)]
+pub(crate) enum Work {
+    Run(Box<Prepared>),
+    Embed(Vec<Vec<TokenId>>),
+    /// Nothing is left for the engine to do.
+    Done(Event),
+}
+
+/// A request and what will turn its text into events.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) request: Request,
+    pub(crate) answer: Answer,
+}
+
+/// Everything about a model that preparing needs; shared between requests.
+pub(crate) struct Preparer {
+    vocabulary: Arc<dyn Vocabulary>,
+    template: Template,
+    facts: ModelFacts,
+    defaults: Params,
+    /// Built at the first constrained request: a large vocabulary takes a while.
+    constraints: OnceLock<Result<ConstraintFactory, String>>,
+}
+
+impl Preparer {
+    pub(crate) fn new(loaded: &Loaded) -> Self {
+        let mut facts = loaded.facts.clone();
+        let tokens = TemplateTokens {
+            bos: facts.bos.clone().unwrap_or_default(),
+            eos: facts.eos.clone().unwrap_or_default(),
+        };
+        let (template, warning) = usable_template(loaded.template.as_deref(), tokens);
+        facts.template_warnings.extend(warning);
+        facts.chat_template.clone_from(&loaded.template);
+        facts.tool_format = template.tool_format().name().to_owned();
+        facts.can_reason = template.reasoning_tags().is_some();
+        let defaults = defaults(&facts);
+        Self {
+            vocabulary: Arc::clone(&loaded.vocabulary),
+            template,
+            facts,
+            defaults,
+            constraints: OnceLock::new(),
+        }
+    }
+
+    /// The facts, with what is known of the template.
+    pub(crate) fn facts(&self) -> &ModelFacts {
+        &self.facts
+    }
+
+    pub(crate) fn prepare(&self, id: JobId, job: Job) -> Result<Work, JobFailure> {
+        match job {
+            Job::Chat(job) => self.chat(id, *job),
+            Job::Completion(job) => self.completion(id, *job),
+            Job::Embedding(job) => self.embedding(job),
+            Job::Tokenize {
+                text,
+                add_special,
+                parse_special,
+                with_pieces,
+            } => {
+                let tokens = self.vocabulary.tokenize(&text, add_special, parse_special);
+                let pieces =
+                    with_pieces.then(|| tokens.iter().map(|token| self.piece(*token)).collect());
+                Ok(Work::Done(Event::Tokens { tokens, pieces }))
+            }
+            Job::Detokenize { tokens } => self.detokenize(&tokens),
+            Job::Render(job) => {
+                let rendered = self.render(&job)?;
+                let n_tokens = self.tokenize_prompt(&rendered).len();
+                let n_tokens = u32::try_from(n_tokens).unwrap_or(u32::MAX);
+                Ok(Work::Done(Event::Rendered {
+                    prompt: rendered.prompt,
+                    n_tokens,
+                }))
+            }
+        }
+    }
+
+    fn chat(&self, id: JobId, mut job: ChatJob) -> Result<Work, JobFailure> {
+        if !self.facts.can_chat {
+            return Err(unsupported("This model cannot chat; it only embeds"));
+        }
+        if job.tool_choice == ToolChoice::None {
+            job.tools.clear();
+        }
+        let rendered = self.render(&job)?;
+        let prompt = self.tokenize_prompt(&rendered);
+        let tags = self.template.reasoning_tags().unwrap_or_default();
+        let mut warnings = rendered.warnings;
+        let (wanted, in_tool_call) = self.wanted(&job, &mut warnings)?;
+        let mut request = self.request(id, prompt, &job.generation, wanted.as_ref())?;
+        request.special_text = true;
+        request.thought = Some(self.thought(&job, tags, rendered.opens_thinking));
+        let own_stops = self.add_format_stops(&mut request, &job.tools);
+        let parsers = (0..request.n)
+            .map(|choice| {
+                let spec = OutputSpec {
+                    format: self.template.tool_format(),
+                    tools: job.tools.clone(),
+                    reasoning: Some(tags),
+                    starts_in_reasoning: rendered.opens_thinking,
+                    id_seed: request.sampling.seed ^ (id.0 << 8) ^ u64::from(choice),
+                };
+                Some(OutputParser::new(spec))
+            })
+            .collect();
+        let _ = in_tool_call;
+        let answer = Answer::new(values(&request.sampling), parsers)
+            .with_warnings(warnings)
+            .with_own_stops(own_stops);
+        Ok(Work::Run(Box::new(Prepared { request, answer })))
+    }
+
+    /// The grammar the answer must obey: of the call that is demanded, or of the format.
+    fn wanted(
+        &self,
+        job: &ChatJob,
+        warnings: &mut Vec<String>,
+    ) -> Result<(Option<Wanted>, bool), JobFailure> {
+        let request = GrammarRequest {
+            format: self.template.tool_format(),
+            tools: &job.tools,
+            choice: &job.tool_choice,
+            parallel: job.parallel_tool_calls.unwrap_or(true),
+        };
+        let grammar =
+            chat::tool_grammar(&request).map_err(|error| invalid("tools", error.to_string()))?;
+        match (grammar, &job.constraint) {
+            (Some(_), Some(_)) => Err(invalid(
+                "tool_choice",
+                "tool_choice demands a call and response_format demands an answer: ask for one of them"
+                    .into(),
+            )),
+            (Some(grammar), None) => Ok((Some(grammar.constraint), true)),
+            (None, Some(constraint)) => {
+                if !job.tools.is_empty() {
+                    warnings.push(
+                        "response_format holds for the whole answer, so no tool can be called".into(),
+                    );
+                }
+                Ok((Some(constraint.clone()), false))
+            }
+            (None, None) => Ok((None, false)),
+        }
+    }
+
+    fn thought(&self, job: &ChatJob, tags: ReasoningTags, starts_inside: bool) -> ThoughtSpec {
+        let close = chat::end_of_reasoning(&tags);
+        let off = job.reasoning.enabled == Some(false);
+        ThoughtSpec {
+            open: tags.open.to_owned(),
+            close: tags.close.to_owned(),
+            starts_inside,
+            // Switched off, a thought the model opens by itself is closed at once.
+            budget_tokens: if off {
+                Some(0)
+            } else {
+                job.reasoning.budget_tokens
+            },
+            close_tokens: self.vocabulary.tokenize(&close, false, true),
+        }
+    }
+
+    /// Markers that end a call in this format; they are not the caller's stop strings.
+    fn add_format_stops(&self, request: &mut Request, tools: &[ToolDefinition]) -> Vec<String> {
+        if tools.is_empty() {
+            return Vec::new();
+        }
+        let markers = self.template.tool_format().stop_markers();
+        let own: Vec<String> = markers
+            .iter()
+            .map(|marker| (*marker).to_owned())
+            .filter(|marker| !request.stop.contains(marker))
+            .collect();
+        request.stop.extend(own.iter().cloned());
+        own
+    }
+
+    fn completion(&self, id: JobId, job: CompletionJob) -> Result<Work, JobFailure> {
+        let (tokens, text) = match &job.prompt {
+            Prompt::Text(text) => (
+                self.vocabulary.tokenize(text, true, true),
+                Some(text.clone()),
+            ),
+            Prompt::Tokens(tokens) => (tokens.clone(), None),
+        };
+        let mut request = self.request(id, tokens, &job.generation, job.constraint.as_ref())?;
+        request.prompt_logprobs = job.echo && request.logprobs.is_some();
+        let echo = job
+            .echo
+            .then(|| text.unwrap_or_else(|| self.text_of(&request.prompt)));
+        let parsers = (0..request.n).map(|_| None).collect();
+        let answer = Answer::new(values(&request.sampling), parsers).with_echo(echo);
+        Ok(Work::Run(Box::new(Prepared { request, answer })))
+    }
+
+    fn embedding(&self, job: EmbeddingJob) -> Result<Work, JobFailure> {
+        if !self.facts.can_embed {
+            return Err(unsupported("This model cannot embed"));
+        }
+        let inputs = job
+            .inputs
+            .into_iter()
+            .map(|input| match input {
+                EmbeddingInput::Text(text) => self.vocabulary.tokenize(&text, true, true),
+                EmbeddingInput::Tokens(tokens) => tokens,
+            })
+            .collect::<Vec<_>>();
+        for (at, tokens) in inputs.iter().enumerate() {
+            if tokens.is_empty() {
+                return Err(invalid("input", format!("Input {at} has no tokens")));
+            }
+            self.check_tokens("input", tokens)?;
+        }
+        Ok(Work::Embed(inputs))
+    }
+
+    fn detokenize(&self, tokens: &[TokenId]) -> Result<Work, JobFailure> {
+        self.check_tokens("tokens", tokens)?;
+        Ok(Work::Done(Event::Text {
+            text: self.text_of(tokens),
+        }))
+    }
+
+    fn check_tokens(&self, field: &str, tokens: &[TokenId]) -> Result<(), JobFailure> {
+        let n_vocab = self.vocabulary.n_tokens();
+        let outside = |token: &&TokenId| usize::try_from(**token).map_or(true, |id| id >= n_vocab);
+        match tokens.iter().find(outside) {
+            Some(token) => {
+                let last = n_vocab.saturating_sub(1);
+                let message =
+                    format!("{field} holds token {token}; this model has ids 0 to {last}");
+                Err(invalid(field, message))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn render(&self, job: &ChatJob) -> Result<Rendered, JobFailure> {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        let input = RenderInput {
+            messages: &job.messages,
+            tools: &job.tools,
+            add_generation_prompt: true,
+            reasoning: &job.reasoning,
+            kwargs: &job.template_kwargs,
+            now_unix_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
+        };
+        self.template.render(&input).map_err(|error| {
+            let kind = FailureKind::TemplateFailed;
+            JobFailure {
+                kind,
+                message: error.to_string(),
+                param: Some("messages".into()),
+            }
+        })
+    }
+
+    fn tokenize_prompt(&self, rendered: &Rendered) -> Vec<TokenId> {
+        self.vocabulary
+            .tokenize(&rendered.prompt, !rendered.starts_with_bos, true)
+    }
+
+    fn request(
+        &self,
+        id: JobId,
+        prompt: Vec<TokenId>,
+        generation: &Generation,
+        constraint: Option<&Wanted>,
+    ) -> Result<Request, JobFailure> {
+        let n = generation.n.max(1);
+        if n > CHOICES_MAX {
+            return Err(invalid(
+                "n",
+                format!("n is {n}, the limit is {CHOICES_MAX}"),
+            ));
+        }
+        if generation.max_tokens == Some(0) {
+            return Err(invalid(
+                "max_tokens",
+                "max_tokens is 0, it must be at least 1".into(),
+            ));
+        }
+        let sampling = self.sampling(&generation.sampling)?;
+        Ok(Request {
+            key: JobKey(id.0),
+            prompt,
+            n,
+            max_tokens: generation.max_tokens,
+            stop: generation.stop.clone(),
+            sampling,
+            constraint: constraint.map(|wanted| self.compile(wanted)).transpose()?,
+            logprobs: generation.logprobs.map(usize::from),
+            prompt_logprobs: false,
+            speculation: generation.speculation,
+            cache_prompt: generation.cache_prompt.unwrap_or(true),
+            ignore_eos: generation.ignore_eos,
+            special_text: false,
+            thought: None,
+        })
+    }
+
+    fn sampling(&self, asked: &SamplingOverrides) -> Result<Params, JobFailure> {
+        let d = &self.defaults;
+        let params = Params {
+            temperature: asked.temperature.unwrap_or(d.temperature),
+            top_k: asked.top_k.unwrap_or(d.top_k),
+            top_p: asked.top_p.unwrap_or(d.top_p),
+            min_p: asked.min_p.unwrap_or(d.min_p),
+            typical_p: asked.typical_p.unwrap_or(d.typical_p),
+            repeat_penalty: asked.repeat_penalty.unwrap_or(d.repeat_penalty),
+            repeat_last_n: asked.repeat_last_n.unwrap_or(d.repeat_last_n),
+            presence_penalty: asked.presence_penalty.unwrap_or(d.presence_penalty),
+            frequency_penalty: asked.frequency_penalty.unwrap_or(d.frequency_penalty),
+            dry_multiplier: asked.dry_multiplier.unwrap_or(d.dry_multiplier),
+            dry_base: asked.dry_base.unwrap_or(d.dry_base),
+            dry_allowed_length: asked.dry_allowed_length.unwrap_or(d.dry_allowed_length),
+            dry_penalty_last_n: asked.dry_penalty_last_n.unwrap_or(d.dry_penalty_last_n),
+            dry_breakers: Arc::default(),
+            seed: asked.seed.unwrap_or_else(fresh_seed),
+            logit_bias: asked.logit_bias.clone(),
+            banned: Vec::new(),
+        };
+        let params = match params.dry_multiplier > 0.0 {
+            true => Params {
+                dry_breakers: self.breakers(asked),
+                ..params
+            },
+            false => params,
+        };
+        match params.validate(self.vocabulary.n_tokens()) {
+            Ok(()) => Ok(params),
+            Err(error) => Err(invalid(error.field, error.to_string())),
+        }
+    }
+
+    /// Tokens that end a repetition, by the strings asked for or the usual ones.
+    fn breakers(&self, asked: &SamplingOverrides) -> Arc<DryBreakers> {
+        const USUAL: [&str; 4] = ["\n", ":", "\"", "*"];
+        let usual = || USUAL.map(str::to_owned).to_vec();
+        let strings = asked.dry_sequence_breakers.clone().unwrap_or_else(usual);
+        let ids = 0..TokenId::try_from(self.vocabulary.n_tokens()).unwrap_or(TokenId::MAX);
+        let pieces: Vec<Vec<u8>> = ids
+            .clone()
+            .map(|token| self.vocabulary.piece(token, false))
+            .collect();
+        let pieces = ids.zip(pieces.iter().map(Vec::as_slice));
+        let tokenize = |bytes: &[u8]| {
+            self.vocabulary
+                .tokenize(&String::from_utf8_lossy(bytes), false, false)
+        };
+        Arc::new(DryBreakers::from_strings(&strings, pieces, tokenize))
+    }
+
+    fn compile(&self, wanted: &Wanted) -> Result<Constraint, JobFailure> {
+        let grammar = match wanted {
+            Wanted::JsonObject => Grammar::JsonObject,
+            Wanted::JsonSchema { schema } => Grammar::JsonSchema(schema.clone()),
+            Wanted::Regex { pattern } => Grammar::Regex(pattern.clone()),
+            Wanted::Lark { grammar } => Grammar::Lark(grammar.clone()),
+            Wanted::Gbnf { grammar } => Grammar::Gbnf(grammar.clone()),
+        };
+        let factory = self.constraints.get_or_init(|| self.factory());
+        let factory = factory.as_ref().map_err(|message| JobFailure {
+            kind: FailureKind::Internal,
+            message: message.clone(),
+            param: None,
+        })?;
+        factory.compile(&grammar).map_err(|error| {
+            let message = error.to_string();
+            let kind = match error {
+                ConstraintError::Unsupported { keyword, .. } => {
+                    let detail = serde_json::Value::Null;
+                    FailureKind::ConstraintUnsupported { keyword, detail }
+                }
+                _ => FailureKind::InvalidRequest,
+            };
+            JobFailure {
+                kind,
+                message,
+                param: Some("response_format".into()),
+            }
+        })
+    }
+
+    fn factory(&self) -> Result<ConstraintFactory, String> {
+        let ids = 0..TokenId::try_from(self.vocabulary.n_tokens()).unwrap_or(TokenId::MAX);
+        let tokens = ids
+            .clone()
+            .map(|token| sampling::TokenBytes {
+                bytes: self.vocabulary.piece(token, true),
+                is_special: self.vocabulary.is_control(token),
+            })
+            .collect();
+        let ends: Vec<TokenId> = ids
+            .filter(|token| self.vocabulary.is_end_of_generation(*token))
+            .collect();
+        let vocabulary = sampling::Vocabulary::new(tokens, &ends)
+            .map_err(|error| format!("This vocabulary cannot be constrained: {error}"))?;
+        Ok(ConstraintFactory::new(Arc::new(vocabulary)))
+    }
+
+    fn piece(&self, token: TokenId) -> String {
+        String::from_utf8_lossy(&self.vocabulary.piece(token, true)).into_owned()
+    }
+
+    fn text_of(&self, tokens: &[TokenId]) -> String {
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|token| self.vocabulary.piece(*token, true))
+            .collect();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// The model's template if it works, the fallback otherwise, and what to tell about it.
+fn usable_template(source: Option<&str>, tokens: TemplateTokens) -> (Template, Option<String>) {
+    let fallback = |tokens, why: String| {
+        // The fallback is a constant that the crate's own tests compile.
+        match Template::fallback(tokens) {
+            Ok(template) => (template, Some(format!("{why}; ChatML is used instead"))),
+            Err(error) => unreachable_template(&error),
+        }
+    };
+    match source {
+        None => fallback(tokens, "The model has no chat template".into()),
+        Some(source) => match Template::compile(source, tokens.clone()) {
+            Ok(template) => (template, None),
+            Err(error) => fallback(
+                tokens,
+                format!("The model's own template is unusable: {error}"),
+            ),
+        },
+    }
+}
+
+fn invalid(field: &str, message: String) -> JobFailure {
+    JobFailure {
+        kind: FailureKind::InvalidRequest,
+        message,
+        param: Some(field.to_owned()),
+    }
+}
+
+fn defaults(facts: &ModelFacts) -> Params {
+    let s = &facts.sampling;
+    Params {
+        temperature: s.temperature,
+        top_k: s.top_k,
+        top_p: s.top_p,
+        min_p: s.min_p,
+        typical_p: s.typical_p,
+        repeat_penalty: s.repeat_penalty,
+        repeat_last_n: s.repeat_last_n,
+        presence_penalty: s.presence_penalty,
+        frequency_penalty: s.frequency_penalty,
+        dry_multiplier: s.dry_multiplier,
+        dry_base: s.dry_base,
+        dry_allowed_length: s.dry_allowed_length,
+        dry_penalty_last_n: s.dry_penalty_last_n,
+        ..Params::default()
+    }
+}
+
+/// A seed nobody asked for. It is reported, so that the answer can be had again;
+/// 53 bits, so that it survives JSON numbers.
+fn fresh_seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(SystemTime::now()) >> 11
+}
