@@ -29,7 +29,8 @@ fn arg(setting: &Setting) -> Arg {
         Kind::Address => "ADDRESS",
         Kind::Path => "PATH",
         Kind::Secret => "KEY",
-        Kind::List => "MODEL",
+        Kind::Arguments => "MODEL",
+        Kind::List => "LIST",
         Kind::Count { .. } => "N",
         Kind::Bytes { .. } => "BYTES",
         Kind::Switch => "BOOL",
@@ -37,7 +38,11 @@ fn arg(setting: &Setting) -> Arg {
     };
     let arg = arg.value_name(value_name);
     match setting.kind {
-        Kind::List => arg.action(ArgAction::Append).num_args(0..),
+        Kind::Arguments => arg.action(ArgAction::Append).num_args(0..),
+        Kind::List => arg
+            .long(setting.flag())
+            .action(ArgAction::Append)
+            .value_delimiter(','),
         Kind::Switch => arg
             .long(setting.flag())
             .num_args(0..=1)

@@ -169,7 +169,9 @@ impl RawConfig {
                 continue;
             };
             let texts = match setting.kind {
-                Kind::List => value.split(',').map(|part| part.trim().into()).collect(),
+                Kind::List | Kind::Arguments => {
+                    value.split(',').map(|part| part.trim().into()).collect()
+                }
                 _ => vec![value],
             };
             let source = Source::Env(name);
@@ -203,7 +205,7 @@ impl RawConfig {
                 continue;
             };
             let texts = match (setting.kind, value.get_ref()) {
-                (Kind::List, DeValue::Array(items)) => {
+                (Kind::List | Kind::Arguments, DeValue::Array(items)) => {
                     items.iter().map(|item| scalar(item.get_ref())).collect()
                 }
                 (_, value) => scalar(value).map(|text| vec![text]),

@@ -40,7 +40,7 @@ pub fn reference_markdown() -> String {
 
 fn entry(page: &mut String, setting: &Setting) {
     let flag = match setting.kind {
-        Kind::List => "`MODEL...` (arguments)".to_owned(),
+        Kind::Arguments => "`MODEL...` (arguments)".to_owned(),
         Kind::Switch => format!("`--{0}`, `--{0}=false`", setting.flag()),
         _ => format!("`--{}`", setting.flag()),
     };

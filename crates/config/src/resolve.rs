@@ -19,6 +19,10 @@ pub struct Config {
     pub body_bytes_max: Bytes,
     /// `None` sends no keep-alive lines.
     pub keep_alive: Option<Duration>,
+    pub connections_max: u32,
+    pub requests_max: u32,
+    pub cors_origins: Vec<String>,
+    pub hosts: Vec<String>,
     /// Models to load at the start.
     pub load: Vec<String>,
     pub models_dir: Option<PathBuf>,
@@ -167,6 +171,10 @@ impl Reader<'_> {
             api_key_file: self.text("api_key_file").map(PathBuf::from),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
             keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
+            connections_max: self.count("connections_max").unwrap_or(0),
+            requests_max: self.count("requests_max").unwrap_or(0),
+            cors_origins: self.list("cors_origins"),
+            hosts: self.list("hosts"),
             load: self.list("load"),
             models_dir: self.text("models_dir").map(PathBuf::from),
             chat_template_file: self.text("chat_template_file").map(PathBuf::from),

@@ -37,8 +37,10 @@ pub enum Kind {
     Path,
     /// Text that is never shown.
     Secret,
-    /// In TOML an array, in the environment separated by commas, as arguments one by one.
+    /// In TOML an array, elsewhere separated by commas.
     List,
+    /// As `List`, on the command line given as arguments instead of a flag.
+    Arguments,
     /// A whole number within the bounds, both included.
     Count {
         min: u64,
@@ -55,7 +57,7 @@ pub enum Kind {
 }
 
 impl Setting {
-    /// The flag without its dashes. [`Kind::List`] has none: its values are arguments.
+    /// The flag without its dashes. [`Kind::Arguments`] has none.
     #[must_use]
     pub fn flag(&self) -> String {
         self.name.replace('_', "-")
@@ -71,7 +73,7 @@ impl Setting {
     #[must_use]
     pub fn flag_in_words(&self) -> String {
         match self.kind {
-            Kind::List => "arguments".into(),
+            Kind::Arguments => "arguments".into(),
             _ => format!("--{}", self.flag()),
         }
     }
@@ -106,7 +108,7 @@ impl Kind {
             Self::Address => "an IP address with a port, such as 127.0.0.1:11460".into(),
             Self::Path => "a path".into(),
             Self::Secret => "a text that is not empty".into(),
-            Self::List => "a list of texts that are not empty".into(),
+            Self::List | Self::Arguments => "a list of texts that are not empty".into(),
             Self::Count { min, max } => format!("a whole number from {min} to {max}"),
             Self::Bytes { min, max } => format!(
                 "a number of bytes from {} to {}, such as 16MiB",
@@ -192,11 +194,47 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "connections_max",
+        doc: "Open connections; more wait to be accepted.",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 16,
+        },
+        default: Some("1024"),
+        ..BASE
+    },
+    Setting {
+        name: "requests_max",
+        doc: "Requests in progress over all models. One more is refused with status 429.",
+        kind: Kind::Count {
+            min: 1,
+            max: 1 << 16,
+        },
+        default: Some("256"),
+        ..BASE
+    },
+    Setting {
+        name: "cors_origins",
+        doc: "Origins of web pages that may call the server besides those of this machine, \
+              such as `https://app.example`; `*` allows all.",
+        kind: Kind::List,
+        unset: "pages of this machine",
+        ..BASE
+    },
+    Setting {
+        name: "hosts",
+        doc: "Host names the server answers to besides names of this machine and IP addresses; \
+              `*` allows all.",
+        kind: Kind::List,
+        unset: "names of this machine and IP addresses",
+        ..BASE
+    },
+    Setting {
         name: "load",
         group: Group::Models,
         doc: "Models to load at the start: names as `sextant ls` shows them, or paths of GGUF \
               files.",
-        kind: Kind::List,
+        kind: Kind::Arguments,
         unset: "the only model on this machine, if there is just one",
         ..BASE
     },

@@ -33,7 +33,7 @@ fn sample(setting: &Setting) -> String {
         Kind::Address => "0.0.0.0:1".into(),
         Kind::Path => "/some/where".into(),
         Kind::Secret => "hunter2".into(),
-        Kind::List => "tiny".into(),
+        Kind::List | Kind::Arguments => "tiny".into(),
         Kind::Count { max, .. } => max.to_string(),
         Kind::Bytes { .. } => "1MiB".into(),
         Kind::Switch => "true".into(),
@@ -50,11 +50,11 @@ fn every_setting_reaches_the_config_from_every_source() {
     for setting in SETTINGS {
         let value = sample(setting);
         let flag = match setting.kind {
-            Kind::List => value.clone(),
+            Kind::Arguments => value.clone(),
             _ => format!("--{}={value}", setting.flag()),
         };
         let toml = match setting.kind {
-            Kind::List => format!("{} = [\"{value}\"]", setting.name),
+            Kind::List | Kind::Arguments => format!("{} = [\"{value}\"]", setting.name),
             Kind::Count { .. } | Kind::Switch => format!("{} = {value}", setting.name),
             _ => format!("{} = \"{value}\"", setting.name),
         };
@@ -199,6 +199,20 @@ fn switches_do_not_eat_the_model() {
     let config = config.resolve().unwrap();
     assert_eq!((config.mmap, config.swa_full), (Some(true), Some(false)));
     assert_eq!(config.load, ["a", "b"]);
+}
+
+#[test]
+fn lists_are_split_at_commas() {
+    let want = ["a", "b", "c"];
+    let flags = from_flags(&["--hosts=a,b", "--hosts=c"]).resolve().unwrap();
+    let env = from_env(&[("SEXTANT_HOSTS", "a, b,c")]).resolve().unwrap();
+    let file = from_file("hosts = [\"a\", \"b\", \"c\"]")
+        .resolve()
+        .unwrap();
+    for config in [flags, env, file] {
+        assert_eq!(config.hosts, want);
+    }
+    assert!(from_env(&[("SEXTANT_HOSTS", "a,,b")]).resolve().is_err());
 }
 
 #[test]
