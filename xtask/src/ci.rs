@@ -1,6 +1,6 @@
 //! The whole of CI: the same steps on a laptop and on a server.
 
-use crate::shell::{self, cargo};
+use crate::shell::{self, cargo, root};
 use crate::{codegen, fuzz, sdk, tidy, tools};
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
@@ -71,7 +71,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 pub(crate) fn fmt() -> Result<()> {
-    shell::run(&mut cargo(&["fmt", "--all", "--check"]))
+    shell::run(&mut cargo(&["fmt", "--all", "--check"]))?;
+    // The fuzz targets are a package of their own.
+    let mut fuzz = cargo(&["fmt", "--check", "--manifest-path"]);
+    shell::run(fuzz.arg(root().join("fuzz/Cargo.toml")))
 }
 
 /// Release, so that lints and tests share one compiled llama.cpp.

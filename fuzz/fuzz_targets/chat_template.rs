@@ -1,0 +1,69 @@
+//! Chat templates, which come inside model files, compiled and rendered over
+//! conversations with and without tools. Input: the template, a zero byte, what
+//! the user says.
+
+#![no_main]
+
+use chat::{RenderInput, Template, TemplateTokens};
+use libfuzzer_sys::fuzz_target;
+use proto::{Message, Reasoning, Role, ToolCall, ToolDefinition};
+use serde_json::{Map, json};
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let (source, said) = text.split_once('\0').unwrap_or((text, "hello"));
+    let tokens = TemplateTokens {
+        bos: "<s>".into(),
+        eos: "</s>".into(),
+    };
+    let Ok(template) = Template::compile(source, tokens) else {
+        return;
+    };
+    let tools = [ToolDefinition {
+        name: "weather".into(),
+        parameters: Some(json!({"type": "object", "properties": {"city": {"type": "string"}}})),
+        ..Default::default()
+    }];
+    for tools in [&tools[..], &[]] {
+        let _ = template.render(&RenderInput {
+            messages: &conversation(said),
+            tools,
+            add_generation_prompt: true,
+            reasoning: &Reasoning {
+                enabled: Some(tools.is_empty()),
+                ..Default::default()
+            },
+            kwargs: &Map::new(),
+            now_unix_s: 1_700_000_000,
+        });
+    }
+});
+
+fn conversation(said: &str) -> Vec<Message> {
+    let message = |role, content: &str| Message {
+        role,
+        content: Some(content.to_owned()),
+        ..Default::default()
+    };
+    let call = ToolCall {
+        id: "call_1".into(),
+        name: "weather".into(),
+        arguments: r#"{"city": "Oslo"}"#.into(),
+    };
+    vec![
+        message(Role::System, "Be brief."),
+        message(Role::User, said),
+        Message {
+            role: Role::Assistant,
+            tool_calls: vec![call],
+            ..Default::default()
+        },
+        Message {
+            tool_call_id: Some("call_1".into()),
+            ..message(Role::Tool, "rain")
+        },
+        message(Role::User, said),
+    ]
+}
