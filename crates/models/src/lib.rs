@@ -9,6 +9,7 @@
 
 pub mod diagnose;
 pub mod gguf;
+pub mod pull;
 pub mod quant;
 pub mod source;
 pub mod stores;
@@ -16,5 +17,6 @@ pub mod stores;
 pub use diagnose::{ArtifactFault, Facts, Kind, diagnose};
 pub use gguf::{Gguf, GgufError};
 
+pub use pull::{Progress, PullError, Pulled, Puller};
 pub use source::Source;
 pub use stores::{Environment, Found, Resolved, Store, list, resolve};

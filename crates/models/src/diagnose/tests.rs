@@ -210,6 +210,17 @@ fn every_fault_is_typed_and_ends_in_its_fix() {
 }
 
 #[test]
+fn a_vocabulary_without_padding_is_not_cut_off() {
+    let header = Writer::new()
+        .str("general.architecture", "llama")
+        .str("tokenizer.ggml.model", "gpt2")
+        .header();
+    assert!(!header.len().is_multiple_of(32));
+    let fault = fault_of(&header);
+    assert!(matches!(fault, ArtifactFault::NoWeights { .. }), "{fault}");
+}
+
+#[test]
 fn missing_files_and_folders_say_so() {
     let folder = tempfile::tempdir().unwrap();
     let missing = folder.path().join("none.gguf");

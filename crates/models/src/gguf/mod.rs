@@ -189,7 +189,7 @@ impl Gguf {
             metadata: header.metadata,
             tensors: header.tensors,
             data_offset: 0,
-            data_end: 0,
+            data_end: header.header_bytes,
         };
         let alignment = gguf.alignment()?;
         // The header lies inside the file and the alignment is small: no overflow.
@@ -215,7 +215,8 @@ impl Gguf {
 
     /// The end of the last tensor, counted from the start of the file.
     fn check_tensors(&self, alignment: u64) -> Result<u64, GgufError> {
-        let mut end = self.data_offset;
+        // Without tensors there is no padding to wait for either.
+        let mut end = self.data_end;
         for tensor in &self.tensors {
             let bad = |expected| GgufError::Value {
                 field: format!("offset of tensor `{}`", tensor.name),

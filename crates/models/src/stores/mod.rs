@@ -14,7 +14,7 @@
 mod environment;
 mod hugging_face;
 mod lm_studio;
-mod ollama;
+pub(crate) mod ollama;
 mod own;
 mod resolve;
 mod scan;
@@ -29,6 +29,7 @@ use crate::diagnose::{ArtifactFault, diagnose};
 use crate::quant;
 
 pub use environment::{Environment, Platform};
+pub(crate) use own::with_suffix;
 pub use own::{Manifest, RemoveError, Removed, remove};
 pub use resolve::{ResolveError, Resolved, resolve};
 

@@ -1,0 +1,90 @@
+//! An Ollama registry: the manifest's layers, each a blob named by its digest.
+
+use reqwest::header::ACCEPT;
+
+use super::download::Remote;
+use super::http::Request;
+use super::{Context, PullError, retry};
+use crate::source::shown;
+use crate::stores::ollama::{OllamaManifest, media};
+
+const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// The model, then its template, parameters, system prompt and projector.
+pub(super) async fn plan(
+    context: &Context<'_>,
+    name: &str,
+    tag: &str,
+) -> Result<Vec<Remote>, PullError> {
+    let registry = &context.puller.options.ollama;
+    let path = match name.contains('/') {
+        true => name.to_owned(),
+        false => format!("library/{name}"),
+    };
+    let join = |rest: String| {
+        registry
+            .join(&format!("v2/{path}/{rest}"))
+            .map_err(|error| PullError::Protocol {
+                url: shown(registry),
+                problem: format!("`{path}` makes no address ({error})"),
+            })
+    };
+    let request = Request::new(join(format!("manifests/{tag}"))?).header(ACCEPT, MANIFEST_TYPE);
+    let document = retry::document(context, &request).await?;
+    let manifest: OllamaManifest =
+        serde_json::from_slice(&document.bytes).map_err(|error| PullError::Protocol {
+            url: shown(&request.url),
+            problem: format!("no manifest ({error})"),
+        })?;
+    let folder = context.store().join("ollama").join(&path);
+    let mut remotes = Vec::new();
+    let kinds = [
+        (media::MODEL, ".gguf"),
+        (media::TEMPLATE, ".template"),
+        (media::PARAMS, ".params.json"),
+        (media::SYSTEM, ".system"),
+        (media::PROJECTOR, ".mmproj.gguf"),
+    ];
+    for (kind, suffix) in kinds {
+        // A model split into several layers would need gluing that no engine asks for.
+        let Some(layer) = manifest
+            .layers
+            .iter()
+            .find(|layer| layer.media_type == kind)
+        else {
+            continue;
+        };
+        let Some(sha256) = layer.sha256() else {
+            return Err(PullError::Protocol {
+                url: shown(&request.url),
+                problem: format!("the digest `{}` is no SHA-256", layer.digest),
+            });
+        };
+        remotes.push(Remote {
+            file: format!("{name}:{tag}{suffix}"),
+            request: Request::new(join(format!("blobs/sha256:{sha256}"))?),
+            dest: folder.join(format!("{tag}{suffix}")),
+            bytes: (layer.size > 0).then_some(layer.size),
+            sha256: Some(sha256.to_owned()),
+            denied_fix: None,
+        });
+    }
+    if !manifest
+        .layers
+        .iter()
+        .any(|layer| layer.media_type == media::MODEL)
+    {
+        let mut available: Vec<String> = manifest
+            .layers
+            .into_iter()
+            .map(|layer| layer.media_type)
+            .collect();
+        available.dedup();
+        return Err(PullError::NothingToPull {
+            source_name: context.source.clone(),
+            wanted: "GGUF layer".to_owned(),
+            available,
+        });
+    }
+    Ok(remotes)
+}
