@@ -10,6 +10,15 @@ use crate::stores::ollama::{OllamaManifest, media};
 
 const MANIFEST_TYPE: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
+/// The layers we keep, and what their files end in. The model comes first.
+const FILES: [(&str, &str); 5] = [
+    (media::MODEL, ".gguf"),
+    (media::TEMPLATE, ".template"),
+    (media::PARAMS, ".params.json"),
+    (media::SYSTEM, ".system"),
+    (media::PROJECTOR, ".mmproj.gguf"),
+];
+
 /// The model, then its template, parameters, system prompt and projector.
 pub(super) async fn plan(
     context: &Context<'_>,
@@ -36,16 +45,20 @@ pub(super) async fn plan(
             url: shown(&request.url),
             problem: format!("no manifest ({error})"),
         })?;
+    if !manifest.has(media::MODEL) {
+        return Err(PullError::NothingToPull {
+            source_name: context.source.clone(),
+            wanted: "GGUF layer".to_owned(),
+            available: manifest
+                .layers
+                .into_iter()
+                .map(|layer| layer.media_type)
+                .collect(),
+        });
+    }
     let folder = context.store().join("ollama").join(&path);
     let mut remotes = Vec::new();
-    let kinds = [
-        (media::MODEL, ".gguf"),
-        (media::TEMPLATE, ".template"),
-        (media::PARAMS, ".params.json"),
-        (media::SYSTEM, ".system"),
-        (media::PROJECTOR, ".mmproj.gguf"),
-    ];
-    for (kind, suffix) in kinds {
+    for (kind, suffix) in FILES {
         // A model split into several layers would need gluing that no engine asks for.
         let Some(layer) = manifest
             .layers
@@ -67,23 +80,6 @@ pub(super) async fn plan(
             bytes: (layer.size > 0).then_some(layer.size),
             sha256: Some(sha256.to_owned()),
             denied_fix: None,
-        });
-    }
-    if !manifest
-        .layers
-        .iter()
-        .any(|layer| layer.media_type == media::MODEL)
-    {
-        let mut available: Vec<String> = manifest
-            .layers
-            .into_iter()
-            .map(|layer| layer.media_type)
-            .collect();
-        available.dedup();
-        return Err(PullError::NothingToPull {
-            source_name: context.source.clone(),
-            wanted: "GGUF layer".to_owned(),
-            available,
         });
     }
     Ok(remotes)

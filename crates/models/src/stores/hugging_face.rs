@@ -20,11 +20,11 @@ pub(super) fn candidates(environment: &Environment) -> Vec<Candidate> {
         };
         for snapshot in snapshots(&folder) {
             for path in scan::model_files(&snapshot, DEPTH_MAX) {
-                candidates.push(Candidate::new(
-                    Store::HuggingFace,
-                    id(&repo, &snapshot, &path),
-                    path,
-                ));
+                let id = id(&repo, &snapshot, &path);
+                let long_id = format!("{repo}:{}", scan::stem(&path));
+                let mut candidate = Candidate::new(Store::HuggingFace, id, path);
+                candidate.long_id = long_id;
+                candidates.push(candidate);
             }
         }
     }

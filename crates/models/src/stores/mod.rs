@@ -82,7 +82,8 @@ impl fmt::Display for Store {
 /// One model on this machine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
-    /// Unique within its store; see the table above.
+    /// Unique within its store; see the table above. Where two models would
+    /// share an id, both get a longer one.
     pub id: String,
     pub store: Store,
     /// The file to give to an engine: the first shard of a split model.
@@ -103,7 +104,8 @@ pub struct Found {
     pub ollama: Option<OllamaLayers>,
     /// The same file under other names or in other stores.
     pub also: Vec<(Store, PathBuf)>,
-    /// Why it cannot be used.
+    /// Why it cannot be used. A model with a fault is listed and resolved like
+    /// any other: look here before loading it.
     pub fault: Option<ArtifactFault>,
 }
 
@@ -123,6 +125,8 @@ pub struct OllamaLayers {
 /// A model file before its header is read.
 struct Candidate {
     id: String,
+    /// Takes the place of `id` where two models of the store would share it.
+    long_id: String,
     store: Store,
     path: PathBuf,
     source: Option<String>,
@@ -133,6 +137,7 @@ impl Candidate {
     fn new(store: Store, id: String, path: PathBuf) -> Self {
         Self {
             id,
+            long_id: path.display().to_string(),
             store,
             path,
             source: None,
@@ -152,6 +157,8 @@ pub fn list(environment: &Environment) -> Vec<Found> {
     candidates.extend(lm_studio::candidates(environment));
     candidates.extend(llama_cpp_candidates(environment));
     let mut found = merge(candidates);
+    make_unique(&mut found);
+    let mut found: Vec<Found> = found.into_iter().map(|(model, _)| model).collect();
     found.sort_by(|a, b| (a.store, &a.id, &a.path).cmp(&(b.store, &b.id, &b.path)));
     found
 }
@@ -173,24 +180,47 @@ fn identity(path: &Path) -> Identity {
     Identity::Path(std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()))
 }
 
-fn merge(candidates: Vec<Candidate>) -> Vec<Found> {
-    let mut found: Vec<Found> = Vec::new();
+/// Each model with the longer id it may need.
+fn merge(candidates: Vec<Candidate>) -> Vec<(Found, String)> {
+    let mut found: Vec<(Found, String)> = Vec::new();
     let mut places: HashMap<Identity, usize> = HashMap::new();
     for candidate in candidates {
         let identity = identity(&candidate.path);
         let known = places
             .get(&identity)
             .and_then(|place| found.get_mut(*place));
-        if let Some(known) = known {
+        if let Some((known, _)) = known {
             known.also.push((candidate.store, candidate.path));
             continue;
         }
+        let long_id = candidate.long_id.clone();
         if let Some(model) = inspect(candidate) {
             places.insert(identity, found.len());
-            found.push(model);
+            found.push((model, long_id));
         }
     }
     found
+}
+
+/// Two models of one store never share an id: those that would get the longer
+/// id, and if even that is shared, their path.
+fn make_unique(found: &mut [(Found, String)]) {
+    for round in 0..2 {
+        let mut counts: HashMap<(Store, String), usize> = HashMap::new();
+        for (model, _) in found.iter() {
+            *counts
+                .entry((model.store, model.id.to_lowercase()))
+                .or_default() += 1;
+        }
+        for (model, long_id) in found.iter_mut() {
+            if counts.get(&(model.store, model.id.to_lowercase())) > Some(&1) {
+                model.id = match round {
+                    0 => long_id.clone(),
+                    _ => model.path.display().to_string(),
+                };
+            }
+        }
+    }
 }
 
 /// Reads the header; `None` for files that are sound but no models.

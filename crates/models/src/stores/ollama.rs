@@ -27,6 +27,14 @@ pub(crate) struct OllamaManifest {
     pub(crate) layers: Vec<Layer>,
 }
 
+impl OllamaManifest {
+    pub(crate) fn has(&self, media_type: &str) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| layer.media_type == media_type)
+    }
+}
+
 /// One layer of a manifest.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Layer {

@@ -67,7 +67,11 @@ pub(super) fn candidates(environment: &Environment) -> Vec<Candidate> {
                 Ok(inside) => ollama_id(inside),
                 Err(_) => scan::stem(&path),
             };
+            let inside = path.strip_prefix(&root).unwrap_or(&path);
+            let folder = inside.parent().unwrap_or(inside).to_string_lossy();
+            let long_id = format!("{}/{}", folder.replace('\\', "/"), scan::stem(&path));
             let mut candidate = Candidate::new(Store::Own, id, path);
+            candidate.long_id = long_id;
             candidate.source = source;
             candidate
         })

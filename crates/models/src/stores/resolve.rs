@@ -125,10 +125,13 @@ fn by_source<'a>(found: &'a [Found], source: &Source) -> Option<&'a Found> {
             .filter(|model| model.store == Store::HuggingFace)
             .filter(|model| {
                 let (in_repo, in_quant) = model.id.split_once(':').unwrap_or((&model.id, ""));
-                in_repo.eq_ignore_ascii_case(repo)
-                    && quant
-                        .as_ref()
-                        .is_none_or(|quant| in_quant.eq_ignore_ascii_case(quant))
+                let is_wanted = |quant: &String| {
+                    in_quant.eq_ignore_ascii_case(quant)
+                        || super::file_name(&model.path)
+                            .and_then(crate::quant::of_file_name)
+                            .is_some_and(|found| found.eq_ignore_ascii_case(quant))
+                };
+                in_repo.eq_ignore_ascii_case(repo) && quant.as_ref().is_none_or(is_wanted)
             })
             .min_by_key(|model| crate::quant::rank(model.quant.as_deref())),
         Source::Ollama { name, tag } => {

@@ -15,7 +15,6 @@ fn model() -> Vec<u8> {
     Writer::tiny_model().bytes()
 }
 
-/// A model that differs from the others, so that nothing merges by chance.
 fn ids(found: &[Found]) -> Vec<(Store, &str)> {
     found.iter().map(|m| (m.store, m.id.as_str())).collect()
 }
@@ -189,6 +188,28 @@ fn one_file_under_two_names_is_one_model() {
     let found = list(&home.environment);
     assert_eq!(ids(&found), [(Store::Own, "m")]);
     assert_eq!(found[0].also[0].0, Store::HuggingFace);
+}
+
+#[test]
+fn models_that_would_share_an_id_get_longer_ones() {
+    let home = home(Platform::Linux);
+    let own = home.path("home/.local/share/sextant/models");
+    write(own.join("hf/ann/a/m-Q8_0.gguf"), model());
+    write(own.join("hf/bob/b/m-Q8_0.gguf"), model());
+    let hub = home.path("home/.cache/huggingface/hub/models--o--r/snapshots/s");
+    write(hub.join("small-Q4_0.gguf"), model());
+    write(hub.join("large-Q4_0.gguf"), model());
+    assert_eq!(
+        ids(&list(&home.environment)),
+        [
+            (Store::Own, "hf/ann/a/m-Q8_0"),
+            (Store::Own, "hf/bob/b/m-Q8_0"),
+            (Store::HuggingFace, "o/r:large-Q4_0"),
+            (Store::HuggingFace, "o/r:small-Q4_0"),
+        ]
+    );
+    let resolved = resolve(&home.environment, "hf:o/r:q4_0").unwrap();
+    assert!(matches!(resolved, Resolved::Present(_)));
 }
 
 #[test]
