@@ -155,23 +155,34 @@ impl Sampler {
         let params = &self.params;
         let candidates = &mut self.candidates;
         let k = params.top_k as usize;
-        let mut sorted = k > 0 && k < row.len();
+        let sorted = k > 0 && k < row.len();
+        let typical = params.typical_p < 1.0;
+        let mut max = math::max(row).min(f32::MAX);
+        let mut total = None;
         if sorted {
             select::top_k(row, k, candidates);
-        } else if params.typical_p >= 1.0 && params.top_p >= 1.0 && params.min_p > 0.0 {
-            // Only min-p is on, so its floor is known before anything is gathered.
-            let floor = math::max(row).min(f32::MAX) + params.min_p.ln();
-            select::at_least(row, floor, candidates);
-            return;
+        } else if typical || max == f32::NEG_INFINITY {
+            select::at_least(row, f32::NEG_INFINITY, candidates);
+        } else if params.top_p < 1.0 {
+            // Tokens this unlikely cannot hold the tail's share even together, so the
+            // nucleus is complete without them.
+            let weight = math::sum_exp(row, max);
+            let tail = f64::from(1.0 - params.top_p) * weight / row.len() as f64 / 2.0;
+            select::at_least(row, max + tail.ln() as f32, candidates);
+            total = Some(weight);
+        } else if params.min_p > 0.0 {
+            select::at_least(row, max + params.min_p.ln(), candidates);
         } else {
             select::at_least(row, f32::NEG_INFINITY, candidates);
         }
-        if params.typical_p < 1.0 {
+        if typical {
             keep_typical(candidates, &mut self.surprises, params.typical_p);
-            sorted = false;
+            max = select::max_logit(candidates);
         }
         if params.top_p < 1.0 {
-            keep_nucleus(candidates, params.top_p, sorted);
+            let total = total.unwrap_or_else(|| select::total_weight(candidates, max));
+            let needed = f64::from(params.top_p) * total;
+            keep_nucleus(candidates, needed, max, sorted && !typical);
         }
         if params.min_p > 0.0 {
             let floor = select::max_logit(candidates) + params.min_p.ln();
@@ -214,16 +225,15 @@ fn at(row: &mut [f32], token: TokenId) -> Option<&mut f32> {
     usize::try_from(token).ok().and_then(|i| row.get_mut(i))
 }
 
-/// Keeps the fewest likeliest candidates that hold `p` of the probability, best first.
-fn keep_nucleus(candidates: &mut Vec<Candidate>, p: f32, sorted: bool) {
-    let max = select::max_logit(candidates);
-    let needed = f64::from(p) * select::total_weight(candidates, max);
+/// Keeps the fewest likeliest candidates whose weights e^(logit - max) reach `needed`,
+/// best first.
+fn keep_nucleus(candidates: &mut Vec<Candidate>, needed: f64, max: f32, is_sorted: bool) {
     let mut held = 0.0;
     let mut enough = |c: &Candidate| {
         held += f64::from(math::exp(c.logit - max));
         held >= needed
     };
-    if !sorted {
+    if !is_sorted {
         select::take_sorted_until(candidates, select::by_rank, enough);
     } else if let Some(last) = candidates.iter().position(&mut enough) {
         candidates.truncate(last + 1);
