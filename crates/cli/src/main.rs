@@ -1,1 +1,60 @@
-fn main() {}
+//! `sextant`: the one binary. Arguments to configuration to wiring.
+//!
+//! Standard output is data, standard error is talk; both and the exit code are
+//! touched only in this crate. Each command is a module with a `run` that returns
+//! [`outcome::Outcome`].
+
+mod args;
+mod configuration;
+mod http;
+mod list;
+mod load;
+mod logging;
+mod models_here;
+mod outcome;
+mod output;
+mod progress;
+mod pull;
+mod remote;
+mod run;
+mod serve;
+mod show;
+mod worker_process;
+
+use std::process::ExitCode;
+
+use crate::outcome::Outcome;
+
+fn main() -> ExitCode {
+    let matches = match args::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() {
+                outcome::Code::Usage.into()
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    outcome::finish(dispatch(&matches))
+}
+
+fn dispatch(matches: &clap::ArgMatches) -> Outcome {
+    match matches.subcommand() {
+        Some(("serve", matches)) => serve::run(matches),
+        Some(("run", matches)) => run::run(matches),
+        Some(("pull", matches)) => pull::run(matches),
+        Some(("ls", matches)) => list::ls(matches),
+        Some(("rm", matches)) => list::rm(matches),
+        Some(("show", matches)) => show::run(matches),
+        Some(("ps", matches)) => remote::ps(matches),
+        Some(("load", matches)) => remote::load(matches),
+        Some(("unload", matches)) => remote::unload(matches),
+        Some(("config", matches)) => configuration::run(matches),
+        Some(("completions", matches)) => args::completions(matches),
+        Some(("worker", matches)) => worker_process::run(matches),
+        // The parser asks for a subcommand and knows no other.
+        _ => Ok(()),
+    }
+}

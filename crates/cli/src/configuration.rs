@@ -1,0 +1,70 @@
+//! `sextant config`, and reading the configuration for all other commands.
+
+use clap::ArgMatches;
+use config::{Config, Effective, LogLevel, RawConfig, Source};
+use serde_json::json;
+
+use crate::outcome::{Code, Outcome, WithCode};
+use crate::output;
+
+/// The configuration of a command: its flags, the environment and the file.
+pub(crate) fn read(matches: &ArgMatches) -> Outcome<Config> {
+    Ok(read_both(matches)?.1)
+}
+
+/// The configuration of a command for one person: unless told otherwise it logs
+/// only what needs attention.
+pub(crate) fn read_quiet(matches: &ArgMatches) -> Outcome<Config> {
+    let (raw, mut config) = read_both(matches)?;
+    let is_default =
+        |one: &Effective| one.setting.name == "log_level" && one.source == Source::Default;
+    if raw.effective().iter().any(is_default) {
+        config.log_level = LogLevel::Warn;
+    }
+    Ok(config)
+}
+
+fn read_both(matches: &ArgMatches) -> Outcome<(RawConfig, Config)> {
+    let raw = RawConfig::from_process(matches).code(Code::Usage)?;
+    warn_unknown(&raw);
+    let config = raw.resolve().code(Code::Usage)?;
+    Ok((raw, config))
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    // Values that cannot be used are not in force, so they are an error here too.
+    let (raw, _) = read_both(matches)?;
+    let effective = raw.effective();
+    if output::wants_json(matches) {
+        let values = effective.iter().map(|one| {
+            json!({
+                "name": one.setting.name,
+                "value": one.value,
+                "source": one.source.to_string(),
+            })
+        });
+        output::json(&values.collect())?;
+        return Ok(());
+    }
+    let rows: Vec<_> = effective
+        .iter()
+        .map(|one| {
+            let unset = || format!("({})", one.setting.unset);
+            vec![
+                one.setting.name.to_owned(),
+                one.value.clone().unwrap_or_else(unset),
+                one.source.to_string(),
+            ]
+        })
+        .collect();
+    output::table(&["SETTING", "VALUE", "SOURCE"], &rows)?;
+    Ok(())
+}
+
+fn warn_unknown(raw: &RawConfig) {
+    for name in &raw.unknown_env {
+        output::say(&format!(
+            "warning: {name} is set, but there is no such setting; `sextant config` lists them"
+        ));
+    }
+}

@@ -1,0 +1,107 @@
+//! From configuration and model to what a worker is told, and loading it.
+
+use std::sync::Arc;
+
+use config::{CacheType, Config, FlashAttention, SpeculationMode};
+use models::Found;
+use proto::{LoadSpec, ModelFacts};
+use supervisor::{Fleet, FleetConfig, ProcessLauncher};
+
+use crate::models_here::{absolute, served_name};
+use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::progress::follow_load;
+
+pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
+    Ok(LoadSpec {
+        name: served_name(found),
+        path: absolute(&found.path),
+        context: config.context,
+        slots: config.slots,
+        queue_max: config.queue_max,
+        batch: config.batch,
+        ubatch: config.ubatch,
+        threads: config.threads,
+        threads_batch: config.threads_batch,
+        kv_type_k: config.kv_type_k.map(cache_type),
+        kv_type_v: config.kv_type_v.map(cache_type),
+        flash_attention: config.flash_attention.map(flash_attention),
+        gpu_layers: config.gpu_layers,
+        mmap: config.mmap,
+        swa_full: config.swa_full,
+        chat_template: config.read_chat_template().code(Code::Usage)?,
+        speculation: match config.speculation.mode {
+            SpeculationMode::Off => None,
+            SpeculationMode::Ngram => Some(proto::Speculation {
+                draft_tokens_max: config.speculation.draft_tokens_max,
+                ngram: config.speculation.ngram,
+            }),
+        },
+    })
+}
+
+/// A fleet whose workers are processes of this very program.
+pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
+    let program = std::env::current_exe()?;
+    let fleet_config = FleetConfig {
+        hello_timeout: config.hello_timeout,
+        drain_timeout: config.drain_timeout,
+        restarts_max: config.restarts_max,
+        restart_window: config.restart_window,
+    };
+    let launcher = Arc::new(ProcessLauncher::new(program));
+    Ok(Fleet::new(fleet_config, launcher))
+}
+
+/// Loads a model and shows how far it is.
+pub(crate) async fn load(fleet: &Fleet, spec: LoadSpec) -> Outcome<Arc<ModelFacts>> {
+    let name = spec.name.clone();
+    let progress = tokio::spawn(follow_load(fleet.clone(), name.clone()));
+    let loaded = fleet.load(spec).await;
+    progress.abort();
+    // The bar is cleared when its task is gone.
+    let _ = progress.await;
+    loaded.map_err(|failure| {
+        let message = format!("`{name}` could not be loaded: {}", failure.message);
+        fault(Code::LoadFailed, message)
+    })
+}
+
+/// One line of what is in force: values of the engine, not wishes.
+pub(crate) fn summary(facts: &ModelFacts) -> String {
+    format!(
+        "{}: {}; context {}, {} slots; KV {}/{} {}; threads {}/{}; kernels {}; loaded in {:.1} s",
+        facts.name,
+        facts.description,
+        facts.context,
+        facts.slots,
+        facts.kv_type_k,
+        facts.kv_type_v,
+        stdx::Bytes(facts.kv_bytes),
+        facts.threads,
+        facts.threads_batch,
+        facts.kernels,
+        facts.load_ms / 1000.0,
+    )
+}
+
+fn cache_type(of: CacheType) -> proto::CacheType {
+    match of {
+        CacheType::F32 => proto::CacheType::F32,
+        CacheType::F16 => proto::CacheType::F16,
+        CacheType::Bf16 => proto::CacheType::Bf16,
+        CacheType::Q8_0 => proto::CacheType::Q8_0,
+        CacheType::Q5_0 => proto::CacheType::Q5_0,
+        CacheType::Q5_1 => proto::CacheType::Q5_1,
+        CacheType::Q4_0 => proto::CacheType::Q4_0,
+        CacheType::Q4_1 => proto::CacheType::Q4_1,
+        CacheType::Iq4Nl => proto::CacheType::Iq4Nl,
+    }
+}
+
+fn flash_attention(of: FlashAttention) -> proto::FlashAttention {
+    match of {
+        FlashAttention::Auto => proto::FlashAttention::Auto,
+        FlashAttention::On => proto::FlashAttention::On,
+        FlashAttention::Off => proto::FlashAttention::Off,
+    }
+}

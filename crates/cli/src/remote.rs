@@ -1,0 +1,100 @@
+//! `sextant ps`, `load` and `unload`: the running server's models.
+
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use crate::http::Server;
+use crate::outcome::Outcome;
+use crate::output::{self, say};
+use crate::{configuration, load, models_here};
+
+pub(crate) fn ps(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    let server = Server::new(matches, &config)?;
+    let answer = block_on(server.get("/admin/models"))?;
+    if output::wants_json(matches) {
+        output::json(&answer)?;
+        return Ok(());
+    }
+    let models = answer["models"].as_array().map_or(&[][..], Vec::as_slice);
+    if models.is_empty() {
+        say("The server has no model loaded; `sextant load MODEL` loads one.");
+        return Ok(());
+    }
+    let rows: Vec<_> = models.iter().map(row).collect();
+    output::table(
+        &[
+            "MODEL", "STATE", "CONTEXT", "SLOTS", "KV", "RESTARTS", "PID",
+        ],
+        &rows,
+    )?;
+    for model in models {
+        if let (Some(name), Some(why)) = (model["name"].as_str(), model["why"].as_str()) {
+            say(&format!("{name}: {why}"));
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn load(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    let server = Server::new(matches, &config)?;
+    let environment = models_here::environment(&config);
+    let name = matches
+        .get_one::<String>("model")
+        .map_or("", String::as_str);
+    let found = models_here::find(&environment, name)?;
+    let spec = load::spec(&config, &found)?;
+    let name = spec.name.clone();
+    let mut body = serde_json::to_value(spec)?;
+    body["model"] = json!(name);
+    if let Some(fields) = body.as_object_mut() {
+        // What was not given is the server's to choose.
+        fields.retain(|_, value| !value.is_null());
+        fields.remove("name");
+    }
+    say(&format!("loading {name} ..."));
+    block_on(server.post("/admin/models/load", &body))?;
+    say(&format!("{name} is ready"));
+    Ok(())
+}
+
+pub(crate) fn unload(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    let server = Server::new(matches, &config)?;
+    let name = matches
+        .get_one::<String>("model")
+        .map_or("", String::as_str);
+    block_on(server.post("/admin/models/unload", &json!({ "model": name })))?;
+    say(&format!("{name} is unloaded"));
+    Ok(())
+}
+
+fn block_on<T>(future: impl Future<Output = Outcome<T>>) -> Outcome<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(future)
+}
+
+fn row(model: &Value) -> Vec<String> {
+    let facts = &model["facts"];
+    let text = |value: &Value| match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        value => value.to_string(),
+    };
+    let kv = match (facts["kv_type_k"].as_str(), facts["kv_type_v"].as_str()) {
+        (Some(k), Some(v)) => format!("{k}/{v}"),
+        _ => "-".into(),
+    };
+    vec![
+        text(&model["name"]),
+        text(&model["state"]),
+        text(&facts["context"]),
+        text(&facts["slots"]),
+        kv,
+        text(&model["restarts"]),
+        text(&model["pid"]),
+    ]
+}

@@ -1,0 +1,127 @@
+//! `sextant serve`: loads models and serves them until a signal.
+
+mod endpoint;
+
+use std::net::SocketAddr;
+
+use clap::ArgMatches;
+use config::Config;
+use models::Found;
+use supervisor::Fleet;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::http::reachable;
+use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::output::say;
+use crate::{configuration, load, logging, models_here};
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    logging::start(config.log_level, config.log_format);
+    let found = models_here::to_load(&models_here::environment(&config), &config.load)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    runtime.block_on(serve(&config, &found))
+}
+
+async fn serve(config: &Config, found: &[Found]) -> Outcome {
+    let mut signals = Signals::new()?;
+    let edge = endpoint::settings(config, config.listen)?;
+    let listener = bind(config.listen).await?;
+    let address = listener.local_addr()?;
+    say(&format!("listening on http://{address}"));
+    let fleet = load::fleet(config)?;
+
+    // The endpoint answers while models load: requests wait, and it says that it is
+    // not ready yet.
+    let (stop, stopped) = watch::channel(false);
+    let server = tokio::spawn(endpoint::run(listener, fleet.clone(), edge, stopped));
+    let loaded = tokio::select! {
+        loaded = load_all(config, &fleet, found) => loaded.map(|()| true),
+        () = signals.next() => Ok(false),
+    };
+    if let Ok(true) = loaded {
+        say(&usage(address, found));
+        signals.next().await;
+    }
+    // No receiver means that the endpoint has ended already.
+    let _ = stop.send(true);
+    drain(config, &fleet, &mut signals).await?;
+    loaded?;
+    // It has its own limit on how long open connections may take.
+    server.await?;
+    Ok(())
+}
+
+async fn bind(address: SocketAddr) -> Outcome<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        let message = format!(
+            "cannot listen on {address}: {error}; another program may use it, and `--listen` \
+             names another address"
+        );
+        fault(Code::Failure, message)
+    })
+}
+
+/// One after the other: two loads at once would compete for the same disk and memory.
+async fn load_all(config: &Config, fleet: &Fleet, found: &[Found]) -> Outcome {
+    for found in found {
+        let spec = load::spec(config, found)?;
+        say(&format!("loading {} ({})", spec.name, found.bytes));
+        let facts = load::load(fleet, spec).await?;
+        say(&load::summary(&facts));
+        for warning in &facts.template_warnings {
+            say(&format!("warning: {warning}"));
+        }
+    }
+    Ok(())
+}
+
+async fn drain(config: &Config, fleet: &Fleet, signals: &mut Signals) -> Outcome {
+    let limit_s = config.drain_timeout.as_secs();
+    say(&format!(
+        "ending: running requests have {limit_s} s to finish; Ctrl-C again ends at once"
+    ));
+    tokio::select! {
+        () = fleet.shutdown() => Ok(()),
+        () = signals.next() => Err(fault(Code::Interrupted, "ended before all requests were")),
+    }
+}
+
+/// How to use what now runs.
+fn usage(address: SocketAddr, found: &[Found]) -> String {
+    let model = found
+        .first()
+        .map(models_here::served_name)
+        .unwrap_or_default();
+    let url = format!("http://{}/v1", reachable(address));
+    format!(
+        "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions -H \
+         'Content-Type: application/json' -d '{{\"model\": \"{model}\", \"messages\": \
+         [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
+    )
+}
+
+/// Ctrl-C and SIGTERM.
+#[derive(Debug)]
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> Outcome<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate()).code(Code::Failure)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

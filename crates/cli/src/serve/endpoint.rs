@@ -1,0 +1,44 @@
+//! The gateway with our settings.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use config::Config;
+use gateway::{AppState, GatewayConfig};
+use supervisor::Fleet;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::outcome::{Code, Outcome, WithCode};
+
+/// What the HTTP edge is told. Refuses an address that must not be opened.
+pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayConfig> {
+    let api_key = config.read_api_key().code(Code::Usage)?;
+    gateway::bind_policy(address, api_key.is_some()).code(Code::Usage)?;
+    Ok(GatewayConfig {
+        body_bytes_max: usize::try_from(config.body_bytes_max.0)?,
+        keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
+        connections_max: usize::try_from(config.connections_max)?,
+        requests_max: usize::try_from(config.requests_max)?,
+        shutdown_timeout: config.drain_timeout,
+        api_key,
+        cors_origins: config.cors_origins.clone(),
+        hosts: config.hosts.clone(),
+        ..GatewayConfig::default()
+    })
+}
+
+/// Serves until `stopped` turns true, then lets open connections finish.
+pub(super) async fn run(
+    listener: TcpListener,
+    fleet: Fleet,
+    settings: GatewayConfig,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let app = gateway::app(AppState::new(Arc::new(fleet), settings.clone()));
+    let stop = async {
+        // An error means that the sender is gone, which ends the server too.
+        let _ = stopped.wait_for(|stopped| *stopped).await;
+    };
+    gateway::serve(vec![listener], app, &settings, stop).await;
+}

@@ -1,0 +1,263 @@
+//! The program as a user meets it, for everything that needs no model in memory.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod sandbox;
+
+use std::path::Path;
+
+use sandbox::{Ran, Sandbox, one_answer};
+
+#[test]
+fn help() {
+    let ran = Sandbox::new().run(&["--help"]);
+    assert_eq!(ran.code, 0);
+    insta::assert_snapshot!(ran.stdout);
+}
+
+#[test]
+fn help_of_serve_lists_every_setting() {
+    let ran = Sandbox::new().run(&["serve", "--help"]);
+    assert_eq!(ran.code, 0);
+    for setting in config::SETTINGS {
+        assert!(ran.stdout.contains(&setting.env()), "{}", setting.name);
+    }
+}
+
+#[test]
+fn wrong_arguments_are_usage_errors() {
+    let sandbox = Sandbox::new();
+    for args in [&["--no-such-flag"][..], &["frobnicate"], &["show"], &[]] {
+        let ran = sandbox.run(args);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""), "{args:?}");
+    }
+}
+
+#[test]
+fn config_shows_values_and_where_they_come_from() {
+    let mut sandbox = Sandbox::new();
+    sandbox.write("settings.toml", "slots = 2\nthreads = 3\n");
+    sandbox.set("SEXTANT_THREADS", "4");
+    sandbox.set("SEXTANT_API_KEY", "hunter2");
+    // Empty is as good as unset.
+    sandbox.set("SEXTANT_MODELS_DIR", "");
+    let ran = sandbox.run(&["config", "--config", "settings.toml", "--context=4096"]);
+    assert_eq!(ran.code, 0);
+    insta::assert_snapshot!(ran.stdout);
+    let ran = sandbox.run(&["config", "--config", "settings.toml", "--json"]);
+    let values: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let threads = values
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|value| value["name"] == "threads");
+    let want = serde_json::json!({"name": "threads", "value": "4", "source": "SEXTANT_THREADS"});
+    assert_eq!(threads, Some(&want));
+}
+
+#[test]
+fn config_errors_name_source_value_and_range() {
+    let mut sandbox = Sandbox::new();
+    sandbox.write("settings.toml", "contxt = 1\n");
+    sandbox.set("SEXTANT_SLOTS", "many");
+    let ran = sandbox.run(&["config", "--config", "settings.toml"]);
+    assert_eq!(ran.code, 2);
+    insta::assert_snapshot!(ran.stderr, @r"
+    error: settings.toml:1: unknown setting `contxt`; did you mean `context`?
+    SEXTANT_SLOTS: `slots` is `many`; it must be a whole number from 1 to 256
+    ");
+    let ran = sandbox.run(&["config", "--config", "absent.toml"]);
+    assert_eq!(ran.code, 2);
+    assert!(
+        ran.stderr.contains("`absent.toml` cannot be read"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn completions_are_scripts() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = sandbox.run(&["completions", shell]);
+        assert_eq!(ran.code, 0, "{shell}");
+        assert!(ran.stdout.contains("sextant"), "{shell}");
+    }
+}
+
+#[test]
+fn a_model_is_listed_shown_and_removed() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.add_model("tiny");
+    let ran = sandbox.run(&["ls"]);
+    assert_eq!(ran.code, 0);
+    assert!(ran.stdout.contains("tiny"), "{}", ran.stdout);
+    let ran = sandbox.run(&["ls", "--json"]);
+    let list: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(list[0]["id"], "tiny");
+    assert_eq!(list[0]["fault"], serde_json::Value::Null);
+
+    let ran = sandbox.run(&["show", "tiny"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let folder = sandbox.dir().display().to_string();
+    insta::assert_snapshot!(ran.stdout.replace(&folder, "DIR"));
+    let by_path = sandbox.run(&["show", "--json", path.to_str().unwrap()]);
+    let facts: serde_json::Value = serde_json::from_str(&by_path.stdout).unwrap();
+    assert_eq!(facts["chat_template"], "{{ messages }}");
+
+    let ran = sandbox.run(&["rm", "tiny"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    assert!(!path.exists());
+    let ran = sandbox.run(&["rm", "tiny"]);
+    assert_eq!(ran.code, 3);
+}
+
+#[test]
+fn missing_and_broken_models_have_their_own_exit_code() {
+    let sandbox = Sandbox::new();
+    sandbox.write("page.gguf", "<!DOCTYPE html><html></html>");
+    let code = |args: &[&str]| sandbox.run(args).code;
+    assert_eq!(code(&["show", "absent"]), 3);
+    assert_eq!(code(&["show", "./absent.gguf"]), 3);
+    assert_eq!(code(&["show", "./page.gguf"]), 3);
+    assert_eq!(code(&["run", "absent", "-p", "Hi"]), 3);
+    assert_eq!(code(&["serve", "absent"]), 3);
+    let ran = sandbox.run(&["serve"]);
+    assert_eq!(ran.code, 3);
+    assert!(ran.stderr.contains("sextant pull"), "{}", ran.stderr);
+    let ran = sandbox.run(&["show", "hf:owner/repo"]);
+    assert_eq!(ran.code, 3);
+    assert!(
+        ran.stderr.contains("`sextant pull hf:owner/repo`"),
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn no_server_has_its_own_exit_code() {
+    let sandbox = Sandbox::new();
+    // Port 1 needs a privilege and a program from the seventies to be open.
+    for args in [
+        &["ps", "--url", "http://127.0.0.1:1"][..],
+        &["unload", "m", "--listen=127.0.0.1:1"],
+        &["run", "m", "-p", "Hi", "--url", "127.0.0.1:1"],
+    ] {
+        let ran = sandbox.run(args);
+        assert_eq!(ran.code, 4, "{args:?} {}", ran.stderr);
+        assert!(ran.stderr.contains("no server at http://127.0.0.1:1"));
+    }
+}
+
+#[test]
+fn pull_wants_to_know_where_from() {
+    let ran = Sandbox::new().run(&["pull", "smollm2"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("hf:OWNER/REPO"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_download_that_fails_has_its_own_exit_code() {
+    let ran = Sandbox::new().run(&["pull", "http://127.0.0.1:1/m.bin"]);
+    assert_eq!(ran.code, 2, "not a GGUF address: {}", ran.stderr);
+    let mut sandbox = Sandbox::new();
+    // An endpoint that is refused before any connection is tried.
+    sandbox.set("HF_ENDPOINT", "ftp://nowhere");
+    let ran = sandbox.run(&["pull", "hf:owner/repo"]);
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+}
+
+#[test]
+fn ps_asks_the_server_and_load_names_the_file() {
+    let mut sandbox = Sandbox::new();
+    let path = sandbox.add_model("tiny");
+    let list = r#"{"models":[{"name":"tiny","state":"failed","why":"No memory.","restarts":0}]}"#;
+    let (url, asked) = one_answer("application/json", list);
+    sandbox.set("SEXTANT_API_KEY", "hunter2");
+    let ran = sandbox.run(&["ps", "--url", &url]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    insta::assert_snapshot!(ran.stdout, @r"
+    MODEL  STATE   CONTEXT  SLOTS  KV  RESTARTS  PID
+    tiny   failed  -        -      -   0         -
+    ");
+    assert_eq!(ran.stderr, "tiny: No memory.\n");
+    let asked = asked.join().unwrap();
+    assert!(asked.starts_with("GET /admin/models HTTP/1.1\r\n"));
+    assert!(
+        asked
+            .to_lowercase()
+            .contains("authorization: bearer hunter2")
+    );
+
+    let (url, asked) = one_answer("application/json", "{}");
+    let ran = sandbox.run(&["load", "tiny", "--url", &url, "--context=512"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let asked = asked.join().unwrap();
+    assert!(asked.starts_with("POST /admin/models/load HTTP/1.1\r\n"));
+    let (_, body) = asked.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    let want = serde_json::json!({"model": "tiny", "path": path, "context": 512});
+    assert_eq!(body, want);
+}
+
+#[test]
+fn run_streams_a_servers_answer_to_standard_output() {
+    let stream = "data: {\"choices\":[{\"delta\":{\"reasoning_content\":\"hm\"}}]}\n\n\
+                  data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n\
+                  data: {\"choices\":[{\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\n\
+                  data: [DONE]\n\n";
+    let (url, asked) = one_answer("text/event-stream", stream);
+    let sandbox = Sandbox::new();
+    let args = [
+        "run",
+        "m",
+        "--url",
+        &url,
+        "-p",
+        "Say:",
+        "--set",
+        "temperature=0.5",
+    ];
+    let ran = sandbox.run_with_input(&args, "hello\n");
+    let Ran {
+        code,
+        stdout,
+        stderr,
+    } = &ran;
+    assert_eq!(
+        (*code, stdout.as_str(), stderr.as_str()),
+        (0, "Hello\n", "")
+    );
+    let asked = asked.join().unwrap();
+    let (_, body) = asked.split_once("\r\n\r\n").unwrap();
+    let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!(body["messages"][0]["content"], "Say:\n\nhello");
+    assert_eq!(body["temperature"], 0.5);
+}
+
+#[test]
+fn other_machines_are_let_in_only_with_a_key() {
+    let sandbox = Sandbox::new();
+    sandbox.add_model("tiny");
+    let ran = sandbox.run(&["serve", "--listen=0.0.0.0:0"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("no API key is set"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_empty_prompt_is_a_usage_error() {
+    let ran = Sandbox::new().run(&["run", "m"]);
+    assert_eq!(ran.code, 2);
+    assert!(ran.stderr.contains("there is no prompt"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_closed_pipe_is_no_failure() {
+    let sandbox = Sandbox::new();
+    let script = format!(
+        "{} completions bash | head -c 1 >/dev/null; exit ${{PIPESTATUS[0]}}",
+        Sandbox::program()
+    );
+    assert_eq!(sandbox.shell(&script), 0);
+    assert!(Path::new(Sandbox::program()).exists());
+}

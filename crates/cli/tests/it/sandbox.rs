@@ -1,0 +1,131 @@
+//! A home of its own for each run, and a server that answers once.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use models::gguf::write::Writer;
+
+pub(crate) struct Sandbox {
+    dir: tempfile::TempDir,
+    vars: BTreeMap<String, String>,
+}
+
+pub(crate) struct Ran {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Sandbox {
+    pub(crate) fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+            vars: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn program() -> &'static str {
+        env!("CARGO_BIN_EXE_sextant")
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.vars.insert(name.into(), value.into());
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.dir().join(name), text).unwrap();
+    }
+
+    /// A sound file without weights worth the name, in our own store.
+    pub(crate) fn add_model(&self, name: &str) -> PathBuf {
+        let store = self.dir().join("models");
+        std::fs::create_dir_all(&store).unwrap();
+        let path = store.join(format!("{name}.gguf"));
+        std::fs::write(&path, Writer::tiny_model().bytes()).unwrap();
+        path
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Ran {
+        self.run_with_input(args, "")
+    }
+
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Ran {
+        let mut child = self
+            .command(Self::program())
+            .args(args)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A program that does not read its input may be gone already.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let output = child.wait_with_output().unwrap();
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    pub(crate) fn shell(&self, script: &str) -> i32 {
+        let status = self.command("bash").args(["-c", script]).status().unwrap();
+        status.code().unwrap_or(-1)
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.dir())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir())
+            .env("SEXTANT_MODELS_DIR", self.dir().join("models"))
+            .envs(&self.vars);
+        command
+    }
+}
+
+/// Serves one request and gives the URL and, when joined, what was asked.
+pub(crate) fn one_answer(kind: &str, body: &str) -> (String, JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let thread = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut asked = Vec::new();
+        let mut buffer = [0; 4096];
+        while !is_whole(&asked) {
+            let n = stream.read(&mut buffer).unwrap();
+            assert_ne!(n, 0, "the request is cut");
+            asked.extend_from_slice(&buffer[..n]);
+        }
+        stream.write_all(answer.as_bytes()).unwrap();
+        String::from_utf8(asked).unwrap()
+    });
+    (url, thread)
+}
+
+fn is_whole(asked: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(asked);
+    let Some((head, body)) = text.split_once("\r\n\r\n") else {
+        return false;
+    };
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("content-length")
+            .then(|| value.parse::<usize>().ok())?
+    });
+    body.len() >= length.unwrap_or(0)
+}
