@@ -3,8 +3,8 @@
 //!
 //! A [`Sampler`] turns one row of logits into one token. A [`Constraint`] says
 //! which tokens a JSON Schema, regex or grammar allows next, as a [`TokenMask`]
-//! that the sampler obeys. Both are plain state machines: no threads, files or
-//! clocks, and the same inputs give the same tokens.
+//! that the sampler obeys. Both are plain state machines: no files or clocks,
+//! and the same inputs give the same tokens.
 //!
 //! ```text
 //! constraint.mask() -> TokenMask --+
