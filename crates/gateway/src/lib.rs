@@ -1,1 +1,116 @@
-//! gateway
+//! The HTTP edge: wire dialects, server-sent events, limits, keys, errors, metrics.
+//!
+//! [`app`] builds the router over a [`Backend`]; [`serve`] runs it. Every dialect is
+//! translated to [`proto::Job`] and every answer is folded from [`proto::Event`]s,
+//! so nothing below this crate knows a wire format.
+
+mod backend;
+mod body;
+mod edge;
+mod error;
+mod ids;
+pub mod limits;
+mod metrics;
+mod openapi;
+mod routes;
+mod serve;
+mod settings;
+mod sse;
+pub mod wire;
+
+use std::sync::Arc;
+
+use axum::Router;
+use tokio::sync::Semaphore;
+
+pub use backend::{Backend, EventStream};
+pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
+pub use openapi::openapi_json;
+pub use serve::serve;
+pub use settings::{BindRefused, GatewayConfig, bind_policy};
+
+use ids::Stamps;
+use metrics::Metrics;
+
+/// What handlers share; cheap to clone.
+#[derive(Clone)]
+pub struct AppState {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    config: GatewayConfig,
+    metrics: Arc<Metrics>,
+    stamps: Stamps,
+    request_slots: Arc<Semaphore>,
+    /// Seconds since 1970.
+    started: u64,
+}
+
+impl std::fmt::Debug for AppState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AppState")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl AppState {
+    /// State over `backend`.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>, config: GatewayConfig) -> Self {
+        Self::with_stamps(backend, config, Stamps::random())
+    }
+
+    fn with_stamps(backend: Arc<dyn Backend>, config: GatewayConfig, stamps: Stamps) -> Self {
+        let shared = Shared {
+            backend,
+            metrics: Arc::new(Metrics::new()),
+            request_slots: Arc::new(Semaphore::new(config.requests_max)),
+            started: stamps.now(),
+            stamps,
+            config,
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    fn backend(&self) -> &Arc<dyn Backend> {
+        &self.shared.backend
+    }
+
+    fn config(&self) -> &GatewayConfig {
+        &self.shared.config
+    }
+
+    fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
+    }
+
+    fn stamps(&self) -> &Stamps {
+        &self.shared.stamps
+    }
+
+    fn request_slots(&self) -> &Arc<Semaphore> {
+        &self.shared.request_slots
+    }
+
+    fn started(&self) -> u64 {
+        self.shared.started
+    }
+}
+
+/// The router with all routes and the checks around them.
+pub fn app(state: AppState) -> Router {
+    routes::router()
+        .layer(axum::middleware::from_fn_with_state(
+            state.clone(),
+            edge::edge,
+        ))
+        .with_state(state)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! The seam between HTTP and what answers.
+//!
+//! Handlers see only [`Backend`]. The real one is [`supervisor::Fleet`]; tests use
+//! a scripted one.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, Stream, StreamExt, stream};
+use proto::{Event, Job, JobFailure, LoadFailure, LoadSpec, ModelFacts, WorkerState};
+use supervisor::{Fleet, ModelStatus};
+
+/// The events of one job, up to and including the last. Dropping it cancels the job.
+pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// Something that holds models and runs jobs.
+pub trait Backend: Send + Sync + 'static {
+    /// All models, the default first.
+    fn models(&self) -> Vec<ModelStatus>;
+
+    /// Hands a job to a model; waits while the model is loading.
+    fn submit<'a>(
+        &'a self,
+        model: &'a str,
+        job: Job,
+    ) -> BoxFuture<'a, Result<EventStream, JobFailure>>;
+
+    /// A look at one model's worker; `None` if it is not ready.
+    fn inspect<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Option<WorkerState>>;
+
+    /// Loads a model; waits until it is ready or has failed.
+    fn load(&self, spec: LoadSpec) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>>;
+
+    /// Drains and ends a model; `false` if there is none of that name.
+    fn unload<'a>(&'a self, model: &'a str) -> BoxFuture<'a, bool>;
+}
+
+impl Backend for Fleet {
+    fn models(&self) -> Vec<ModelStatus> {
+        Self::models(self)
+    }
+
+    fn submit<'a>(
+        &'a self,
+        model: &'a str,
+        job: Job,
+    ) -> BoxFuture<'a, Result<EventStream, JobFailure>> {
+        async move {
+            let job = Self::submit(self, model, job).await?;
+            let events = stream::unfold(job, |mut job| async move {
+                let event = job.next().await?;
+                Some((event, job))
+            });
+            Ok(events.boxed())
+        }
+        .boxed()
+    }
+
+    fn inspect<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Option<WorkerState>> {
+        Self::inspect(self, model).boxed()
+    }
+
+    fn load(&self, spec: LoadSpec) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>> {
+        Self::load(self, spec).boxed()
+    }
+
+    fn unload<'a>(&'a self, model: &'a str) -> BoxFuture<'a, bool> {
+        Self::unload(self, model).boxed()
+    }
+}
+
+/// Submits a job as a stream: a refusal becomes its only event, and a stream that
+/// ends without a last event gets one. Dropping it at any point cancels the job.
+pub(crate) fn run(backend: Arc<dyn Backend>, model: Arc<str>, job: Job) -> EventStream {
+    let submitted = async move {
+        match backend.submit(&model, job).await {
+            Ok(events) => events,
+            Err(failure) => stream::iter([Event::Failed(failure)]).boxed(),
+        }
+    };
+    ended(submitted.into_stream().flatten().boxed())
+}
+
+fn ended(events: EventStream) -> EventStream {
+    stream::unfold(Some(events), |events| async move {
+        let mut events = events?;
+        match events.next().await {
+            Some(event) if event.is_last() => Some((event, None)),
+            Some(event) => Some((event, Some(events))),
+            None => Some((Event::Failed(cut_off()), None)),
+        }
+    })
+    .boxed()
+}
+
+fn cut_off() -> JobFailure {
+    JobFailure {
+        kind: proto::FailureKind::Internal,
+        message: "The answer ended without its last event.".into(),
+        param: None,
+    }
+}

@@ -1,0 +1,284 @@
+//! What happens to every request before and after its handler: request id, host
+//! and origin checks, CORS, key, request limit, panic guard, counting.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use axum::body::{Body, HttpBody};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures_util::FutureExt;
+use hyper::body::{Frame, SizeHint};
+use stdx::Secret;
+use subtle::ConstantTimeEq;
+use tokio::sync::OwnedSemaphorePermit;
+use tracing::Instrument;
+
+use crate::AppState;
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::REQUEST_ID_BYTES_MAX;
+use crate::metrics::RequestWatch;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Routes that answer even when the request limit is reached.
+const UNLIMITED: [&str; 3] = ["/health", "/ready", "/metrics"];
+
+/// Origins of desktop applications, which are no web pages.
+const APP_SCHEMES: [&str; 4] = ["app://", "tauri://", "vscode-file://", "vscode-webview://"];
+
+pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unmatched", MatchedPath::as_str)
+        .to_owned();
+    let id = request_id(request.headers(), &state);
+    let method = request.method().as_str();
+    let mut watch = state.metrics().begin(&route, method, &id);
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let span = tracing::info_span!("request", id);
+    let (mut response, permit) = match admit(&state, &request, &route) {
+        Err(error) => (error.into_response(), None),
+        Ok(Admission::Preflight) => (preflight(request.headers()), None),
+        Ok(Admission::Enter(permit)) => {
+            let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
+            let response = handled
+                .instrument(span)
+                .await
+                .unwrap_or_else(|_| panicked());
+            (response, permit)
+        }
+    };
+    let headers = response.headers_mut();
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(origin) = origin.filter(|origin| origin_allowed(&state, origin, None)) {
+        allow_origin(headers, origin);
+    }
+    watch.status = response.status().as_u16();
+    response.map(|body| {
+        Body::new(Guarded {
+            body,
+            _watch: watch,
+            _permit: permit,
+        })
+    })
+}
+
+enum Admission {
+    Preflight,
+    Enter(Option<OwnedSemaphorePermit>),
+}
+
+fn admit(state: &AppState, request: &Request, route: &str) -> Result<Admission, ApiError> {
+    let headers = request.headers();
+    let host = headers.get(header::HOST);
+    check_host(state, host)?;
+    if let Some(origin) = headers.get(header::ORIGIN)
+        && !origin_allowed(state, origin, host)
+    {
+        let value = String::from_utf8_lossy(origin.as_bytes());
+        return Err(ApiError::new(
+            ErrorCode::OriginRefused,
+            &[("value", &value)],
+        ));
+    }
+    let asks_first = headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+    if request.method() == Method::OPTIONS && asks_first {
+        return Ok(Admission::Preflight);
+    }
+    if route != "/health"
+        && let Some(key) = &state.config().api_key
+    {
+        check_key(key, headers)?;
+    }
+    if UNLIMITED.contains(&route) {
+        return Ok(Admission::Enter(None));
+    }
+    match Arc::clone(state.request_slots()).try_acquire_owned() {
+        Ok(permit) => Ok(Admission::Enter(Some(permit))),
+        Err(_) => {
+            let limit = state.config().requests_max.to_string();
+            Err(ApiError::new(
+                ErrorCode::TooManyRequests,
+                &[("limit", &limit)],
+            ))
+        }
+    }
+}
+
+/// The client's own id where it is short and printable, else a new one.
+fn request_id(headers: &HeaderMap, state: &AppState) -> String {
+    let given = headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok());
+    let usable = given.filter(|id| !id.is_empty() && id.len() <= REQUEST_ID_BYTES_MAX);
+    usable.map_or_else(|| state.stamps().id("req-"), str::to_owned)
+}
+
+/// A page whose name was rebound to this address still sends its own name as host.
+fn check_host(state: &AppState, host: Option<&HeaderValue>) -> Result<(), ApiError> {
+    let Some(host) = host else { return Ok(()) };
+    let text = String::from_utf8_lossy(host.as_bytes());
+    let name = host_name(&text);
+    let mut allowed = state.config().hosts.iter();
+    if is_local_name(name)
+        || name
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok()
+        || allowed.any(|host| host == "*" || host.eq_ignore_ascii_case(name))
+    {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorCode::HostRefused, &[("value", name)]))
+}
+
+/// A host without its port.
+fn host_name(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port))
+            if port.bytes().all(|byte| byte.is_ascii_digit()) && !name.ends_with(':') =>
+        {
+            name
+        }
+        _ => host,
+    }
+}
+
+fn is_local_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.');
+    let lower = name.to_ascii_lowercase();
+    lower == "localhost" || lower.ends_with(".localhost")
+}
+
+/// Pages of this machine, pages that this endpoint served itself, applications, and
+/// what the configuration names. Others could send requests from any tab.
+fn origin_allowed(state: &AppState, origin: &HeaderValue, host: Option<&HeaderValue>) -> bool {
+    let Ok(origin) = origin.to_str() else {
+        return false;
+    };
+    let listed = &state.config().cors_origins;
+    if listed
+        .iter()
+        .any(|allowed| allowed == "*" || allowed == origin)
+    {
+        return true;
+    }
+    if APP_SCHEMES.iter().any(|scheme| origin.starts_with(scheme)) {
+        return true;
+    }
+    let Some((_, authority)) = origin.split_once("://") else {
+        return false;
+    };
+    let name = host_name(authority);
+    let address = name.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+    let local = is_local_name(name) || address.is_ok_and(|address| address.is_loopback());
+    local || host.is_some_and(|host| host.as_bytes() == authority.as_bytes())
+}
+
+fn check_key(key: &Secret, headers: &HeaderMap) -> Result<(), ApiError> {
+    let bearer = headers
+        .get(header::AUTHORIZATION)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.split_once(' '))
+        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+        .map(|(_, key)| key.trim());
+    let given = bearer.or_else(|| {
+        headers
+            .get("x-api-key")
+            .and_then(|value| value.to_str().ok())
+    });
+    let detail = match given {
+        // Comparison in constant time does not tell how much of a guess was right.
+        Some(given) if bool::from(given.as_bytes().ct_eq(key.expose().as_bytes())) => return Ok(()),
+        Some(_) => "The API key is wrong.",
+        None => "This endpoint asks for an API key and the request has none.",
+    };
+    Err(ApiError::new(
+        ErrorCode::Unauthorized,
+        &[("detail", detail)],
+    ))
+}
+
+fn preflight(headers: &HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let out = response.headers_mut();
+    let methods = HeaderValue::from_static("GET, POST, OPTIONS");
+    out.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+    out.insert(
+        header::ACCESS_CONTROL_MAX_AGE,
+        HeaderValue::from_static("600"),
+    );
+    if let Some(wanted) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        out.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+    }
+    if headers.contains_key("access-control-request-private-network") {
+        let name = HeaderName::from_static("access-control-allow-private-network");
+        out.insert(name, HeaderValue::from_static("true"));
+    }
+    response
+}
+
+fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    let exposed = HeaderValue::from_static("x-request-id, x-should-retry, retry-after");
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
+}
+
+fn panicked() -> Response {
+    tracing::error!("a handler panicked");
+    ApiError::message(ErrorCode::Internal, "The request's handler failed.").into_response()
+}
+
+/// A body that holds the request's place until it is sent or dropped.
+struct Guarded {
+    body: Body,
+    _watch: RequestWatch,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl HttpBody for Guarded {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_lose_only_their_port() {
+        let cases = [
+            ("localhost:80", "localhost"),
+            ("localhost", "localhost"),
+            ("[::1]:80", "[::1]"),
+            ("[::1]", "[::1]"),
+            ("evil.example:1", "evil.example"),
+        ];
+        for (host, name) in cases {
+            assert_eq!(host_name(host), name);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Every limit of the HTTP edge, and the checks that name them.
+
+use crate::error::{ApiError, ErrorCode};
+
+/// Messages in one chat request.
+pub const MESSAGES_MAX: usize = 4096;
+/// Parts in one message's content.
+pub const CONTENT_PARTS_MAX: usize = 1024;
+/// Tools in one chat request.
+pub const TOOLS_MAX: usize = 512;
+/// Tool calls in one assistant message.
+pub const TOOL_CALLS_MAX: usize = 128;
+/// Bytes of a tool's name.
+pub const TOOL_NAME_BYTES_MAX: usize = 128;
+/// Stop strings; OpenAI takes 4.
+pub const STOPS_MAX: usize = 16;
+/// Bytes of one stop string.
+pub const STOP_BYTES_MAX: usize = 512;
+/// Choices of one prompt.
+pub const CHOICES_MAX: i64 = 16;
+/// Prompts in one completion request.
+pub const PROMPTS_MAX: usize = 256;
+/// Entries of `logit_bias`.
+pub const LOGIT_BIAS_MAX: usize = 1024;
+/// Alternatives reported for each token.
+pub const TOP_LOGPROBS_MAX: i64 = 20;
+/// Inputs of one embedding request.
+pub const EMBEDDING_INPUTS_MAX: usize = 2048;
+/// Bytes of a grammar, a regular expression or a schema.
+pub const GRAMMAR_BYTES_MAX: usize = 512 << 10;
+/// Sequence breakers of the DRY sampler.
+pub const DRY_BREAKERS_MAX: usize = 16;
+/// Bytes of one sequence breaker.
+pub const DRY_BREAKER_BYTES_MAX: usize = 64;
+/// Objects and arrays inside one another in a body. The JSON parser itself stops at 128.
+pub const JSON_NESTING_MAX: usize = 100;
+/// Tokens drafted a step.
+pub const DRAFT_TOKENS_MAX: i64 = 64;
+/// Tokens of the n-gram that has to match.
+pub const DRAFT_NGRAM_MAX: i64 = 16;
+/// Tokens that `max_tokens` and the windows of the penalties may name.
+pub const TOKENS_MAX: i64 = i32::MAX as i64;
+/// Bytes of a request id that is taken over from the client.
+pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Bytes of a given value that an error message repeats.
+const QUOTED_BYTES_MAX: usize = 80;
+
+/// Refuses more than `limit` of `unit` in `param`.
+pub(crate) fn count(param: &str, given: usize, limit: usize, unit: &str) -> Result<(), ApiError> {
+    if given <= limit {
+        return Ok(());
+    }
+    let (given, limit) = (given.to_string(), limit.to_string());
+    let facts = [
+        ("param", param),
+        ("value", &*given),
+        ("unit", unit),
+        ("limit", &*limit),
+    ];
+    Err(ApiError::new(ErrorCode::LimitExceeded, &facts))
+}
+
+/// A number from `low` to `high`, both included.
+pub(crate) fn float(
+    param: &str,
+    given: Option<f64>,
+    low: f64,
+    high: f64,
+) -> Result<Option<f32>, ApiError> {
+    match given {
+        None => Ok(None),
+        // The range check also refuses NaN and infinities.
+        Some(value) if (low..=high).contains(&value) => Ok(Some(value as f32)),
+        Some(value) => Err(outside(
+            param,
+            &value.to_string(),
+            &low.to_string(),
+            &high.to_string(),
+        )),
+    }
+}
+
+/// A whole number from `low` to `high`, both included.
+pub(crate) fn integer(
+    param: &str,
+    given: Option<i64>,
+    low: i64,
+    high: i64,
+) -> Result<Option<i64>, ApiError> {
+    match given {
+        Some(value) if !(low..=high).contains(&value) => Err(outside(
+            param,
+            &value.to_string(),
+            &low.to_string(),
+            &high.to_string(),
+        )),
+        given => Ok(given),
+    }
+}
+
+fn outside(param: &str, value: &str, low: &str, high: &str) -> ApiError {
+    ApiError::invalid(param, value, &format!("from {low} to {high}"))
+}
+
+/// One of a few words.
+pub(crate) fn word<'a>(param: &str, given: &'a str, words: &[&str]) -> Result<&'a str, ApiError> {
+    if words.contains(&given) {
+        return Ok(given);
+    }
+    let rule = format!("one of {}", words.join(", "));
+    Err(ApiError::invalid(param, &quoted(given), &rule))
+}
+
+/// `text` in backticks, cut where it is too long to repeat.
+pub(crate) fn quoted(text: &str) -> String {
+    if text.len() <= QUOTED_BYTES_MAX {
+        return format!("`{text}`");
+    }
+    let cut = text.floor_char_boundary(QUOTED_BYTES_MAX);
+    format!("`{}...` ({} bytes)", &text[..cut], text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn non_finite_numbers_are_out_of_every_range() {
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert!(float("temperature", Some(value), 0.0, 2.0).is_err());
+        }
+        assert_eq!(
+            float("temperature", Some(2.0), 0.0, 2.0).unwrap(),
+            Some(2.0)
+        );
+    }
+
+    #[test]
+    fn long_values_are_cut_at_a_character() {
+        let text = "é".repeat(100);
+        assert!(quoted(&text).ends_with("...` (200 bytes)"));
+    }
+}

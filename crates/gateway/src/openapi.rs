@@ -1,0 +1,69 @@
+//! The OpenAPI description, generated from the handlers and their types.
+
+use utoipa::{OpenApi, ToSchema};
+
+use crate::routes::{admin, chat, completions, embeddings, health, info, models, tokens};
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Sextant", description = "A local LLM endpoint."),
+    paths(
+        chat::chat,
+        completions::completions,
+        embeddings::embeddings,
+        models::list,
+        models::one,
+        tokens::tokenize,
+        tokens::detokenize,
+        tokens::apply_template,
+        info::props,
+        info::slots,
+        info::openapi,
+        health::health,
+        health::ready,
+        health::metrics,
+        admin::list,
+        admin::load,
+        admin::unload,
+    ),
+    tags(
+        (name = "openai", description = "OpenAI's routes"),
+        (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
+        (name = "operation", description = "Health, metrics, models"),
+    )
+)]
+struct Description;
+
+/// Every error, whatever the route.
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "only its schema is used; bodies come from the error table"
+)]
+pub(crate) struct ErrorBody {
+    error: ErrorObject,
+}
+
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "only its schema is used; bodies come from the error table"
+)]
+pub(crate) struct ErrorObject {
+    /// What is wrong, with the value given and the limit.
+    message: String,
+    r#type: String,
+    /// The field at fault.
+    param: Option<String>,
+    /// Stable; see the error table.
+    code: String,
+    /// What to do next.
+    hint: String,
+}
+
+/// The OpenAPI document as JSON.
+#[must_use]
+pub fn openapi_json() -> String {
+    // The document is made of plain strings and maps, which always serialise.
+    Description::openapi().to_pretty_json().unwrap_or_default()
+}

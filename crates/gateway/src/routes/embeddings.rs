@@ -1,0 +1,56 @@
+//! `POST /v1/embeddings`.
+
+use axum::extract::State;
+use axum::response::Response;
+use proto::{Event, Job};
+
+use super::{Call, ok, wrong_event};
+use crate::AppState;
+use crate::body::{RawBody, parse};
+use crate::error::ApiError;
+use crate::wire::openai::embedding::{EmbeddingList, check_dimensions, embedding_plan};
+use crate::wire::openai::models::facts;
+use crate::wire::openai::request::EmbeddingRequest;
+
+/// Turns texts into unit-length vectors.
+#[utoipa::path(
+    post,
+    path = "/v1/embeddings",
+    tag = "openai",
+    request_body = EmbeddingRequest,
+    responses(
+        (status = 200, description = "One vector an input, in order", body = EmbeddingList),
+        (status = "4XX", description = "See the error table", body = crate::openapi::ErrorBody),
+        (status = "5XX", description = "See the error table", body = crate::openapi::ErrorBody),
+    )
+)]
+pub(crate) async fn embeddings(
+    State(state): State<AppState>,
+    RawBody(body): RawBody,
+) -> Result<Response, ApiError> {
+    let mut request: EmbeddingRequest = parse(&body)?;
+    let model = request.model.take();
+    let plan = embedding_plan(request)?;
+    let call = Call::new(&state, model.as_deref())?;
+    if let Some(facts) = facts(&call.model) {
+        check_dimensions(plan.dimensions, facts.n_embd as usize)?;
+    }
+    let Event::Embeddings {
+        vectors,
+        prompt_tokens,
+    } = call.one(&state, Job::Embedding(plan.job)).await?
+    else {
+        return Err(wrong_event());
+    };
+    // A model that was still loading shows its size only now.
+    if let Some(vector) = vectors.first() {
+        check_dimensions(plan.dimensions, vector.len())?;
+    }
+    let name = call.model.name;
+    Ok(ok(&EmbeddingList::new(
+        name,
+        vectors,
+        plan.encoding,
+        prompt_tokens,
+    )))
+}

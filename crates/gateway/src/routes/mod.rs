@@ -1,0 +1,291 @@
+//! Handlers, one file a family.
+
+pub(crate) mod admin;
+pub(crate) mod chat;
+pub(crate) mod completions;
+pub(crate) mod embeddings;
+pub(crate) mod health;
+pub(crate) mod info;
+pub(crate) mod models;
+pub(crate) mod tokens;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use futures_util::{StreamExt, stream};
+use proto::{Event, Job};
+use supervisor::{ModelPhase, ModelStatus};
+
+use crate::AppState;
+use crate::backend::{self, EventStream};
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::quoted;
+use crate::sse::{SseAnswer, TaggedEvents};
+use crate::wire::openai::fold::{Answer, Fold};
+use crate::wire::openai::models::{facts, fingerprint};
+use crate::wire::openai::response::{Encoder, Envelope, json};
+
+/// Prompts of one request that are worked on at the same time.
+const PROMPTS_AT_ONCE_MAX: usize = 8;
+
+pub(crate) fn router() -> Router<AppState> {
+    Router::new()
+        .route("/", get(info::landing))
+        .route("/v1/models", get(models::list))
+        .route("/v1/models/{*id}", get(models::one))
+        .route("/v1/chat/completions", post(chat::chat))
+        .route("/v1/completions", post(completions::completions))
+        .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/tokenize", post(tokens::tokenize))
+        .route("/detokenize", post(tokens::detokenize))
+        .route("/apply-template", post(tokens::apply_template))
+        .route("/props", get(info::props))
+        .route("/slots", get(info::slots))
+        .route("/health", get(health::health))
+        .route("/ready", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .route("/admin/models", get(admin::list))
+        .route("/admin/models/load", post(admin::load))
+        .route("/admin/models/unload", post(admin::unload))
+        .route("/openapi.json", get(info::openapi))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+}
+
+async fn no_route(request: Request) -> ApiError {
+    let (method, path) = (request.method().as_str(), quoted(request.uri().path()));
+    let facts = [("method", method), ("path", &*path)];
+    ApiError::new(ErrorCode::RouteNotFound, &facts)
+}
+
+async fn no_method(request: Request) -> ApiError {
+    let (method, path) = (request.method().as_str(), quoted(request.uri().path()));
+    let facts = [("method", method), ("path", &*path)];
+    ApiError::new(ErrorCode::MethodNotAllowed, &facts)
+}
+
+/// A request that has found its model.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    pub(crate) model: ModelStatus,
+    name: Arc<str>,
+    began: Instant,
+}
+
+impl Call {
+    /// The model of that name; without a name the first one that can answer.
+    pub(crate) fn new(state: &AppState, model: Option<&str>) -> Result<Self, ApiError> {
+        let models = state.backend().models();
+        let found = match model.filter(|name| !name.is_empty()) {
+            Some(name) => match models.iter().find(|model| model.name == name) {
+                Some(model) => model,
+                None => return Err(not_loaded(name, &models)),
+            },
+            None => default_model(&models).ok_or_else(|| ApiError::new(ErrorCode::NoModel, &[]))?,
+        };
+        Ok(Self {
+            name: found.name.as_str().into(),
+            model: found.clone(),
+            began: Instant::now(),
+        })
+    }
+
+    /// Runs a job. Dropping the stream cancels it.
+    pub(crate) fn run(&self, state: &AppState, job: Job) -> EventStream {
+        let events = backend::run(Arc::clone(state.backend()), Arc::clone(&self.name), job);
+        state.metrics().watch(&self.name, self.began, events)
+    }
+
+    /// Runs a job that is answered by one event.
+    pub(crate) async fn one(&self, state: &AppState, job: Job) -> Result<Event, ApiError> {
+        let mut events = self.run(state, job);
+        while let Some(event) = events.next().await {
+            match event {
+                Event::Failed(failure) => return Err(failure.into()),
+                event if event.is_last() => return Ok(event),
+                _ => {}
+            }
+        }
+        Err(wrong_event())
+    }
+}
+
+pub(crate) fn wrong_event() -> ApiError {
+    let message = "The worker gave an answer of another kind than was asked for.";
+    ApiError::message(ErrorCode::Internal, message)
+}
+
+pub(crate) fn not_loaded(name: &str, models: &[ModelStatus]) -> ApiError {
+    let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+    let loaded = match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    };
+    let facts = [("value", name), ("loaded", &*loaded)];
+    ApiError::new(ErrorCode::ModelNotFound, &facts)
+        .with_param("model")
+        .with("loaded", names)
+}
+
+fn default_model(models: &[ModelStatus]) -> Option<&ModelStatus> {
+    let can_answer =
+        |model: &&ModelStatus| !matches!(model.phase, ModelPhase::Failed(_) | ModelPhase::Draining);
+    models.iter().find(can_answer).or_else(|| models.first())
+}
+
+/// A request for generated text, translated.
+pub(crate) struct Ask {
+    pub(crate) jobs: Vec<Job>,
+    pub(crate) choices_per_job: usize,
+    pub(crate) id_prefix: &'static str,
+    pub(crate) warnings: Vec<String>,
+    pub(crate) reply: Reply,
+}
+
+/// How the answer is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Whole,
+    Stream { keep_alive: Option<Duration> },
+}
+
+impl Reply {
+    /// As the request and the configuration say. A client that cannot read comments
+    /// sends `x-sextant-keep-alive: off`.
+    pub(crate) fn new(stream: bool, headers: &HeaderMap, state: &AppState) -> Self {
+        if !stream {
+            return Self::Whole;
+        }
+        let off = headers
+            .get("x-sextant-keep-alive")
+            .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"off"));
+        let seconds = state.config().keep_alive_secs;
+        Self::Stream {
+            keep_alive: (!off && seconds > 0).then(|| Duration::from_secs(seconds)),
+        }
+    }
+}
+
+/// Runs the jobs and answers whole or as a stream; both read the same fold.
+pub(crate) async fn answer<E: Encoder>(
+    state: &AppState,
+    call: &Call,
+    ask: Ask,
+    encoder: impl FnOnce(Envelope) -> E,
+) -> Result<Response, ApiError> {
+    let n_jobs = ask.jobs.len();
+    let header = warning_header(&ask.warnings);
+    let fold = Fold::new(n_jobs, ask.choices_per_job, ask.warnings);
+    let events = tagged(state, call, ask.jobs);
+    let id = state.stamps().id(ask.id_prefix);
+    let mut response = match ask.reply {
+        Reply::Whole => {
+            let answer = whole(events, fold, Answer::new(n_jobs * ask.choices_per_job)).await?;
+            let body = encoder(envelope(state, call, id)).whole(answer);
+            json_response(body)
+        }
+        Reply::Stream { keep_alive } => {
+            let (first, events) = first_event(events, state.config().commit_after).await?;
+            let stream = SseAnswer {
+                events,
+                fold,
+                encoder: encoder(envelope(state, call, id)),
+                keep_alive,
+                first,
+            };
+            stream.into_response()
+        }
+    };
+    if let Some(warnings) = header {
+        response.headers_mut().insert("x-sextant-warning", warnings);
+    }
+    Ok(response)
+}
+
+fn warning_header(warnings: &[String]) -> Option<HeaderValue> {
+    if warnings.is_empty() {
+        return None;
+    }
+    HeaderValue::from_str(&warnings.join(" ")).ok()
+}
+
+fn tagged(state: &AppState, call: &Call, jobs: Vec<Job>) -> TaggedEvents {
+    let slots = facts(&call.model).map_or(1, |facts| facts.slots as usize);
+    let mut streams: Vec<TaggedEvents> = jobs
+        .into_iter()
+        .enumerate()
+        .map(|(index, job)| {
+            call.run(state, job)
+                .map(move |event| (index, event))
+                .boxed()
+        })
+        .collect();
+    if streams.len() == 1 {
+        return streams.remove(0);
+    }
+    // Nothing runs before it is polled, so this is also the limit of jobs submitted.
+    stream::iter(streams)
+        .flatten_unordered(slots.clamp(1, PROMPTS_AT_ONCE_MAX))
+        .boxed()
+}
+
+async fn whole(
+    mut events: TaggedEvents,
+    mut fold: Fold,
+    mut answer: Answer,
+) -> Result<Answer, ApiError> {
+    let mut parts = Vec::new();
+    while let Some((job, event)) = events.next().await {
+        fold.step(job, event, &mut parts);
+        for part in parts.drain(..) {
+            answer.add(part)?;
+        }
+        if fold.is_over() {
+            return Ok(answer);
+        }
+    }
+    Err(wrong_event())
+}
+
+/// Waits a while for the first event, so that a refusal still is a status of its own.
+async fn first_event(
+    mut events: TaggedEvents,
+    limit: Duration,
+) -> Result<(Option<(usize, Event)>, TaggedEvents), ApiError> {
+    match tokio::time::timeout(limit, events.next()).await {
+        Ok(Some((_, Event::Failed(failure)))) => Err(failure.into()),
+        Ok(first) => Ok((first, events)),
+        Err(_) => Ok((None, events)),
+    }
+}
+
+fn envelope(state: &AppState, call: &Call, id: String) -> Envelope {
+    // Read again: the model may have become ready since the request came.
+    let models = state.backend().models();
+    let model = models.iter().find(|model| model.name == call.model.name);
+    Envelope {
+        id,
+        created: state.stamps().now(),
+        model: call.model.name.clone(),
+        fingerprint: model.and_then(facts).map(fingerprint),
+    }
+}
+
+/// A JSON response of bytes that are JSON already.
+pub(crate) fn json_response(body: Vec<u8>) -> Response {
+    let mut response = Response::new(Body::from(body));
+    let json = HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
+}
+
+/// A JSON response.
+pub(crate) fn ok<T: serde::Serialize>(value: &T) -> Response {
+    json_response(json(value)).into_response()
+}

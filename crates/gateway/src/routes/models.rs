@@ -1,0 +1,35 @@
+//! `GET /v1/models`.
+
+use axum::extract::{Path, State};
+use axum::response::Response;
+
+use super::{not_loaded, ok};
+use crate::AppState;
+use crate::error::ApiError;
+use crate::wire::openai::models::{ModelEntry, ModelList};
+
+/// Lists the models.
+#[utoipa::path(get, path = "/v1/models", tag = "openai",
+    responses((status = 200, description = "All models, the default first", body = ModelList)))]
+pub(crate) async fn list(State(state): State<AppState>) -> Response {
+    let models = state.backend().models();
+    ok(&ModelList::new(&models, state.started()))
+}
+
+/// Describes one model.
+#[utoipa::path(get, path = "/v1/models/{id}", tag = "openai",
+    params(("id" = String, Path, description = "Its name")),
+    responses(
+        (status = 200, description = "The model", body = ModelEntry),
+        (status = 404, description = "No such model", body = crate::openapi::ErrorBody),
+    ))]
+pub(crate) async fn one(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let models = state.backend().models();
+    match models.iter().find(|model| model.name == id) {
+        Some(model) => Ok(ok(&ModelEntry::new(model, state.started()))),
+        None => Err(not_loaded(&id, &models)),
+    }
+}

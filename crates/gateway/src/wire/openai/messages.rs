@@ -1,0 +1,158 @@
+//! Chat messages, checked and translated.
+
+use proto::{Message, Role, ToolCall};
+use serde_json::Value;
+
+use super::request::{RequestMessage, RequestToolCall};
+use super::shapes::{Content, ContentPart, shown};
+use crate::error::ApiError;
+use crate::limits::{self, quoted};
+
+const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
+
+pub(crate) fn messages(given: Option<Vec<RequestMessage>>) -> Result<Vec<Message>, ApiError> {
+    let rule = "an array of at least 1 message";
+    let given = given.ok_or_else(|| ApiError::missing("messages", rule))?;
+    if given.is_empty() {
+        return Err(ApiError::invalid("messages", "empty", rule));
+    }
+    limits::count("messages", given.len(), limits::MESSAGES_MAX, "messages")?;
+    given
+        .into_iter()
+        .enumerate()
+        .map(|(index, given)| message(&format!("messages[{index}]"), given))
+        .collect()
+}
+
+fn message(path: &str, given: RequestMessage) -> Result<Message, ApiError> {
+    let role = role(path, given.role.as_deref())?;
+    if given.function_call.is_some_and(|call| !call.is_null()) {
+        let param = format!("{path}.function_call");
+        return Err(ApiError::not_supported(&param, "given", "use tool_calls"));
+    }
+    let tool_calls = tool_calls(path, given.tool_calls.unwrap_or_default())?;
+    if !tool_calls.is_empty() && role != Role::Assistant {
+        let param = format!("{path}.tool_calls");
+        return Err(ApiError::invalid(
+            &param,
+            "given",
+            "left out unless the role is assistant",
+        ));
+    }
+    let content = given
+        .content
+        .map(|content| text(path, content))
+        .transpose()?;
+    if content.is_none() && role != Role::Assistant {
+        let param = format!("{path}.content");
+        return Err(ApiError::missing(
+            &param,
+            "a string or an array of text parts",
+        ));
+    }
+    Ok(Message {
+        role,
+        content,
+        reasoning_content: given.reasoning_content,
+        tool_calls,
+        tool_call_id: given.tool_call_id,
+        name: given.name,
+    })
+}
+
+fn role(path: &str, given: Option<&str>) -> Result<Role, ApiError> {
+    let param = format!("{path}.role");
+    match given {
+        Some("system") => Ok(Role::System),
+        Some("developer") => Ok(Role::Developer),
+        Some("user") => Ok(Role::User),
+        Some("assistant") => Ok(Role::Assistant),
+        Some("tool") => Ok(Role::Tool),
+        Some("function") => Err(ApiError::not_supported(
+            &param,
+            "`function`",
+            "use the role tool",
+        )),
+        Some(other) => Err(ApiError::invalid(
+            &param,
+            &quoted(other),
+            &format!("one of {}", ROLES.join(", ")),
+        )),
+        None => Err(ApiError::missing(
+            &param,
+            &format!("one of {}", ROLES.join(", ")),
+        )),
+    }
+}
+
+/// The text of a message; parts are joined without a separator, as llama.cpp's
+/// templates do.
+fn text(path: &str, content: Content) -> Result<String, ApiError> {
+    let parts = match content {
+        Content::Text(text) => return Ok(text),
+        Content::Parts(parts) => parts,
+    };
+    let param = format!("{path}.content");
+    limits::count(&param, parts.len(), limits::CONTENT_PARTS_MAX, "parts")?;
+    let mut joined = String::new();
+    for (index, part) in parts.into_iter().enumerate() {
+        joined.push_str(&part_text(&format!("{param}[{index}]"), part)?);
+    }
+    Ok(joined)
+}
+
+fn part_text(path: &str, part: ContentPart) -> Result<String, ApiError> {
+    let missing = |field| ApiError::missing(&format!("{path}.{field}"), "a string");
+    match part.kind.as_deref() {
+        Some("text" | "input_text" | "output_text") => part.text.ok_or_else(|| missing("text")),
+        Some("refusal") => part.refusal.ok_or_else(|| missing("refusal")),
+        Some(other) => {
+            let detail = "this endpoint's models read text only";
+            let value = format!("a part of type {}", quoted(other));
+            Err(ApiError::not_supported(path, &value, detail))
+        }
+        None => Err(ApiError::missing(&format!("{path}.type"), "`text`")),
+    }
+}
+
+fn tool_calls(path: &str, given: Vec<RequestToolCall>) -> Result<Vec<ToolCall>, ApiError> {
+    let list = format!("{path}.tool_calls");
+    limits::count(&list, given.len(), limits::TOOL_CALLS_MAX, "calls")?;
+    given
+        .into_iter()
+        .enumerate()
+        .map(|(index, call)| tool_call(&format!("{list}[{index}]"), index, call))
+        .collect()
+}
+
+fn tool_call(path: &str, index: usize, given: RequestToolCall) -> Result<ToolCall, ApiError> {
+    if let Some(kind) = given.kind.as_deref().filter(|kind| *kind != "function") {
+        let param = format!("{path}.type");
+        return Err(ApiError::invalid(&param, &quoted(kind), "`function`"));
+    }
+    let function = given
+        .function
+        .ok_or_else(|| ApiError::missing(&format!("{path}.function"), "an object"))?;
+    let name = function
+        .name
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| ApiError::missing(&format!("{path}.function.name"), "a string"))?;
+    let arguments = match function.arguments {
+        None | Some(Value::Null) => "{}".to_owned(),
+        Some(Value::String(text)) => text,
+        Some(object @ Value::Object(_)) => object.to_string(),
+        Some(other) => {
+            let param = format!("{path}.function.arguments");
+            return Err(ApiError::invalid(
+                &param,
+                &shown(&other),
+                "JSON text in a string",
+            ));
+        }
+    };
+    Ok(ToolCall {
+        id: given.id.unwrap_or_else(|| format!("call_{index}")),
+        name,
+        arguments,
+    })
+}

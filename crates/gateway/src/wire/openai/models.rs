@@ -1,0 +1,141 @@
+//! Models on the wire.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use proto::ModelFacts;
+use serde::Serialize;
+use supervisor::{ModelPhase, ModelStatus};
+use utoipa::ToSchema;
+
+/// Answer of `GET /v1/models`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelList {
+    /// `list`
+    pub(crate) object: &'static str,
+    pub(crate) data: Vec<ModelEntry>,
+    /// The same models in the form Codex looks for.
+    pub(crate) models: Vec<CodexModel>,
+}
+
+/// One model in OpenAI's form, with extras.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ModelEntry {
+    id: String,
+    /// `model`
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+    /// `starting`, `loading`, `ready`, `restarting`, `draining` or `failed`
+    state: &'static str,
+    /// Most tokens of one request, prompt and answer together; null until loaded.
+    context_length: Option<u32>,
+    /// vLLM's name for `context_length`.
+    max_model_len: Option<u32>,
+    /// What the model was trained for.
+    context_train: Option<u32>,
+    /// Any of `chat`, `completion`, `embedding`, `tools`, `reasoning`.
+    capabilities: Vec<&'static str>,
+    modalities: Vec<&'static str>,
+    description: Option<String>,
+}
+
+/// What Codex reads of a model.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct CodexModel {
+    slug: String,
+    display_name: String,
+    description: Option<String>,
+    context_window: Option<u32>,
+    supported_in_api: bool,
+    /// `list`
+    visibility: &'static str,
+    priority: u32,
+    supports_parallel_tool_calls: bool,
+}
+
+impl ModelList {
+    pub(crate) fn new(models: &[ModelStatus], created: u64) -> Self {
+        Self {
+            object: "list",
+            data: models
+                .iter()
+                .map(|model| ModelEntry::new(model, created))
+                .collect(),
+            models: models.iter().map(CodexModel::new).collect(),
+        }
+    }
+}
+
+impl ModelEntry {
+    pub(crate) fn new(model: &ModelStatus, created: u64) -> Self {
+        let facts = facts(model);
+        let context = facts.map(|facts| facts.context);
+        Self {
+            id: model.name.clone(),
+            object: "model",
+            created,
+            owned_by: "sextant",
+            state: model.phase.word(),
+            context_length: context,
+            max_model_len: context,
+            context_train: facts.map(|facts| facts.context_train),
+            capabilities: facts.map(capabilities).unwrap_or_default(),
+            modalities: vec!["text"],
+            description: facts.map(|facts| facts.description.clone()),
+        }
+    }
+}
+
+impl CodexModel {
+    fn new(model: &ModelStatus) -> Self {
+        let facts = facts(model);
+        Self {
+            slug: model.name.clone(),
+            display_name: model.name.clone(),
+            description: facts.map(|facts| facts.description.clone()),
+            context_window: facts.map(|facts| facts.context),
+            supported_in_api: true,
+            visibility: "list",
+            priority: 0,
+            supports_parallel_tool_calls: true,
+        }
+    }
+}
+
+/// What is known of a model that is ready.
+pub(crate) fn facts(model: &ModelStatus) -> Option<&ModelFacts> {
+    match &model.phase {
+        ModelPhase::Ready(facts) => Some(facts),
+        _ => None,
+    }
+}
+
+fn capabilities(facts: &ModelFacts) -> Vec<&'static str> {
+    let all = [
+        ("chat", facts.can_chat),
+        ("completion", facts.can_complete),
+        ("embedding", facts.can_embed),
+        ("tools", facts.can_chat && !facts.tool_format.is_empty()),
+        ("reasoning", facts.can_reason),
+    ];
+    all.into_iter()
+        .filter(|(_, can)| *can)
+        .map(|(name, _)| name)
+        .collect()
+}
+
+/// Changes whenever the same seed may give another answer: other weights, other
+/// kernels, other cache types.
+pub(crate) fn fingerprint(facts: &ModelFacts) -> String {
+    let mut hasher = DefaultHasher::new();
+    (
+        &facts.path,
+        facts.weights_bytes,
+        &facts.llama_version,
+        &facts.kernels,
+    )
+        .hash(&mut hasher);
+    (&facts.kv_type_k, &facts.kv_type_v, facts.flash_attention).hash(&mut hasher);
+    (facts.context, facts.batch, facts.ubatch, facts.gpu_layers).hash(&mut hasher);
+    format!("fp_{:016x}", hasher.finish())
+}
