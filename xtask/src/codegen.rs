@@ -2,6 +2,7 @@
 
 use crate::shell::root;
 use anyhow::{Result, bail};
+use std::fmt::Write;
 use std::fs;
 
 #[derive(clap::Args)]
@@ -42,5 +43,55 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 fn documents() -> Vec<Document> {
-    Vec::new()
+    vec![
+        Document {
+            path: "docs/reference/settings.md",
+            text: config::reference_markdown(),
+        },
+        Document {
+            path: "docs/reference/errors.md",
+            text: errors(),
+        },
+        Document {
+            path: "docs/reference/openapi.json",
+            text: gateway::openapi_json().trim_end().to_owned() + "\n",
+        },
+    ]
+}
+
+const ERRORS_HEAD: &str = "\
+# Errors
+
+<!-- Generated from the error table; do not edit. -->
+
+Every error is a JSON object with `message`, `type`, `param` (the field at fault, or null),
+`code` and `hint`, inside `error`. Branch on `code`: it does not change. Inside a stream,
+where the status is already sent, the same object comes as an event, and the stream ends.
+
+| code | status | type | fault | retry | message | what to do |
+|---|---|---|---|---|---|---|
+";
+
+fn errors() -> String {
+    let mut page = ERRORS_HEAD.to_owned();
+    for row in gateway::error_table() {
+        let retry = match (row.retryable, row.retry_after_s) {
+            (false, None) => "no".to_owned(),
+            (false, Some(seconds)) => format!("not before {seconds} s"),
+            (true, None) => "yes".to_owned(),
+            (true, Some(seconds)) => format!("after {seconds} s"),
+        };
+        // Writing to a string cannot fail.
+        let _ = writeln!(
+            page,
+            "| `{}` | {} | `{}` | {} | {retry} | {} | {} |",
+            row.code,
+            row.status,
+            row.kind,
+            row.fault.name(),
+            row.template.replace('|', "\\|"),
+            row.hint.replace('|', "\\|"),
+        );
+    }
+    page
 }

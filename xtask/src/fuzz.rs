@@ -8,7 +8,12 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-const TARGETS: &[&str] = &["chat_template", "gguf_header", "proto_frame"];
+const TARGETS: &[&str] = &[
+    "chat_template",
+    "gguf_header",
+    "proto_frame",
+    "wire_request",
+];
 
 /// Edge coverage counters and traced comparisons, as libFuzzer reads them. One
 /// code generation unit, because counters of several would not be merged.
