@@ -21,6 +21,8 @@ pub struct Request {
     pub stop: Vec<String>,
     pub sampling: Params,
     pub constraint: Option<Constraint>,
+    /// The constraint covers the thought, too; otherwise it begins after it.
+    pub constrain_thought: bool,
     /// `Some(k)`: log-probabilities of each token and its `k` likeliest rivals.
     pub logprobs: Option<usize>,
     /// Also of the prompt's tokens; turns prefix reuse off for this request.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Event, Job, JobId, SamplingValues};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "snake_case")]
+#[serde(tag = "op", rename_all = "snake_case")]
 pub enum ToWorker {
     Hello {
         version: u32,
@@ -32,7 +32,7 @@ pub enum ToWorker {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "message", rename_all = "snake_case")]
+#[serde(tag = "op", rename_all = "snake_case")]
 pub enum FromWorker {
     Hello {
         version: u32,

@@ -323,7 +323,7 @@ fn kv_bytes_in(lines: &[String]) -> u64 {
 fn reported_flash_attention(asked: llama::FlashAttention) -> bool {
     let resolved_off = log_lines()
         .iter()
-        .any(|line| line.contains("Flash Attention was auto, set to disabled"));
+        .any(|line| line.contains("Flash Attention not supported"));
     match asked {
         llama::FlashAttention::On => true,
         llama::FlashAttention::Off => false,

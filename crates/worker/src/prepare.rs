@@ -8,15 +8,18 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use chat::{
     GrammarRequest, OutputParser, OutputSpec, ReasoningTags, RenderInput, Rendered, Template,
-    TemplateError, TemplateTokens,
+    TemplateError, TemplateTokens, Thought,
 };
 use engine::{JobKey, Request, ThoughtSpec, TokenId, Vocabulary};
 use proto::{
     ChatJob, CompletionJob, Constraint as Wanted, EmbeddingInput, EmbeddingJob, Event, FailureKind,
-    Generation, Job, JobFailure, JobId, Message, ModelFacts, Prompt, Role, SamplingOverrides,
-    ToolChoice, ToolDefinition,
+    Generation, Job, JobFailure, JobId, ModelFacts, Prompt, SamplingOverrides, ToolChoice,
+    ToolDefinition,
 };
-use sampling::{Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar, Params};
+use sampling::{
+    Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar, Params, TokenBytes,
+    TokenKind,
+};
 
 use crate::answer::Answer;
 use crate::engine_thread::unsupported;
@@ -52,25 +55,25 @@ pub(crate) struct Preparer {
 }
 
 impl Preparer {
-    pub(crate) fn new(loaded: &Loaded) -> Self {
+    pub(crate) fn new(loaded: &Loaded) -> Result<Self, TemplateError> {
         let mut facts = loaded.facts.clone();
         let tokens = TemplateTokens {
             bos: facts.bos.clone().unwrap_or_default(),
             eos: facts.eos.clone().unwrap_or_default(),
         };
-        let (template, warning) = usable_template(loaded.template.as_deref(), tokens);
+        let (template, warning) = usable_template(loaded.template.as_deref(), tokens)?;
         facts.template_warnings.extend(warning);
         facts.chat_template.clone_from(&loaded.template);
         facts.tool_format = template.tool_format().name().to_owned();
         facts.can_reason = template.reasoning_tags().is_some();
         let defaults = defaults(&facts);
-        Self {
+        Ok(Self {
             vocabulary: Arc::clone(&loaded.vocabulary),
             template,
             facts,
             defaults,
             constraints: OnceLock::new(),
-        }
+        })
     }
 
     /// The facts, with what is known of the template.
@@ -117,9 +120,11 @@ impl Preparer {
         let rendered = self.render(&job)?;
         let prompt = self.tokenize_prompt(&rendered);
         let tags = self.template.reasoning_tags().unwrap_or_default();
-        let mut warnings = rendered.warnings;
-        let (wanted, in_tool_call) = self.wanted(&job, &mut warnings)?;
+        let mut warnings = rendered.warnings.clone();
+        let wanted = self.wanted(&job, &rendered, &mut warnings)?;
         let mut request = self.request(id, prompt, &job.generation, wanted.as_ref())?;
+        // A grammar of calls has room for the thought before them, a format has not.
+        request.constrain_thought = wanted != job.constraint;
         request.special_text = true;
         request.thought = Some(self.thought(&job, tags, rendered.opens_thinking));
         let own_stops = self.add_format_stops(&mut request, &job.tools);
@@ -135,7 +140,6 @@ impl Preparer {
                 Some(OutputParser::new(spec))
             })
             .collect();
-        let _ = in_tool_call;
         let answer = Answer::new(values(&request.sampling), parsers)
             .with_warnings(warnings)
             .with_own_stops(own_stops);
@@ -146,32 +150,49 @@ impl Preparer {
     fn wanted(
         &self,
         job: &ChatJob,
+        rendered: &Rendered,
         warnings: &mut Vec<String>,
-    ) -> Result<(Option<Wanted>, bool), JobFailure> {
+    ) -> Result<Option<Wanted>, JobFailure> {
+        let thought = match self.template.reasoning_tags() {
+            None => Thought::None,
+            Some(tags) if rendered.opens_thinking => Thought::Open(tags),
+            Some(_) if job.reasoning.enabled == Some(false) => Thought::None,
+            Some(tags) => Thought::Possible(tags),
+        };
         let request = GrammarRequest {
             format: self.template.tool_format(),
             tools: &job.tools,
             choice: &job.tool_choice,
             parallel: job.parallel_tool_calls.unwrap_or(true),
+            thought,
+            control_token: &|marker| self.control_token(marker),
         };
-        let grammar =
-            chat::tool_grammar(&request).map_err(|error| invalid("tools", error.to_string()))?;
+        let grammar = chat::tool_grammar(&request)
+            .map_err(|error| invalid("tool_choice", error.to_string()))?;
         match (grammar, &job.constraint) {
             (Some(_), Some(_)) => Err(invalid(
                 "tool_choice",
                 "tool_choice demands a call and response_format demands an answer: ask for one of them"
                     .into(),
             )),
-            (Some(grammar), None) => Ok((Some(grammar.constraint), true)),
+            (Some(grammar), None) => Ok(Some(grammar.constraint)),
             (None, Some(constraint)) => {
                 if !job.tools.is_empty() {
                     warnings.push(
                         "response_format holds for the whole answer, so no tool can be called".into(),
                     );
                 }
-                Ok((Some(constraint.clone()), false))
+                Ok(Some(constraint.clone()))
             }
-            (None, None) => Ok((None, false)),
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The id of a marker that is one control token of this vocabulary.
+    fn control_token(&self, marker: &str) -> Option<u32> {
+        match self.vocabulary.tokenize(marker, false, true)[..] {
+            [token] if self.vocabulary.is_control(token) => u32::try_from(token).ok(),
+            _ => None,
         }
     }
 
@@ -323,6 +344,7 @@ impl Preparer {
             stop: generation.stop.clone(),
             sampling,
             constraint: constraint.map(|wanted| self.compile(wanted)).transpose()?,
+            constrain_thought: false,
             logprobs: generation.logprobs.map(usize::from),
             prompt_logprobs: false,
             speculation: generation.speculation,
@@ -418,19 +440,24 @@ impl Preparer {
 
     fn factory(&self) -> Result<ConstraintFactory, String> {
         let ids = 0..TokenId::try_from(self.vocabulary.n_tokens()).unwrap_or(TokenId::MAX);
-        let tokens = ids
-            .clone()
-            .map(|token| sampling::TokenBytes {
-                bytes: self.vocabulary.piece(token, true),
-                is_special: self.vocabulary.is_control(token),
-            })
-            .collect();
+        let tokens = ids.clone().map(|token| self.token_bytes(token)).collect();
         let ends: Vec<TokenId> = ids
             .filter(|token| self.vocabulary.is_end_of_generation(*token))
             .collect();
         let vocabulary = sampling::Vocabulary::new(tokens, &ends)
             .map_err(|error| format!("This vocabulary cannot be constrained: {error}"))?;
-        Ok(ConstraintFactory::new(Arc::new(vocabulary)))
+        ConstraintFactory::new(Arc::new(vocabulary))
+            .map_err(|error| format!("This vocabulary cannot be constrained: {error}"))
+    }
+
+    fn token_bytes(&self, token: TokenId) -> TokenBytes {
+        let bytes = self.vocabulary.piece(token, true);
+        let kind = match () {
+            () if self.vocabulary.is_control(token) => TokenKind::Control,
+            () if bytes.is_empty() => TokenKind::Unused,
+            () => TokenKind::Text,
+        };
+        TokenBytes { bytes, kind }
     }
 
     fn piece(&self, token: TokenId) -> String {
@@ -447,24 +474,19 @@ impl Preparer {
 }
 
 /// The model's template if it works, the fallback otherwise, and what to tell about it.
-fn usable_template(source: Option<&str>, tokens: TemplateTokens) -> (Template, Option<String>) {
-    let fallback = |tokens, why: String| {
-        // The fallback is a constant that the crate's own tests compile.
-        match Template::fallback(tokens) {
-            Ok(template) => (template, Some(format!("{why}; ChatML is used instead"))),
-            Err(error) => unreachable_template(&error),
-        }
+fn usable_template(
+    source: Option<&str>,
+    tokens: TemplateTokens,
+) -> Result<(Template, Option<String>), TemplateError> {
+    let why = match source.map(|source| Template::compile(source, tokens.clone())) {
+        Some(Ok(template)) => return Ok((template, None)),
+        Some(Err(error)) => format!("The model's own template is unusable ({error})"),
+        None => "The model has no chat template".to_owned(),
     };
-    match source {
-        None => fallback(tokens, "The model has no chat template".into()),
-        Some(source) => match Template::compile(source, tokens.clone()) {
-            Ok(template) => (template, None),
-            Err(error) => fallback(
-                tokens,
-                format!("The model's own template is unusable: {error}"),
-            ),
-        },
-    }
+    Ok((
+        Template::fallback(tokens)?,
+        Some(format!("{why}; ChatML is used instead")),
+    ))
 }
 
 fn invalid(field: &str, message: String) -> JobFailure {

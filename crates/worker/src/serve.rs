@@ -1,6 +1,7 @@
 //! The worker's side of the protocol.
 
 use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use proto::frame::{self, FrameError};
@@ -26,6 +27,9 @@ pub enum ServeError {
     Io(#[from] std::io::Error),
     #[error("the endpoint speaks version {theirs} of the worker protocol, this worker {ours}")]
     Version { theirs: u32, ours: u32 },
+    /// The built-in template does not compile: a fault of this program.
+    #[error(transparent)]
+    Template(chat::TemplateError),
     #[error("expected {expected}, got another message")]
     OutOfOrder { expected: &'static str },
 }
@@ -148,7 +152,7 @@ struct Desk {
 
 impl Desk {
     fn open(loaded: Loaded, events: UnboundedSender<FromWorker>) -> Result<Self, ServeError> {
-        let preparer = Preparer::new(&loaded);
+        let preparer = Preparer::new(&loaded).map_err(ServeError::Template)?;
         let facts = preparer.facts().clone();
         let engine = EngineHandle::start(Parts {
             cells: facts.context,
@@ -255,7 +259,8 @@ impl Desk {
         let preparer = Arc::clone(&self.preparer);
         let done = self.prepared_sender.clone();
         tokio::task::spawn_blocking(move || {
-            let prepared = std::panic::catch_unwind(|| preparer.prepare(id, job));
+            // `prepare` changes nothing, so a panic leaves nothing half done.
+            let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| preparer.prepare(id, job)));
             let work = prepared.unwrap_or_else(|_| {
                 Err(JobFailure {
                     kind: FailureKind::Internal,

@@ -277,28 +277,25 @@ impl Job {
 
 /// The next token of a choice: forced, or sampled under its constraint.
 fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure> {
-    if let Some(token) = choice.forced.pop_front() {
-        return Ok(token);
-    }
     let constrained = choice.is_constrained();
-    let Choice {
-        sampler,
-        constraint,
-        ..
-    } = choice;
-    let token = match constraint.as_mut().filter(|_| constrained) {
-        None => sampler
+    let mut constraint = choice.constraint.as_mut().filter(|_| constrained);
+    let token = match (choice.forced.pop_front(), &mut constraint) {
+        (Some(forced), _) => forced,
+        (None, None) => choice
+            .sampler
             .sample(logits, None)
             .map_err(|error| internal(&error))?,
-        Some(constraint) => {
+        (None, Some(constraint)) => {
             let mask = constraint.mask().map_err(|error| internal(&error))?;
-            let token = sampler
+            choice
+                .sampler
                 .sample(logits, Some(mask))
-                .map_err(|error| internal(&error))?;
-            constraint.accept(token).map_err(|error| internal(&error))?;
-            token
+                .map_err(|error| internal(&error))?
         }
     };
+    if let Some(constraint) = constraint {
+        constraint.accept(token).map_err(|error| internal(&error))?;
+    }
     Ok(token)
 }
 

@@ -47,6 +47,7 @@ pub(crate) struct Choice {
     pub(crate) n_kv: usize,
     pub(crate) sampler: Sampler,
     pub(crate) constraint: Option<Constraint>,
+    pub(crate) constrain_thought: bool,
     pub(crate) text: TextStream,
     pub(crate) thought: Option<Thought>,
     pub(crate) drafter: Option<Drafter>,
@@ -70,6 +71,7 @@ impl Job {
             n_kv: 0,
             sampler,
             constraint: request.constraint.take(),
+            constrain_thought: request.constrain_thought,
             text: TextStream::new(&request.stop),
             thought: request.thought.clone().map(Thought::new),
             drafter: request.speculation.map(Drafter::new),
@@ -122,6 +124,7 @@ impl Job {
                 n_kv: 0,
                 sampler: first.sampler.fork(index),
                 constraint: first.constraint.as_ref().map(Constraint::fork),
+                constrain_thought: first.constrain_thought,
                 text: TextStream::new(&self.request.stop),
                 thought: first.thought.clone(),
                 drafter: first.drafter.clone(),
@@ -155,9 +158,10 @@ impl Choice {
         self.pending() == 1 && self.tokens.len() > prompt_len
     }
 
-    /// Whether the constraint holds at this point; a thought is free.
+    /// Whether the constraint holds at this point; a thought is free unless it covers that.
     pub(crate) fn is_constrained(&self) -> bool {
-        self.constraint.is_some() && !self.thought.as_ref().is_some_and(Thought::inside)
+        let in_thought = self.thought.as_ref().is_some_and(Thought::inside);
+        self.constraint.is_some() && (self.constrain_thought || !in_thought)
     }
 
     /// Adds one token of the answer to everything that follows it.

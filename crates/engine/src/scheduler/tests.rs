@@ -44,6 +44,7 @@ fn request(key: u64, prompt: &str, max_tokens: u32) -> Request {
             ..Params::default()
         },
         constraint: None,
+        constrain_thought: false,
         logprobs: None,
         prompt_logprobs: false,
         speculation: None,
