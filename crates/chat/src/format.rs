@@ -90,7 +90,13 @@ impl ToolFormat {
             Self::Mistral => has(mistral::OPEN),
             Self::FunctionGemma => has(gemma::FUNCTION_GEMMA.open),
             Self::Gemma4 => has(gemma::GEMMA_4.open),
-            Self::Lfm2 => has(pythonic::LFM_OPEN) || has("<|tool_list_start|>"),
+            Self::Lfm2 => [
+                pythonic::LFM_OPEN,
+                "<|tool_list_start|>",
+                "List of tools: [",
+            ]
+            .iter()
+            .any(|text| has(text)),
             Self::GemmaCode => has("tool_code"),
             Self::Hermes => has(hermes::OPEN),
             Self::Llama3 => {

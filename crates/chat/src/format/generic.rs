@@ -6,9 +6,24 @@ use super::pythonic::{self, Frame, PythonCalls};
 use super::scan::{Expect, Expected};
 use super::{CallMachine, CallSink, Opener, Place, Step, deepseek, hermes, mistral, xml};
 
+/// Granite 3 and Phi 4 write a list behind this, with or without an end.
+const GRANITE_OPENER: Opener = Opener {
+    text: "<|tool_call|>",
+    place: Place::Anywhere,
+    machine: || Box::new(BareCalls::new(Wrapping::Tag("<|/tool_call|>"))),
+};
+const NEMOTRON_OPENER: Opener = Opener {
+    text: "<TOOLCALL>",
+    place: Place::Anywhere,
+    machine: || Box::new(BareCalls::new(Wrapping::Tag("</TOOLCALL>"))),
+};
+
 /// A model told about tools in words may still answer in the markup of its training.
-pub(super) const FOREIGN_OPENERS: [Opener; 6] = [
+pub(super) const FOREIGN_OPENERS: [Opener; 9] = [
     hermes::OPENER,
+    hermes::SEED_OPENER,
+    GRANITE_OPENER,
+    NEMOTRON_OPENER,
     xml::OPENER,
     deepseek::SECTION_OPENER,
     deepseek::CALL_OPENER,
@@ -44,9 +59,11 @@ enum Wrapping {
     Opened,
     List,
     Fence,
+    /// A list, or one object, up to this tag.
+    Tag(&'static str),
 }
 
-/// Reads one bare object, a list of objects or of Python calls, or what is in a
+/// Reads one bare or tagged object, a list of objects or of Python calls, or what is in a
 /// Markdown fence.
 #[derive(Debug)]
 struct BareCalls {
@@ -67,7 +84,7 @@ impl BareCalls {
     fn new(wrapping: Wrapping) -> Self {
         let state = match wrapping {
             Wrapping::Opened => State::Call(JsonCall::opened(Manner::Bare)),
-            Wrapping::List | Wrapping::Fence => State::Open,
+            _ => State::Open,
         };
         Self { wrapping, state }
     }
@@ -75,12 +92,20 @@ impl BareCalls {
 
 impl CallMachine for BareCalls {
     fn feed(&mut self, c: char, sink: &mut CallSink<'_>) -> Step {
+        let in_tag = matches!(self.wrapping, Wrapping::Tag(_));
         match &mut self.state {
             State::Open | State::Between if c.is_whitespace() => Step::More,
             State::Open | State::Between if c == '{' => {
-                self.state = State::Call(JsonCall::opened(Manner::Bare));
+                let manner = if in_tag {
+                    Manner::Announced
+                } else {
+                    Manner::Bare
+                };
+                self.state = State::Call(JsonCall::opened(manner));
                 Step::More
             }
+            State::Open if c == '[' && in_tag => Step::More,
+            State::Between if c == ']' && in_tag => Step::More,
             State::Open if self.wrapping == Wrapping::List && c != ']' => {
                 let mut calls = PythonCalls::new(Frame::List);
                 let step = calls.feed(c, sink);
@@ -101,6 +126,7 @@ impl CallMachine for BareCalls {
             State::Between => {
                 let close = match self.wrapping {
                     Wrapping::Fence => "```",
+                    Wrapping::Tag(close) => close,
                     _ => "]",
                 };
                 self.state = State::Close(Expect::new(close));

@@ -14,13 +14,20 @@ pub(super) const CLOSE: &str = "</tool_call>";
 pub(super) const OPENER: Opener = Opener {
     text: OPEN,
     place: Place::Anywhere,
-    machine: || Box::new(TaggedCalls::new()),
+    machine: || Box::new(TaggedCalls::new(CLOSE)),
 };
-pub(super) const OPENERS: [Opener; 2] = [OPENER, xml::OPENER];
+/// Seed-OSS: the same inside, other tags.
+pub(super) const SEED_OPENER: Opener = Opener {
+    text: "<seed:tool_call>",
+    place: Place::Anywhere,
+    machine: || Box::new(TaggedCalls::new("</seed:tool_call>")),
+};
+pub(super) const OPENERS: [Opener; 3] = [OPENER, SEED_OPENER, xml::OPENER];
 
 /// Reads from behind `<tool_call>` to `</tool_call>`; several JSON calls may share a tag.
 #[derive(Debug)]
 pub(super) struct TaggedCalls {
+    close: &'static str,
     state: State,
     n_calls: u32,
 }
@@ -38,8 +45,9 @@ enum State {
 }
 
 impl TaggedCalls {
-    fn new() -> Self {
+    fn new(close: &'static str) -> Self {
         Self {
+            close,
             state: State::Open,
             n_calls: 0,
         }
@@ -110,7 +118,7 @@ impl CallMachine for TaggedCalls {
                     Step::More
                 }
                 _ => {
-                    self.state = State::Close(Expect::new(CLOSE));
+                    self.state = State::Close(Expect::new(self.close));
                     self.feed(c, sink)
                 }
             },

@@ -76,37 +76,16 @@ const PLAIN: Dialect = Dialect {
 };
 
 pub(super) fn dialect(format: ToolFormat) -> Dialect {
-    match format {
+    json_dialect(format).unwrap_or_else(|| bare_dialect(format))
+}
+
+/// The formats that write arguments as JSON.
+fn json_dialect(format: ToolFormat) -> Option<Dialect> {
+    Some(match format {
         ToolFormat::Hermes => Dialect {
             open: "<tool_call>",
             before: &[Text("\n")],
             after: &[Text("\n"), Marker("</tool_call>")],
-            ..PLAIN
-        },
-        ToolFormat::QwenXml => Dialect {
-            open: "<tool_call>",
-            before: &[Text("\n")],
-            after: &[Text("\n"), Marker("</tool_call>")],
-            call: Elements {
-                before: "<function=",
-                middle: ">\n",
-                key: "<parameter=",
-                value: ">\n",
-                value_end: "\n</parameter>\n",
-                after: &[Text("</function>")],
-            },
-            ..PLAIN
-        },
-        ToolFormat::Glm => Dialect {
-            open: "<tool_call>",
-            call: Elements {
-                before: "",
-                middle: "\n",
-                key: "<arg_key>",
-                value: "</arg_key>\n<arg_value>",
-                value_end: "</arg_value>\n",
-                after: &[Marker("</tool_call>")],
-            },
             ..PLAIN
         },
         ToolFormat::Llama3 => Dialect {
@@ -149,6 +128,47 @@ pub(super) fn dialect(format: ToolFormat) -> Dialect {
             middle: &[Marker("<｜tool▁sep｜>")],
             after: &[Marker("<｜tool▁call▁end｜>")],
         }),
+        ToolFormat::Generic => Dialect {
+            call: JsonCall {
+                before: &[Text("{\"tool_call\": {\"name\": \"")],
+                middle: &[Text("\", \"arguments\": ")],
+                after: &[Text("}}")],
+            },
+            ..PLAIN
+        },
+        _ => return None,
+    })
+}
+
+/// The formats with a notation of their own for arguments.
+fn bare_dialect(format: ToolFormat) -> Dialect {
+    match format {
+        ToolFormat::QwenXml => Dialect {
+            open: "<tool_call>",
+            before: &[Text("\n")],
+            after: &[Text("\n"), Marker("</tool_call>")],
+            call: Elements {
+                before: "<function=",
+                middle: ">\n",
+                key: "<parameter=",
+                value: ">\n",
+                value_end: "\n</parameter>\n",
+                after: &[Text("</function>")],
+            },
+            ..PLAIN
+        },
+        ToolFormat::Glm => Dialect {
+            open: "<tool_call>",
+            call: Elements {
+                before: "",
+                middle: "\n",
+                key: "<arg_key>",
+                value: "</arg_key>\n<arg_value>",
+                value_end: "</arg_value>\n",
+                after: &[Marker("</tool_call>")],
+            },
+            ..PLAIN
+        },
         ToolFormat::Lfm2 => Dialect {
             open: "<|tool_call_start|>",
             is_list: true,
@@ -181,17 +201,9 @@ pub(super) fn dialect(format: ToolFormat) -> Dialect {
             call: Gemma { quote: "<|\"|>" },
             ..PLAIN
         },
-        ToolFormat::Generic => Dialect {
-            call: JsonCall {
-                before: &[Text("{\"tool_call\": {\"name\": \"")],
-                middle: &[Text("\", \"arguments\": ")],
-                after: &[Text("}}")],
-            },
-            ..PLAIN
-        },
+        _ => PLAIN,
     }
 }
-
 fn deepseek(call: CallShape) -> Dialect {
     Dialect {
         open: "<｜tool▁calls▁begin｜>",

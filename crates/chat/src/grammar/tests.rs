@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::json;
@@ -54,11 +56,13 @@ fn lark(grammar: &ToolGrammar) -> &str {
 }
 
 fn matcher(grammar: &str) -> Matcher {
-    let env = ApproximateTokEnv::single_byte_env();
-    let mut factory = ParserFactory::new_simple(&env).unwrap();
-    factory.quiet();
+    static FACTORY: LazyLock<ParserFactory> = LazyLock::new(|| {
+        let mut factory = ParserFactory::new_simple(&ApproximateTokEnv::single_byte_env()).unwrap();
+        factory.quiet();
+        factory
+    });
     let matcher =
-        Matcher::new(factory.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
+        Matcher::new(FACTORY.create_parser(TopLevelGrammar::from_lark(grammar.to_owned())));
     assert!(!matcher.is_error(), "{:?}\n{grammar}", matcher.get_error());
     matcher
 }

@@ -494,6 +494,24 @@ fn every_format_reads_generic_calls() {
 }
 
 #[test]
+fn generic_reads_the_markup_of_other_families() {
+    for output in [
+        r#"<|tool_call|>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now", "arguments": {}}]"#,
+        r#"<TOOLCALL>[{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now"}]</TOOLCALL>"#,
+        "<seed:tool_call>\n<function=get_weather>\n<parameter=city>Oslo</parameter>\n</function>\n</seed:tool_call><function=now></function>",
+        r#"[TOOL_CALLS][{"name": "get_weather", "arguments": {"city": "Oslo"}}, {"name": "now"}]"#,
+        r#"<|tool_call_start|>[get_weather(city="Oslo"), now()]<|tool_call_end|>"#,
+    ] {
+        check(
+            ToolFormat::Generic,
+            output,
+            "",
+            &[weather("Oslo"), ("now", json!({}))],
+        );
+    }
+}
+
+#[test]
 fn reasoning_is_split_off() {
     let spec = spec(ToolFormat::Hermes);
     for (output, reasoning, text) in [

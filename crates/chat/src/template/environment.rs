@@ -9,9 +9,9 @@ use minijinja::{Environment, Error, ErrorKind, State, Value};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde_json::Value as Json;
 
-/// Instructions one rendering may execute. A long agent conversation takes about
-/// a tenth of it.
-pub const FUEL_MAX: u64 = 20_000_000;
+/// Instructions one rendering may execute. A conversation of ten thousand messages
+/// stays below it.
+pub const FUEL_MAX: u64 = 5_000_000;
 /// Depth of nested macros and recursive loops.
 pub const RECURSION_MAX: usize = 200;
 
@@ -59,8 +59,71 @@ pub(super) fn environment(source: &str) -> Result<Environment<'static>, Error> {
             .map_err(|error| Error::new(ErrorKind::InvalidOperation, error.to_string()))?;
         Ok(to_template_value(&json))
     });
+    // Python's answers: a string and a mapping are sequences, `None` cannot be iterated,
+    // and nothing has the length 0.
+    env.add_test("iterable", |value: &Value| {
+        !value.is_none()
+            && (value.is_undefined() || value.as_str().is_some() || value.try_iter().is_ok())
+    });
+    env.add_test("sequence", |value: &Value| {
+        value.is_undefined()
+            || matches!(
+                value.kind(),
+                ValueKind::Seq | ValueKind::Map | ValueKind::String
+            )
+    });
+    env.add_filter("indent", indent);
+    env.add_filter("length", length);
+    env.add_filter("count", length);
     env.add_template_owned(TEMPLATE_NAME, without_generation_tags(source))?;
     Ok(env)
+}
+
+/// Jinja's `indent`, which keeps a final line break.
+fn indent(
+    text: String,
+    width: Option<Value>,
+    first: Option<bool>,
+    blank: Option<bool>,
+    kwargs: Kwargs,
+) -> Result<String, Error> {
+    let width = width.map_or_else(|| kwargs.get("width"), |width| Ok(Some(width)))?;
+    let first = first.map_or_else(|| kwargs.get("first"), |first| Ok(Some(first)))?;
+    let blank = blank.map_or_else(|| kwargs.get("blank"), |blank| Ok(Some(blank)))?;
+    kwargs.assert_all_used()?;
+    let margin = match &width {
+        Some(width) => match width.as_str() {
+            Some(text) => text.to_owned(),
+            None => " ".repeat(width.as_usize().unwrap_or(0).min(INDENT_MAX)),
+        },
+        None => " ".repeat(4),
+    };
+    let mut out = String::with_capacity(text.len());
+    for (i, line) in text.split('\n').enumerate() {
+        if i > 0 {
+            out.push('\n');
+        }
+        let indented = if i == 0 {
+            first == Some(true)
+        } else {
+            !line.is_empty() || blank == Some(true)
+        };
+        if indented {
+            out.push_str(&margin);
+        }
+        out.push_str(line);
+    }
+    Ok(out)
+}
+
+fn length(value: &Value) -> Result<usize, Error> {
+    if value.is_undefined() {
+        return Ok(0);
+    }
+    value.len().ok_or_else(|| {
+        let message = format!("{} has no length", value.kind());
+        Error::new(ErrorKind::InvalidOperation, message)
+    })
 }
 
 pub(super) fn to_template_value(json: &Json) -> Value {
@@ -210,7 +273,7 @@ fn tojson(state: &State, value: &Value, kwargs: Kwargs) -> Result<String, Error>
     Ok(out)
 }
 
-const INDENT_MAX: usize = 16;
+const INDENT_MAX: usize = 64;
 
 struct JsonStyle {
     ascii: bool,
@@ -438,6 +501,25 @@ mod tests {
                  {{ d is mapping }} {{ d.a is sequence }} {{ s is string }} {{ s.startswith(' H') }}"
             ),
             "o none ba olleH True True True True"
+        );
+    }
+
+    #[test]
+    fn indent_keeps_line_breaks() {
+        assert_eq!(
+            render("{{ '{\\n'|indent(2, first=true) }}{{ 'a\\n\\nb'|indent }}"),
+            "  {\na\n\n    b"
+        );
+    }
+
+    #[test]
+    fn tests_and_lengths_answer_as_in_python() {
+        assert_eq!(
+            render(
+                "{{ none is iterable }} {{ s is iterable }} {{ s is sequence }} {{ d is sequence }} \
+                 {{ d.a is sequence }} {{ 1 is iterable }} {{ absent|length }} {{ d|length }}"
+            ),
+            "False True True True True False 0 2"
         );
     }
 

@@ -136,78 +136,74 @@ impl Probe<'_> {
     }
 
     fn tools(&self, source: &str, features: &mut Features) {
-        let tool = json!({"type": "function", "function": {
-            "name": TOOL,
-            "description": "d",
-            "parameters": {
-                "type": "object",
-                "properties": {KEY: {"type": "string", "description": "d"}},
-                "required": [KEY],
-            },
-        }});
-        let turns = |call: Json, result: Option<&str>| {
-            let mut turns = vec![user(), call];
-            if let Some(id) = result {
-                turns.push(json!({
-                    "role": "tool", "content": RESULT, "tool_call_id": id, "name": TOOL,
-                }));
-            }
-            self.render_with(turns, vec![tool.clone()], Map::new())
-        };
-        features.supports_tools = shows(
-            &self.render_with(vec![user()], vec![tool.clone()], Map::new()),
-            TOOL,
-        ) || shows(
-            &self.render_with(vec![system(), user()], vec![tool.clone()], Map::new()),
-            TOOL,
-        );
+        let reaches = |turns| shows(&self.render_with(turns, vec![tool()], Map::new()), TOOL);
+        features.supports_tools = reaches(vec![user()]) || reaches(vec![system(), user()]);
+
         let long = "call_abcdefghijklmnopqrstuvwx";
         let short = "abcdefghi";
-        let object = || json!({KEY: VALUE});
-        let result_of = |id| turns(call(id, object(), Json::Null), Some(id));
         features.wants_short_call_ids = [long, short].map(|id| {
-            result_of(id).is_ok() || turns(call(id, object(), json!("")), Some(id)).is_ok()
+            [Json::Null, json!("")]
+                .into_iter()
+                .any(|content| self.answered(call(id, object(), content), id).is_ok())
         }) == [false, true];
         let id = if features.wants_short_call_ids {
             short
         } else {
             long
         };
+        // A template may treat a call at the end and one in the middle differently.
+        let with = |content: Json| call(id, object(), content);
+        features.wants_null_content = null_is_as_good(
+            &self.unanswered(with(Json::Null)),
+            &self.unanswered(with(json!(""))),
+        ) && null_is_as_good(
+            &self.answered(with(Json::Null), id),
+            &self.answered(with(json!("")), id),
+        );
+        self.arguments(source, id, features);
+    }
 
-        let with_null = turns(call(id, object(), Json::Null), None);
-        let with_empty = turns(call(id, object(), json!("")), None);
-        features.wants_null_content = match (&with_null, &with_empty) {
-            (Ok(null), Ok(empty)) => ["None", "null"]
-                .iter()
-                .all(|w| null.matches(w).count() <= empty.matches(w).count()),
-            (Ok(_), Err(_)) => true,
-            _ => false,
-        };
+    /// How arguments are wanted, and whether calls and results are shown at all.
+    fn arguments(&self, source: &str, id: &str, features: &mut Features) {
         let content = if features.wants_null_content {
             Json::Null
         } else {
             json!("")
         };
-
-        let as_object = turns(call(id, object(), content.clone()), None);
-        let text = json!(json!({KEY: VALUE}).to_string());
-        let as_text = turns(call(id, text, content.clone()), None);
+        let text = json!(object().to_string());
+        let as_object = self.unanswered(call(id, object(), content.clone()));
+        let as_text = self.unanswered(call(id, text.clone(), content.clone()));
         let good_object = shows(&as_object, VALUE) && !shows(&as_object, &format!("{{'{KEY}'"));
         features.takes_string_arguments = shows(&as_text, VALUE);
         features.wants_object_arguments = good_object || !features.takes_string_arguments;
         features.supports_tool_calls = good_object || features.takes_string_arguments;
+
         // A template that prints any role would pass `tool` through to a model that has
         // never seen it, so the source must speak of tools, too.
-        let arguments = if features.wants_object_arguments {
-            object()
-        } else {
-            json!(object().to_string())
-        };
         let speaks_of_tools = ["tool", "ipython", "observation", "function"]
             .iter()
             .any(|word| source.contains(word));
+        let arguments = if features.wants_object_arguments {
+            object()
+        } else {
+            text
+        };
         features.supports_tool_results =
-            speaks_of_tools && shows(&turns(call(id, arguments, content), Some(id)), RESULT);
+            speaks_of_tools && shows(&self.answered(call(id, arguments, content), id), RESULT);
+    }
+
+    /// A conversation that ends with the call.
+    fn unanswered(&self, call: Json) -> Result<String, TemplateError> {
+        self.render_with(vec![user(), call], vec![tool()], Map::new())
+    }
+
+    /// A conversation that goes on after the call.
+    fn answered(&self, call: Json, id: &str) -> Result<String, TemplateError> {
+        let result = json!({
+            "role": "tool", "content": RESULT, "tool_call_id": id, "name": TOOL,
+        });
+        let turns = vec![user(), call, result, assistant("ok"), user()];
+        self.render_with(turns, vec![tool()], Map::new())
     }
 
     fn thinking(&self, source: &str, features: &mut Features) {
@@ -226,6 +222,35 @@ impl Probe<'_> {
             .or_else(|_| self.render(vec![system(), user()]))
             .is_ok_and(|prompt| tags.left_open_by(&prompt));
     }
+}
+
+/// Whether a rendering with `content: null` can stand for one with an empty text.
+fn null_is_as_good(
+    null: &Result<String, TemplateError>,
+    empty: &Result<String, TemplateError>,
+) -> bool {
+    match (null, empty) {
+        (Ok(null), Ok(empty)) => ["None", "null"]
+            .iter()
+            .all(|word| null.matches(word).count() <= empty.matches(word).count()),
+        (null, _) => null.is_ok(),
+    }
+}
+
+fn tool() -> Json {
+    json!({"type": "function", "function": {
+        "name": TOOL,
+        "description": "d",
+        "parameters": {
+            "type": "object",
+            "properties": {KEY: {"type": "string", "description": "d"}},
+            "required": [KEY],
+        },
+    }})
+}
+
+fn object() -> Json {
+    json!({KEY: VALUE})
 }
 
 fn shows(output: &Result<String, TemplateError>, word: &str) -> bool {

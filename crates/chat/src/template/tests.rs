@@ -375,6 +375,17 @@ fn limits_hold() {
 }
 
 #[test]
+fn long_conversations_stay_within_the_limits() {
+    let turns: Vec<Message> = (0..5_000)
+        .flat_map(|_| [user("Hi"), message(Role::Assistant, "Ho")])
+        .collect();
+    for source in [QWEN3, LLAMA3, MISTRAL, GLM4] {
+        let rendered = render(&compile(source), &turns, &plain()).unwrap();
+        assert_eq!(rendered.prompt.matches("Ho").count(), 5_000);
+    }
+}
+
+#[test]
 fn the_fallback_is_chatml() {
     let template = Template::fallback(TemplateTokens::default()).unwrap();
     assert!(template.is_fallback());
