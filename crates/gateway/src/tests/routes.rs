@@ -216,6 +216,7 @@ async fn metrics_count_requests_tokens_and_workers() {
         "sextant_time_to_first_token_seconds_count{model=\"tiny\"} 1",
         "sextant_prompt_tokens_total{model=\"tiny\"} 12",
         "sextant_completion_tokens_total{model=\"tiny\"} 5",
+        "sextant_job_failures_total{model=\"tiny\",code=\"queue_full\"} 1",
         "sextant_http_requests_in_flight 1",
         "sextant_worker_queued{model=\"tiny\"} 2",
         "sextant_worker_prompt_tokens_total{model=\"tiny\"} 100",
@@ -244,6 +245,14 @@ async fn the_description_has_every_route() {
         .collect();
     routes.sort();
     insta::assert_snapshot!(routes.join("\n"));
+    let text = document.to_string();
+    for reference in text.split("\"$ref\":\"#/components/schemas/").skip(1) {
+        let name = reference.split('"').next().unwrap();
+        assert!(
+            document["components"]["schemas"][name].is_object(),
+            "{name}"
+        );
+    }
     let chat = &document["components"]["schemas"]["ChatRequest"]["properties"];
     for field in [
         "temperature",
