@@ -92,10 +92,12 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        let part_of_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-        let starts = word.starts_with(char::is_alphanumeric);
-        let ends = word.ends_with(char::is_alphanumeric);
-        !(starts && part_of_word(before)) && !(ends && part_of_word(after))
+        let joins = |inner: bool, c: Option<char>| {
+            inner && c.is_some_and(|c| c.is_alphanumeric() || c == '_')
+        };
+        let starts = joins(word.starts_with(char::is_alphanumeric), before);
+        let ends = joins(word.ends_with(char::is_alphanumeric), after);
+        !starts && !ends
     })
 }
 
