@@ -68,20 +68,39 @@ pub(crate) async fn load(fleet: &Fleet, spec: LoadSpec) -> Outcome<Arc<ModelFact
 
 /// One line of what is in force: values of the engine, not wishes.
 pub(crate) fn summary(facts: &ModelFacts) -> String {
+    let kv_bytes = (facts.kv_bytes > 0).then(|| format!(" {}", stdx::Bytes(facts.kv_bytes)));
     format!(
-        "{}: {}; context {}, {} slots; KV {}/{} {}; threads {}/{}; kernels {}; loaded in {:.1} s",
+        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}; kernels {}; loaded in {:.1} s",
         facts.name,
         facts.description,
         facts.context,
         facts.slots,
         facts.kv_type_k,
         facts.kv_type_v,
-        stdx::Bytes(facts.kv_bytes),
+        kv_bytes.unwrap_or_default(),
         facts.threads,
         facts.threads_batch,
-        facts.kernels,
+        kernels_in_short(&facts.kernels),
         facts.load_ms / 1000.0,
     )
+}
+
+/// `CPU : AVX2 = 1 | FMA = 1 |` as `CPU: AVX2 FMA`: the names of what is on.
+fn kernels_in_short(kernels: &str) -> String {
+    let short = |part: &str| {
+        let (name, value) = part.trim().split_once(" = ")?;
+        let name = name.replace(" : ", ": ");
+        match value.trim() {
+            "1" => Some(name),
+            "0" => None,
+            value => Some(format!("{name}={value}")),
+        }
+    };
+    let names: Vec<_> = kernels.split('|').filter_map(short).collect();
+    match names.as_slice() {
+        [] => kernels.to_owned(),
+        names => names.join(" "),
+    }
 }
 
 fn cache_type(of: CacheType) -> proto::CacheType {
@@ -103,5 +122,24 @@ fn flash_attention(of: FlashAttention) -> proto::FlashAttention {
         FlashAttention::Auto => proto::FlashAttention::Auto,
         FlashAttention::On => proto::FlashAttention::On,
         FlashAttention::Off => proto::FlashAttention::Off,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_are_told_by_name() {
+        let cases = [
+            (
+                "CPU : AVX2 = 1 | FMA = 0 | SVE_CNT = 32 | ",
+                "CPU: AVX2 SVE_CNT=32",
+            ),
+            ("unknown", "unknown"),
+        ];
+        for (long, short) in cases {
+            assert_eq!(kernels_in_short(long), short);
+        }
     }
 }

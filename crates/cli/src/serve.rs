@@ -45,9 +45,15 @@ async fn serve(config: &Config, found: &[Found]) -> Outcome {
         say(&usage(address, found));
         signals.next().await;
     }
+    if loaded.is_ok() {
+        let limit_s = config.drain_timeout.as_secs();
+        say(&format!(
+            "ending: running requests have {limit_s} s to finish; Ctrl-C again ends at once"
+        ));
+    }
     // No receiver means that the endpoint has ended already.
     let _ = stop.send(true);
-    drain(config, &fleet, &mut signals).await?;
+    drain(&fleet, &mut signals).await?;
     loaded?;
     // It has its own limit on how long open connections may take.
     server.await?;
@@ -78,11 +84,7 @@ async fn load_all(config: &Config, fleet: &Fleet, found: &[Found]) -> Outcome {
     Ok(())
 }
 
-async fn drain(config: &Config, fleet: &Fleet, signals: &mut Signals) -> Outcome {
-    let limit_s = config.drain_timeout.as_secs();
-    say(&format!(
-        "ending: running requests have {limit_s} s to finish; Ctrl-C again ends at once"
-    ));
+async fn drain(fleet: &Fleet, signals: &mut Signals) -> Outcome {
     tokio::select! {
         () = fleet.shutdown() => Ok(()),
         () = signals.next() => Err(fault(Code::Interrupted, "ended before all requests were")),

@@ -148,6 +148,10 @@ pub(crate) enum Action {
     Kill {
         worker: WorkerId,
     },
+    /// Close the connection of a worker that has said its last word.
+    Close {
+        worker: WorkerId,
+    },
     /// An event for the job's caller. After one that is the last, none follows.
     Emit {
         id: JobId,
@@ -173,6 +177,8 @@ pub(crate) enum Action {
         model: String,
         pid: Option<u32>,
         phase: Option<ModelPhase>,
+        /// Why the last worker died.
+        last_crash: Option<String>,
     },
 }
 
@@ -386,6 +392,7 @@ fn sweep(models: &mut Vec<Model>, turn: &mut Turn<'_>) {
                 model: model.name().to_owned(),
                 pid: None,
                 phase: None,
+                last_crash: None,
             });
         }
         !model.is_gone()

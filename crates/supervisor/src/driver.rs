@@ -378,6 +378,11 @@ impl Inner {
                     link.kill();
                 }
             }
+            Action::Close { worker } => {
+                if let Some(link) = shared.workers.get_mut(&worker) {
+                    link.close();
+                }
+            }
             Action::Emit { id, event } => self.emit(shared, (id, event), inputs),
             Action::AnswerLoad { request, result } => {
                 if let Some(Answer::Load(answer)) = shared.answers.remove(&request) {
@@ -399,7 +404,15 @@ impl Inner {
                     let _ = answer.send(());
                 }
             }
-            Action::Changed { model, pid, phase } => log_change(&model, pid, phase.as_ref()),
+            Action::Changed {
+                model,
+                pid,
+                phase,
+                last_crash,
+            } => {
+                let cause = last_crash.unwrap_or_default();
+                log_change(&model, pid, phase.as_ref(), &cause);
+            }
         }
     }
 
@@ -478,7 +491,7 @@ impl Drop for Inner {
     }
 }
 
-fn log_change(model: &str, pid: Option<u32>, phase: Option<&ModelPhase>) {
+fn log_change(model: &str, pid: Option<u32>, phase: Option<&ModelPhase>, cause: &str) {
     match phase {
         None => tracing::info!(model, "gone"),
         Some(ModelPhase::Loading { fraction }) if *fraction > 0.0 => {
@@ -488,7 +501,7 @@ fn log_change(model: &str, pid: Option<u32>, phase: Option<&ModelPhase>) {
             tracing::error!(model, kind = ?failure.kind, "failed: {}", failure.message);
         }
         Some(ModelPhase::Restarting { in_ms }) => {
-            tracing::warn!(model, in_ms, "the worker died; it will be started again");
+            tracing::warn!(model, in_ms, "will be started again: {cause}");
         }
         Some(phase) => tracing::info!(model, pid, "{}", phase.word()),
     }

@@ -306,10 +306,14 @@ impl Model {
             FromWorker::Drained => {
                 let soon = turn.now.saturating_add(turn.limits.exit_grace_ms);
                 if let Phase::Ending {
-                    until: Some(until), ..
+                    worker,
+                    until: Some(until),
+                    ..
                 } = &mut self.phase
                 {
                     *until = (*until).min(soon);
+                    let worker = *worker;
+                    turn.actions.push(Action::Close { worker });
                 }
             }
         }
@@ -558,6 +562,7 @@ impl Model {
             model: self.spec.name.clone(),
             pid: self.pid,
             phase: Some(self.public_phase(turn.now)),
+            last_crash: self.last_crash.clone(),
         });
     }
 

@@ -80,6 +80,7 @@ fn line(action: &Action) -> String {
             format!("to {}: {message}", worker.0)
         }
         Action::Kill { worker } => format!("kill {}", worker.0),
+        Action::Close { worker } => format!("close {}", worker.0),
         Action::Emit { id, event } => match event {
             Event::Failed(failure) => {
                 let kind = match &failure.kind {
@@ -246,7 +247,7 @@ fn a_model_loads_serves_and_is_drained() {
     );
     script.then(load(4, "m"), &[]);
     script.then(event(1, 11, done()), &["j11 done"]);
-    script.then(from(1, FromWorker::Drained), &[]);
+    script.then(from(1, FromWorker::Drained), &["close 1"]);
     script.then(
         exited(1, clean()),
         &[
@@ -568,6 +569,9 @@ impl World {
                 Action::Kill { worker } => {
                     assert!(self.alive.contains(worker), "killed twice");
                     self.open.remove(worker);
+                }
+                Action::Close { worker } => {
+                    assert!(!self.open.contains(worker), "closed before it was drained");
                 }
                 Action::Emit { id, event } => {
                     let n = self.last_events.entry(*id).or_default();

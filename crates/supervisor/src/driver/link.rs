@@ -20,7 +20,8 @@ const EXIT_GRACE: Duration = Duration::from_secs(2);
 /// The driver's end of a worker. Dropping it kills the worker.
 #[derive(Debug)]
 pub(super) struct WorkerLink {
-    outgoing: mpsc::UnboundedSender<ToWorker>,
+    /// `None` once the connection is to be closed.
+    outgoing: Option<mpsc::UnboundedSender<ToWorker>>,
     kill: Arc<Notify>,
     task: AbortHandle,
 }
@@ -52,7 +53,7 @@ impl WorkerLink {
             task.tell(Input::Exited { worker, exit });
         };
         Self {
-            outgoing,
+            outgoing: Some(outgoing),
             kill,
             task: inner.runtime.spawn(run).abort_handle(),
         }
@@ -60,7 +61,14 @@ impl WorkerLink {
 
     pub(super) fn send(&self, message: ToWorker) {
         // A closed channel means the worker is gone; its `Exited` is under way.
-        let _ = self.outgoing.send(message);
+        if let Some(outgoing) = &self.outgoing {
+            let _ = outgoing.send(message);
+        }
+    }
+
+    /// Closes the connection, which asks the worker to exit.
+    pub(super) fn close(&mut self) {
+        self.outgoing = None;
     }
 
     pub(super) fn kill(&self) {

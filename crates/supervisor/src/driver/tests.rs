@@ -434,3 +434,21 @@ async fn dropping_the_fleet_ends_its_workers() {
     drop(fleet);
     assert_eq!(ended.recv().await, None);
 }
+#[tokio::test(start_paused = true)]
+async fn a_load_that_fails_says_why() {
+    let want = LoadFailure {
+        kind: LoadFailureKind::Artifact,
+        message: "not a GGUF".into(),
+    };
+    let failure = want.clone();
+    let fleet = fleet(move |mut peer| {
+        let failure = failure.clone();
+        async move {
+            let version = proto::VERSION;
+            peer.send(FromWorker::Hello { version, pid: 1 }).await;
+            peer.send(FromWorker::LoadFailed(failure)).await;
+        }
+    });
+    assert_eq!(fleet.load(spec("m")).await, Err(want.clone()));
+    assert_eq!(fleet.models()[0].phase, ModelPhase::Failed(want));
+}
