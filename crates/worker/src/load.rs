@@ -19,7 +19,7 @@ const QUEUE_DEFAULT: u32 = 64;
 const BATCH_DEFAULT: u32 = 2048;
 const UBATCH_DEFAULT: u32 = 512;
 /// Lines of llama.cpp's log kept to explain a failed load.
-const LOG_LINES_KEPT: usize = 200;
+const LOG_LINES_KEPT: usize = 4000;
 
 /// A model that is ready to run.
 pub struct Loaded {

@@ -121,10 +121,11 @@ impl Preparer {
         let prompt = self.tokenize_prompt(&rendered);
         let tags = self.template.reasoning_tags().unwrap_or_default();
         let mut warnings = rendered.warnings.clone();
-        let wanted = self.wanted(&job, &rendered, &mut warnings)?;
-        let mut request = self.request(id, prompt, &job.generation, wanted.as_ref())?;
+        let constraint = self.chat_constraint(&job, &rendered, &mut warnings)?;
+        let mut request = self.request(id, prompt, &job.generation)?;
         // A grammar of calls has room for the thought before them, a format has not.
-        request.constrain_thought = wanted != job.constraint;
+        request.constrain_thought = job.constraint.is_none();
+        request.constraint = constraint;
         request.special_text = true;
         request.thought = Some(self.thought(&job, tags, rendered.opens_thinking));
         let own_stops = self.add_format_stops(&mut request, &job.tools);
@@ -146,12 +147,38 @@ impl Preparer {
         Ok(Work::Run(Box::new(Prepared { request, answer })))
     }
 
-    /// The grammar the answer must obey: of the call that is demanded, or of the format.
-    fn wanted(
+    /// What the answer must obey: the grammar of the call that is demanded, or the format.
+    fn chat_constraint(
         &self,
         job: &ChatJob,
         rendered: &Rendered,
         warnings: &mut Vec<String>,
+    ) -> Result<Option<Constraint>, JobFailure> {
+        let grammar = self.tool_grammar(job, &job.tools, rendered)?;
+        match (grammar, &job.constraint) {
+            (Some(_), Some(_)) => Err(invalid(
+                "tool_choice",
+                "tool_choice demands a call and response_format demands an answer: ask for one of them"
+                    .into(),
+            )),
+            (Some(grammar), None) => self.call_constraint(&grammar, job, rendered, warnings),
+            (None, Some(constraint)) => {
+                if !job.tools.is_empty() {
+                    warnings.push(
+                        "response_format holds for the whole answer, so no tool can be called".into(),
+                    );
+                }
+                Ok(Some(self.compile(constraint, "response_format")?))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    fn tool_grammar(
+        &self,
+        job: &ChatJob,
+        tools: &[ToolDefinition],
+        rendered: &Rendered,
     ) -> Result<Option<Wanted>, JobFailure> {
         let thought = match self.template.reasoning_tags() {
             None => Thought::None,
@@ -161,31 +188,53 @@ impl Preparer {
         };
         let request = GrammarRequest {
             format: self.template.tool_format(),
-            tools: &job.tools,
+            tools,
             choice: &job.tool_choice,
-            parallel: job.parallel_tool_calls.unwrap_or(true),
+            // A choice by name is a choice of one call.
+            parallel: job.parallel_tool_calls.unwrap_or(true)
+                && !matches!(job.tool_choice, ToolChoice::Named(_)),
             thought,
             control_token: &|marker| self.control_token(marker),
         };
-        let grammar = chat::tool_grammar(&request)
-            .map_err(|error| invalid("tool_choice", error.to_string()))?;
-        match (grammar, &job.constraint) {
-            (Some(_), Some(_)) => Err(invalid(
-                "tool_choice",
-                "tool_choice demands a call and response_format demands an answer: ask for one of them"
-                    .into(),
-            )),
-            (Some(grammar), None) => Ok(Some(grammar.constraint)),
-            (None, Some(constraint)) => {
-                if !job.tools.is_empty() {
-                    warnings.push(
-                        "response_format holds for the whole answer, so no tool can be called".into(),
-                    );
-                }
-                Ok(Some(constraint.clone()))
-            }
-            (None, None) => Ok(None),
+        match chat::tool_grammar(&request) {
+            Ok(grammar) => Ok(grammar.map(|grammar| grammar.constraint)),
+            Err(error) => Err(invalid("tool_choice", error.to_string())),
         }
+    }
+
+    /// Compiles the grammar of calls. Clients send tool schemas with keywords that no
+    /// grammar can express and check the arguments themselves, so unless a tool is
+    /// `strict` its call is then bound to an object only, and a warning says so.
+    fn call_constraint(
+        &self,
+        grammar: &Wanted,
+        job: &ChatJob,
+        rendered: &Rendered,
+        warnings: &mut Vec<String>,
+    ) -> Result<Option<Constraint>, JobFailure> {
+        let failure = match self.compile(grammar, "tools") {
+            Ok(constraint) => return Ok(Some(constraint)),
+            Err(failure) => failure,
+        };
+        if job.tools.iter().any(|tool| tool.strict == Some(true)) {
+            return Err(failure);
+        }
+        let relaxed: Vec<ToolDefinition> = job
+            .tools
+            .iter()
+            .map(|tool| ToolDefinition {
+                parameters: Some(serde_json::json!({"type": "object"})),
+                ..tool.clone()
+            })
+            .collect();
+        warnings.push(format!(
+            "the tools' schemas cannot be enforced, so arguments are any JSON object: {}",
+            failure.message
+        ));
+        let grammar = self.tool_grammar(job, &relaxed, rendered)?;
+        grammar
+            .map(|grammar| self.compile(&grammar, "tools"))
+            .transpose()
     }
 
     /// The id of a marker that is one control token of this vocabulary.
@@ -236,7 +285,11 @@ impl Preparer {
             ),
             Prompt::Tokens(tokens) => (tokens.clone(), None),
         };
-        let mut request = self.request(id, tokens, &job.generation, job.constraint.as_ref())?;
+        let mut request = self.request(id, tokens, &job.generation)?;
+        let wanted = job.constraint.as_ref();
+        request.constraint = wanted
+            .map(|wanted| self.compile(wanted, "response_format"))
+            .transpose()?;
         request.prompt_logprobs = job.echo && request.logprobs.is_some();
         let echo = job
             .echo
@@ -320,7 +373,6 @@ impl Preparer {
         id: JobId,
         prompt: Vec<TokenId>,
         generation: &Generation,
-        constraint: Option<&Wanted>,
     ) -> Result<Request, JobFailure> {
         let n = generation.n.max(1);
         if n > CHOICES_MAX {
@@ -343,7 +395,7 @@ impl Preparer {
             max_tokens: generation.max_tokens,
             stop: generation.stop.clone(),
             sampling,
-            constraint: constraint.map(|wanted| self.compile(wanted)).transpose()?,
+            constraint: None,
             constrain_thought: false,
             logprobs: generation.logprobs.map(usize::from),
             prompt_logprobs: false,
@@ -407,7 +459,7 @@ impl Preparer {
         Arc::new(DryBreakers::from_strings(&strings, pieces, tokenize))
     }
 
-    fn compile(&self, wanted: &Wanted) -> Result<Constraint, JobFailure> {
+    fn compile(&self, wanted: &Wanted, field: &str) -> Result<Constraint, JobFailure> {
         let grammar = match wanted {
             Wanted::JsonObject => Grammar::JsonObject,
             Wanted::JsonSchema { schema } => Grammar::JsonSchema(schema.clone()),
@@ -433,7 +485,7 @@ impl Preparer {
             JobFailure {
                 kind,
                 message,
-                param: Some("response_format".into()),
+                param: Some(field.to_owned()),
             }
         })
     }

@@ -311,19 +311,9 @@ impl<'a> Lark<'a> {
         parts.join(" ")
     }
 
+    /// How schemas are enforced (white space, unknown keywords) is for whoever
+    /// compiles the grammar.
     fn json(&mut self, schema: &Json) -> String {
-        let mut schema = schema.clone();
-        if let Json::Object(map) = &mut schema {
-            map.insert(
-                "x-guidance".to_owned(),
-                json!({
-                    "whitespace_flexible": false,
-                    "item_separator": ", ?",
-                    "key_separator": ": ?",
-                    "lenient": true,
-                }),
-            );
-        }
         self.rule("json", &format!("%json {schema}"))
     }
 
