@@ -129,7 +129,7 @@ impl Foreign {
 /// What is wrong with a model file. Every message ends in the fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactFault {
-    #[error("`{}` does not exist; check the path, or list what is here with `sextant models`", path.display())]
+    #[error("`{}` does not exist; check the path, or list what is here with `sextant ls`", path.display())]
     NotFound { path: PathBuf },
     #[error("`{}` is a folder; name the .gguf file in it", path.display())]
     Folder { path: PathBuf },

@@ -7,7 +7,8 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// The job has a slot; prefill begins. Sent once, before any delta.
+    /// The job has a slot; prefill begins. Sent once, before any delta. Whatever is
+    /// wrong with a request (template, grammar, context, queue) fails it before this.
     Started {
         prompt_tokens: u32,
         /// Of those, how many were already in the KV cache.
@@ -78,7 +79,8 @@ impl Event {
     }
 }
 
-/// A piece of an answer. Text is whole UTF-8 and never empty.
+/// A piece of an answer. Text is whole UTF-8, and empty only where it carries
+/// log-probabilities of text sent before (an echoed prompt).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Delta {

@@ -146,7 +146,13 @@ impl Answer {
             .parser
             .as_ref()
             .is_some_and(OutputParser::had_tool_calls);
+        let broke_off = state
+            .parser
+            .as_ref()
+            .is_some_and(|parser| parser.unfinished_calls() > 0);
         let reason = match reason {
+            // A call without its end must not look like one to be carried out.
+            FinishReason::Stop if broke_off => FinishReason::Length,
             FinishReason::Stop if called => FinishReason::ToolCalls,
             reason => reason,
         };
