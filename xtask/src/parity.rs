@@ -14,10 +14,19 @@ const TOKENS: u32 = 64;
 /// rounding decides: about what one reordered f32 sum moves a logit by.
 const TIE_NATS: f64 = 0.05;
 
+/// Sextant keeps the whole cache of layers with a sliding window. Without this,
+/// llama-server keeps little more than the window, which orders its cells otherwise,
+/// and ends batches early to take checkpoints of it; both round differently. With
+/// the same cache the answers can be compared, and log probabilities are equal too.
+const PEER_FLAGS: &[&str] = &["--swa-full"];
+
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
     #[arg(long, default_value_t = 2)]
     threads: u32,
+    /// Only models whose file name contains this text; nothing is written then.
+    #[arg(long)]
+    only: Option<String>,
     /// Ends with an error when an output differs and no tie explains it.
     #[arg(long)]
     strict: bool,
@@ -62,6 +71,28 @@ struct Answer {
     tokens: Vec<Token>,
 }
 
+impl Token {
+    /// How much likelier the best candidate was than the second, in nats.
+    fn margin(&self) -> f64 {
+        match self.top.as_slice() {
+            [first, second, ..] => first.1 - second.1,
+            _ => f64::NAN,
+        }
+    }
+}
+
+impl Answer {
+    /// The number of the token that byte `offset` of the text belongs to.
+    fn token_at(&self, offset: usize) -> usize {
+        let mut end = 0;
+        let ends = self.tokens.iter().map(|token| {
+            end += token.text.len();
+            end
+        });
+        ends.take_while(|end| *end <= offset).count()
+    }
+}
+
 enum Outcome {
     Same(usize),
     /// Different from this position on.
@@ -77,22 +108,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut report = format!(
         "# Greedy parity with llama-server\n\nWritten by `cargo xtask parity`. Raw completion \
          prompts, temperature 0, {TOKENS} tokens,\n{} threads, no prompt cache; llama-server is \
-         {}.\n",
+         {},\nwith `{}`.\n",
         arguments.threads,
-        peer.version()?
+        peer.version()?,
+        PEER_FLAGS.join(" ")
     );
     let mut unexplained = 0;
-    for model in [&SMOLLM2, &GEMMA3] {
+    let wanted = |model: &&TestModel| match &arguments.only {
+        Some(part) => model.file.contains(part),
+        None => true,
+    };
+    for model in [&SMOLLM2, &GEMMA3].into_iter().filter(wanted) {
         let (table, faults) = one_model(model, &peer, arguments.threads)?;
         println!("{table}");
         report += &table;
         unexplained += faults;
     }
-    let folder = root().join("docs/benchmarks");
-    fs::create_dir_all(&folder)?;
-    let file = folder.join("parity.md");
-    fs::write(&file, report)?;
-    println!("written: {}", file.display());
+    if arguments.only.is_none() {
+        let folder = root().join("docs/benchmarks");
+        fs::create_dir_all(&folder)?;
+        let file = folder.join("parity.md");
+        fs::write(&file, report)?;
+        println!("written: {}", file.display());
+    }
     anyhow::ensure!(
         unexplained == 0 || !arguments.strict,
         "{unexplained} outputs differ and no tie explains it"
@@ -107,6 +145,7 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
         threads,
         slots: 1,
         context_per_slot: 2048,
+        peer_flags: PEER_FLAGS,
     };
     let theirs = Server::peer(peer, &setting)?;
     let ours = Server::ours(&setting)?;
@@ -197,13 +236,14 @@ fn token<'a>(text: &Value, top: impl Iterator<Item = (String, &'a Value)>) -> To
 }
 
 fn compare(ours: &Answer, theirs: &Answer) -> Outcome {
-    if ours.text == theirs.text && ours.tokens.len() == theirs.tokens.len() {
+    // Texts decide: a server may show the bytes of an unfinished character, and the
+    // token that ends the text, in its own way.
+    if ours.text == theirs.text {
         return Outcome::Same(theirs.tokens.len());
     }
-    let pairs = ours.tokens.iter().zip(&theirs.tokens);
-    let at = pairs
-        .take_while(|(ours, theirs)| ours.text == theirs.text)
-        .count();
+    let pairs = ours.text.bytes().zip(theirs.text.bytes());
+    let shared = pairs.take_while(|(ours, theirs)| ours == theirs).count();
+    let at = theirs.token_at(shared);
     let (Some(mine), Some(peer)) = (ours.tokens.get(at), theirs.tokens.get(at)) else {
         let why = format!(
             "{} tokens here, {} there",
@@ -216,20 +256,16 @@ fn compare(ours: &Answer, theirs: &Answer) -> Outcome {
             tie: false,
         };
     };
-    let margin = |token: &Token| match token.top.as_slice() {
-        [first, second, ..] => first.1 - second.1,
-        _ => f64::NAN,
-    };
-    let tie = margin(mine) < TIE_NATS
-        && margin(peer) < TIE_NATS
+    let tie = mine.margin() < TIE_NATS
+        && peer.margin() < TIE_NATS
         && peer.top.iter().take(2).any(|(text, _)| *text == mine.text);
     let verdict = if tie { "a tie" } else { "NOT a tie" };
     let why = format!(
         "{:?} here, {:?} there; best two are {:.4} nats apart here, {:.4} there: {verdict}",
         mine.text,
         peer.text,
-        margin(mine),
-        margin(peer)
+        mine.margin(),
+        peer.margin()
     );
     Outcome::Differs { at, why, tie }
 }

@@ -23,6 +23,8 @@ pub(crate) struct Setting {
     pub(crate) slots: u32,
     /// Tokens each stream may use.
     pub(crate) context_per_slot: u32,
+    /// Further flags for llama-server alone.
+    pub(crate) peer_flags: &'static [&'static str],
 }
 
 /// A running server; dropping it stops it.
@@ -68,7 +70,7 @@ impl Server {
         ] {
             command.arg(flag).arg(value);
         }
-        command.arg("--no-webui");
+        command.arg("--no-webui").args(setting.peer_flags);
         Self::start("llama-server", command, port, "/health")
     }
 

@@ -73,6 +73,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         threads: arguments.threads,
         slots: STREAMS_MAX,
         context_per_slot: arguments.context,
+        peer_flags: &[],
     };
     let load_before = machine::load_average();
     if load_before.parse::<f64>().is_ok_and(|load| load > LOAD_MAX) {
