@@ -1,8 +1,8 @@
 //! llama.cpp behind the engine's seam.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use llama::{
@@ -55,6 +55,8 @@ pub enum OpenError {
     Context { context: u32, slots: u32 },
     #[error("the context must be between 8 and {max} tokens, {given} was asked for")]
     ContextSetting { given: u32, max: u32 },
+    #[error("batch is {batch}, it must be at least {sequences}: one token of each sequence")]
+    BatchTooSmall { batch: u32, sequences: u32 },
     #[error("a first pass through the model failed: {0}")]
     WarmUp(llama::DecodeError),
 }
@@ -188,6 +190,12 @@ impl LlamaDecoder {
         } else {
             options.slots + 1
         };
+        if options.batch < sequences {
+            return Err(OpenError::BatchTooSmall {
+                batch: options.batch,
+                sequences,
+            });
+        }
         let outputs = (sequences + DRAFT_OUTPUTS).min(options.batch);
         let params = ContextParams {
             cells: limit,
@@ -233,6 +241,20 @@ impl LlamaDecoder {
     }
 }
 
+impl LlamaDecoder {
+    /// Whether a sequence ends at `len` and holds all that its next token attends
+    /// to: a sliding-window layer may have let go of positions inside the window.
+    fn holds(&self, sequence: SequenceId, len: usize) -> bool {
+        let len = position(len);
+        let window = self.sliding_window;
+        self.context
+            .positions(sequence)
+            .is_some_and(|(first, last)| {
+                last + 1 == len && (window == 0 || first <= (len - window).max(0))
+            })
+    }
+}
+
 impl Decoder for LlamaDecoder {
     fn shape(&self) -> Shape {
         self.shape
@@ -262,7 +284,8 @@ impl Decoder for LlamaDecoder {
     }
 
     fn truncate(&mut self, sequence: SequenceId, len: usize) -> bool {
-        if self.context.truncate(sequence, position(len)) {
+        let cut = self.context.truncate(sequence, position(len));
+        if cut && (len == 0 || self.holds(sequence, len)) {
             return true;
         }
         // Removing a whole sequence never fails.
@@ -274,17 +297,13 @@ impl Decoder for LlamaDecoder {
         let Some((_, last)) = self.context.positions(from) else {
             return false;
         };
-        let len = position(len);
-        let whole = last + 1 == len;
+        let whole = last + 1 == position(len);
         if !self.shape.can_cut && !whole {
             return false;
         }
-        self.context.share(from, to, if whole { -1 } else { len });
-        // A sliding-window layer may have let go of positions that the next token needs.
-        let complete = self.context.positions(to).is_some_and(|(first, last)| {
-            last + 1 == len
-                && (self.sliding_window == 0 || first <= (len - self.sliding_window).max(0))
-        });
+        self.context
+            .share(from, to, if whole { -1 } else { position(len) });
+        let complete = self.holds(to, len);
         if !complete {
             self.context.truncate(to, -1);
         }
@@ -343,7 +362,7 @@ pub struct LlamaEmbedder {
     model: Model,
     params: ContextParams,
     pooled_by_model: bool,
-    context: Mutex<Option<Context>>,
+    context: Option<Context>,
 }
 
 impl LlamaEmbedder {
@@ -374,14 +393,8 @@ impl LlamaEmbedder {
             model: model.clone(),
             params,
             pooled_by_model,
-            context: Mutex::new(None),
+            context: None,
         }
-    }
-
-    /// Most tokens of one input.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.params.cells as usize
     }
 
     /// The GGUF states how its vectors are pooled; otherwise it is the mean.
@@ -389,8 +402,22 @@ impl LlamaEmbedder {
     pub fn pooled_by_model(&self) -> bool {
         self.pooled_by_model
     }
+}
 
-    fn one(&self, context: &mut Context, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError> {
+impl Embedder for LlamaEmbedder {
+    fn tokens_max(&self) -> usize {
+        self.params.cells as usize
+    }
+
+    fn embed(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError> {
+        if self.context.is_none() {
+            let context = Context::new(&self.model, &self.params)
+                .map_err(|error| EmbedError(error.to_string()))?;
+            self.context = Some(context);
+        }
+        let Some(context) = &mut self.context else {
+            return Err(EmbedError("the model has no context to embed in".into()));
+        };
         let mut batch = Batch::default();
         for (at, token) in tokens.iter().enumerate() {
             batch.push(*token, position(at), 0, true);
@@ -400,42 +427,9 @@ impl LlamaEmbedder {
             true => context.encode(&mut batch),
             false => context.decode(&mut batch),
         };
-        result.map_err(|error| EmbedError::Failed(error.to_string()))?;
-        let vector = context.embedding(0);
-        vector
-            .map(normalized)
-            .ok_or_else(|| EmbedError::Failed("the model gave no vector".into()))
-    }
-}
-
-impl Embedder for LlamaEmbedder {
-    fn embed(&mut self, inputs: &[Vec<TokenId>]) -> Result<Vec<Vec<f32>>, EmbedError> {
-        let limit = self.limit();
-        for (index, tokens) in inputs.iter().enumerate() {
-            if tokens.len() > limit {
-                return Err(EmbedError::TooLong {
-                    index,
-                    tokens: tokens.len(),
-                    limit,
-                });
-            }
-            if tokens.is_empty() {
-                return Err(EmbedError::Failed(format!("input {index} has no tokens")));
-            }
-        }
-        let mut slot = self.context.lock().unwrap_or_else(PoisonError::into_inner);
-        let context = match &mut *slot {
-            Some(context) => context,
-            none => {
-                let context = Context::new(&self.model, &self.params)
-                    .map_err(|error| EmbedError::Failed(error.to_string()))?;
-                none.insert(context)
-            }
-        };
-        inputs
-            .iter()
-            .map(|tokens| self.one(context, tokens))
-            .collect()
+        result.map_err(|error| EmbedError(error.to_string()))?;
+        let vector = context.embedding(0).map(normalized);
+        vector.ok_or_else(|| EmbedError("the model gave no vector".into()))
     }
 }
 

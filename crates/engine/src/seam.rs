@@ -93,19 +93,15 @@ pub trait Vocabulary: Send + Sync {
     fn is_control(&self, token: TokenId) -> bool;
 }
 
+/// Why a text could not be embedded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum EmbedError {
-    #[error("input {index} has {tokens} tokens, the limit is {limit}")]
-    TooLong {
-        index: usize,
-        tokens: usize,
-        limit: usize,
-    },
-    #[error("{0}")]
-    Failed(String),
-}
+#[error("{0}")]
+pub struct EmbedError(pub String);
 
 pub trait Embedder: Send {
-    /// One unit-length vector an input, in order.
-    fn embed(&mut self, inputs: &[Vec<TokenId>]) -> Result<Vec<Vec<f32>>, EmbedError>;
+    /// Most tokens of one text.
+    fn tokens_max(&self) -> usize;
+
+    /// The unit-length vector of a text of 1 to `tokens_max` tokens.
+    fn embed(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError>;
 }

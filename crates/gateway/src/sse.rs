@@ -12,6 +12,7 @@ use proto::Event;
 
 use crate::wire::openai::fold::{Fold, Part};
 use crate::wire::openai::response::{Encoder, json};
+use tokio::time::{Instant, timeout_at};
 
 /// Events of several jobs, each with the index of its job.
 pub(crate) type TaggedEvents = Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>;
@@ -79,17 +80,17 @@ impl<E: Encoder> Driver<E> {
             self.greeted = true;
             return Some(self.comment());
         }
+        // Events that send nothing (prefill progress) do not put a comment off.
+        let deadline = self.answer.keep_alive.map(|limit| Instant::now() + limit);
         loop {
             let next = match self.answer.first.take() {
                 Some(first) => Some(first),
-                None => match self.answer.keep_alive {
+                None => match deadline {
                     None => self.answer.events.next().await,
-                    Some(limit) => {
-                        match tokio::time::timeout(limit, self.answer.events.next()).await {
-                            Ok(next) => next,
-                            Err(_) => return Some(self.comment()),
-                        }
-                    }
+                    Some(deadline) => match timeout_at(deadline, self.answer.events.next()).await {
+                        Ok(next) => next,
+                        Err(_) => return Some(self.comment()),
+                    },
                 },
             };
             let (job, event) = next?;

@@ -154,6 +154,8 @@ pub struct ModelFacts {
     pub sampling: SamplingValues,
     pub bos: Option<String>,
     pub eos: Option<String>,
+    /// Drafting of requests that do not ask for another.
+    pub speculation: Option<crate::Speculation>,
     pub load_ms: f64,
 }
 

@@ -369,7 +369,8 @@ fn classify(message: &str, grammar: &Grammar) -> ConstraintError {
         Grammar::JsonSchema(json) => Some(json),
         _ => None,
     };
-    if let Some((keyword, note)) = schema::refused_by_engine(message) {
+    let by_engine = schema::refused_by_engine(message);
+    if let Some((keyword, note)) = by_engine.or_else(|| refused_value(message, json?)) {
         return ConstraintError::Unsupported {
             keyword: keyword.to_string(),
             pointer: json.map_or_else(String::new, |json| schema::locate(json, keyword)),
@@ -386,6 +387,28 @@ fn classify(message: &str, grammar: &Grammar) -> ConstraintError {
     }
 }
 
+/// Keywords whose value is beyond the engine, told from its message and the schema.
+fn refused_value(message: &str, schema: &Value) -> Option<(&'static str, &'static str)> {
+    const BOUNDS: [&str; 5] = [
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+    ];
+    if message.contains("regex parse error") {
+        return Some(("pattern", "it is not a regular expression"));
+    }
+    if !message.contains("Failed to generate regex for") {
+        return None;
+    }
+    let text = schema.to_string();
+    let used = BOUNDS
+        .into_iter()
+        .find(|word| text.contains(&format!("\"{word}\":")));
+    used.map(|word| (word, "the bound is too large for a grammar"))
+}
+
 fn step_error(message: &str) -> StepError {
     if message.starts_with("NoExtensionBias") {
         return StepError::DeadEnd;
@@ -395,11 +418,19 @@ fn step_error(message: &str) -> StepError {
     }
 }
 
-/// The engine appends source excerpts and backtraces; one line is what a caller can use.
+/// The engine appends source excerpts and backtraces; one line is what a caller can
+/// use, and where that only announces a regex error, the error itself.
 fn first_line(message: &str) -> String {
     const CHARS_MAX: usize = 400;
     let line = message.lines().next().unwrap_or_default();
-    line.chars().take(CHARS_MAX).collect()
+    let cause = message
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("error: "));
+    let text = match cause {
+        Some(cause) if line.ends_with(':') => format!("{line} {cause}"),
+        _ => line.to_owned(),
+    };
+    text.chars().take(CHARS_MAX).collect()
 }
 
 #[cfg(test)]

@@ -156,6 +156,16 @@ impl Answer {
             FinishReason::Stop if called => FinishReason::ToolCalls,
             reason => reason,
         };
+        if !state.logprobs.is_empty() {
+            // Tokens whose text was markup still have their place in the list.
+            let text = String::new();
+            let logprobs = std::mem::take(&mut state.logprobs);
+            events.push(Event::Delta {
+                choice,
+                delta: Delta::Text { text },
+                logprobs,
+            });
+        }
         let stop = stop.filter(|stop| !self.own_stops.contains(stop));
         events.push(Event::Finished {
             choice,

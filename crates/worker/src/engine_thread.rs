@@ -1,6 +1,7 @@
 //! The thread that owns the engine: one pass after another, answering in between.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -76,12 +77,21 @@ impl EngineHandle {
             events: parts.events,
             state: Arc::clone(&state),
             slots: parts.slots,
+            queue_max: parts.queue_max,
             cells: parts.cells,
+            texts: VecDeque::new(),
         };
         thread.publish();
         std::thread::Builder::new()
             .name("engine".into())
-            .spawn(move || thread.run(&inbox))?;
+            .spawn(move || {
+                // Jobs wait for this thread; without it the process is of no use, and
+                // its end is what the supervisor acts on.
+                if std::panic::catch_unwind(AssertUnwindSafe(|| thread.run(&inbox))).is_err() {
+                    tracing::error!("the engine thread panicked");
+                    std::process::abort();
+                }
+            })?;
         Ok(Self {
             commands,
             canceller,
@@ -113,14 +123,24 @@ struct EngineThread {
     events: UnboundedSender<FromWorker>,
     state: Arc<Mutex<WorkerState>>,
     slots: usize,
+    queue_max: usize,
     cells: u32,
+    /// Texts to embed; their requests take turns, one text each.
+    texts: VecDeque<Texts>,
+}
+
+/// An embedding request in progress.
+struct Texts {
+    key: JobKey,
+    inputs: Vec<Vec<TokenId>>,
+    vectors: Vec<Vec<f32>>,
 }
 
 impl EngineThread {
     fn run(&mut self, inbox: &Receiver<Command>) {
         let mut draining = false;
         loop {
-            let has_work = self.scheduler.as_ref().is_some_and(Scheduler::has_work);
+            let has_work = self.has_work();
             if draining && !has_work {
                 let _ = self.events.send(FromWorker::Drained);
                 return;
@@ -133,21 +153,24 @@ impl EngineThread {
             match command {
                 Ok(Command::Drain) => draining = true,
                 Ok(command) => self.obey(command),
-                Err(TryRecvError::Empty) => self.step(),
+                Err(TryRecvError::Empty) => {
+                    self.embed_one();
+                    self.step();
+                }
                 Err(TryRecvError::Disconnected) => return,
             }
         }
     }
 
+    fn has_work(&self) -> bool {
+        !self.texts.is_empty() || self.scheduler.as_ref().is_some_and(Scheduler::has_work)
+    }
+
     fn obey(&mut self, command: Command) {
         match command {
             Command::Run(prepared) => self.run_job(*prepared),
-            Command::Embed { id, inputs } => self.embed(id, &inputs),
-            Command::Cancel(id) => {
-                if let Some(scheduler) = &mut self.scheduler {
-                    scheduler.cancel(JobKey(id.0));
-                }
-            }
+            Command::Embed { id, inputs } => self.take_texts(id, inputs),
+            Command::Cancel(id) => self.cancel(JobKey(id.0)),
             Command::Drain => {}
         }
         self.publish();
@@ -170,34 +193,39 @@ impl EngineThread {
         }
     }
 
-    fn embed(&mut self, id: JobId, inputs: &[Vec<TokenId>]) {
+    /// Takes texts to embed in, after checking them against the model's limit.
+    fn take_texts(&mut self, id: JobId, inputs: Vec<Vec<TokenId>>) {
         let key = JobKey(id.0);
-        let Some(embedder) = &mut self.embedder else {
+        let Some(embedder) = &self.embedder else {
             return self.fail(key, unsupported("This model cannot embed"));
         };
-        let prompt_tokens = inputs.iter().map(Vec::len).sum::<usize>();
-        match embedder.embed(inputs) {
-            Ok(vectors) => {
-                let prompt_tokens = u32::try_from(prompt_tokens).unwrap_or(u32::MAX);
-                self.emit(
-                    key,
-                    Event::Embeddings {
-                        vectors,
-                        prompt_tokens,
-                    },
-                );
-            }
-            Err(error) => {
-                let kind = match error {
-                    engine::EmbedError::TooLong { tokens, limit, .. } => {
-                        FailureKind::ContextExceeded {
-                            prompt_tokens: u32::try_from(tokens).unwrap_or(u32::MAX),
-                            context: u32::try_from(limit).unwrap_or(u32::MAX),
-                        }
-                    }
-                    engine::EmbedError::Failed(_) => FailureKind::Internal,
-                };
-                let message = error.to_string();
+        let limit = embedder.tokens_max();
+        let too_long = inputs
+            .iter()
+            .enumerate()
+            .find(|(_, tokens)| tokens.len() > limit);
+        let failure = if let Some((at, tokens)) = too_long {
+            let n = tokens.len();
+            Some((
+                FailureKind::ContextExceeded {
+                    prompt_tokens: saturate(n),
+                    context: saturate(limit),
+                },
+                format!("Input {at} has {n} tokens; this model embeds at most {limit}"),
+            ))
+        } else if self.texts.len() >= self.queue_max {
+            let limit = self.queue_max;
+            Some((
+                FailureKind::QueueFull {
+                    limit: saturate(limit),
+                },
+                format!("{limit} embedding requests are waiting, which is the limit (queue_max)"),
+            ))
+        } else {
+            None
+        };
+        match failure {
+            Some((kind, message)) => {
                 self.fail(
                     key,
                     JobFailure {
@@ -207,6 +235,64 @@ impl EngineThread {
                     },
                 );
             }
+            None => self.texts.push_back(Texts {
+                key,
+                inputs,
+                vectors: Vec::new(),
+            }),
+        }
+    }
+
+    /// Embeds one text, so that streams and other callers wait for no more than that.
+    fn embed_one(&mut self) {
+        let Some(mut texts) = self.texts.pop_front() else {
+            return;
+        };
+        let Some(embedder) = &mut self.embedder else {
+            return;
+        };
+        match embedder.embed(&texts.inputs[texts.vectors.len()]) {
+            Ok(vector) => texts.vectors.push(vector),
+            Err(error) => {
+                let kind = FailureKind::Internal;
+                let message = error.to_string();
+                return self.fail(
+                    texts.key,
+                    JobFailure {
+                        kind,
+                        message,
+                        param: Some("input".into()),
+                    },
+                );
+            }
+        }
+        if texts.vectors.len() < texts.inputs.len() {
+            return self.texts.push_back(texts);
+        }
+        let prompt_tokens = saturate(texts.inputs.iter().map(Vec::len).sum());
+        self.emit(
+            texts.key,
+            Event::Embeddings {
+                vectors: texts.vectors,
+                prompt_tokens,
+            },
+        );
+    }
+
+    fn cancel(&mut self, key: JobKey) {
+        let at = self.texts.iter().position(|texts| texts.key == key);
+        if let Some(texts) = at.and_then(|at| self.texts.remove(at)) {
+            let message = "The caller went away".to_owned();
+            self.fail(
+                texts.key,
+                JobFailure {
+                    kind: FailureKind::Cancelled,
+                    message,
+                    param: None,
+                },
+            );
+        } else if let Some(scheduler) = &mut self.scheduler {
+            scheduler.cancel(key);
         }
     }
 
@@ -253,7 +339,7 @@ impl EngineThread {
         };
         let seen = scheduler.state();
         let totals = seen.totals;
-        let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let count = saturate;
         let slots = (0..self.slots).map(|slot| {
             let view = seen.slots.get(slot);
             SlotState {
@@ -300,4 +386,8 @@ pub(crate) fn unsupported(message: &str) -> JobFailure {
         message: message.to_owned(),
         param: None,
     }
+}
+
+fn saturate(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
 }

@@ -175,7 +175,9 @@ fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
             LoadFailureKind::Artifact,
             "; the file may be damaged or of an architecture this build does not know",
         ),
-        OpenError::ContextSetting { .. } => (LoadFailureKind::Setting, ""),
+        OpenError::ContextSetting { .. } | OpenError::BatchTooSmall { .. } => {
+            (LoadFailureKind::Setting, "")
+        }
         OpenError::Context { .. } => (
             LoadFailureKind::Resources,
             "; use a smaller context, fewer slots or a smaller KV type",
@@ -227,6 +229,7 @@ fn facts(
         sampling: sampling_defaults(model),
         bos: text(model.bos()),
         eos: text(model.eos()),
+        speculation: spec.speculation,
         load_ms: engine.load_ms,
         ..ModelFacts::default()
     }

@@ -117,6 +117,7 @@ impl Preparer {
         if job.tool_choice == ToolChoice::None {
             job.tools.clear();
         }
+        check_max_tokens(&job.generation)?;
         let rendered = self.render(&job)?;
         let prompt = self.tokenize_prompt(&rendered);
         let tags = self.template.reasoning_tags().unwrap_or_default();
@@ -285,6 +286,10 @@ impl Preparer {
             ),
             Prompt::Tokens(tokens) => (tokens.clone(), None),
         };
+        if !job.echo {
+            // With echo, 0 asks for the prompt alone, with its log-probabilities.
+            check_max_tokens(&job.generation)?;
+        }
         let mut request = self.request(id, tokens, &job.generation)?;
         let wanted = job.constraint.as_ref();
         request.constraint = wanted
@@ -381,12 +386,6 @@ impl Preparer {
                 format!("n is {n}, the limit is {CHOICES_MAX}"),
             ));
         }
-        if generation.max_tokens == Some(0) {
-            return Err(invalid(
-                "max_tokens",
-                "max_tokens is 0, it must be at least 1".into(),
-            ));
-        }
         let sampling = self.sampling(&generation.sampling)?;
         Ok(Request {
             key: JobKey(id.0),
@@ -399,7 +398,7 @@ impl Preparer {
             constrain_thought: false,
             logprobs: generation.logprobs.map(usize::from),
             prompt_logprobs: false,
-            speculation: generation.speculation,
+            speculation: generation.speculation.or(self.facts.speculation),
             cache_prompt: generation.cache_prompt.unwrap_or(true),
             ignore_eos: generation.ignore_eos,
             special_text: false,
@@ -474,7 +473,7 @@ impl Preparer {
             param: None,
         })?;
         factory.compile(&grammar).map_err(|error| {
-            let message = error.to_string();
+            let message = format!("{field}: {error}");
             let kind = match error {
                 ConstraintError::Unsupported { keyword, .. } => {
                     let detail = serde_json::Value::Null;
@@ -539,6 +538,14 @@ fn usable_template(
         Template::fallback(tokens)?,
         Some(format!("{why}; ChatML is used instead")),
     ))
+}
+
+fn check_max_tokens(generation: &Generation) -> Result<(), JobFailure> {
+    if generation.max_tokens == Some(0) {
+        let message = "max_tokens is 0, it must be at least 1".to_owned();
+        return Err(invalid("max_tokens", message));
+    }
+    Ok(())
 }
 
 fn invalid(field: &str, message: String) -> JobFailure {

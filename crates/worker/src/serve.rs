@@ -127,14 +127,34 @@ where
 {
     let mut writer = BufWriter::new(writer);
     while let Some(message) = outbox.recv().await {
-        frame::write(&mut writer, &message).await?;
+        write_message(&mut writer, &message).await?;
         // Events of one pass come together; one write carries them.
         while let Ok(message) = outbox.try_recv() {
-            frame::write(&mut writer, &message).await?;
+            write_message(&mut writer, &message).await?;
         }
         writer.flush().await?;
     }
     Ok(())
+}
+
+/// Writes a message; an answer over the frame limit becomes its job's failure.
+async fn write_message<W>(writer: &mut W, message: &FromWorker) -> Result<(), ServeError>
+where
+    W: AsyncWrite + Unpin,
+{
+    let frame = match (frame::encode(message), message) {
+        (Err(error @ FrameError::TooLarge { .. }), FromWorker::Event { id, .. }) => {
+            let failure = JobFailure {
+                kind: FailureKind::InvalidRequest,
+                message: format!("The answer is too large to send: {error}"),
+                param: None,
+            };
+            let event = Event::Failed(failure);
+            frame::encode(&FromWorker::Event { id: *id, event })?
+        }
+        (frame, _) => frame?,
+    };
+    Ok(writer.write_all(&frame).await?)
 }
 
 /// Takes messages in and hands work out.
@@ -144,6 +164,8 @@ struct Desk {
     events: UnboundedSender<FromWorker>,
     /// Jobs whose request is being prepared; a cancelled one is taken out.
     preparing: HashSet<JobId>,
+    /// Requests in the blocking pool, cancelled ones included.
+    n_preparing: usize,
     prepared: UnboundedReceiver<(JobId, Result<Work, JobFailure>)>,
     prepared_sender: UnboundedSender<(JobId, Result<Work, JobFailure>)>,
     preparing_max: usize,
@@ -171,6 +193,7 @@ impl Desk {
             preparer: Arc::new(preparer),
             events,
             preparing: HashSet::new(),
+            n_preparing: 0,
             prepared,
             prepared_sender,
             preparing_max,
@@ -200,6 +223,7 @@ impl Desk {
             tokio::select! {
                 message = &mut reading => return Ok(message?),
                 Some((id, work)) = self.prepared.recv() => {
+                    self.n_preparing -= 1;
                     if self.preparing.remove(&id) {
                         self.start(id, work);
                     }
@@ -248,14 +272,16 @@ impl Desk {
             );
         }
         let limit = self.preparing_max;
-        if self.preparing.len() >= limit {
+        if self.n_preparing >= limit {
             let kind = FailureKind::QueueFull {
                 limit: u32::try_from(limit).unwrap_or(u32::MAX),
             };
-            let message = format!("{limit} requests are waiting already, which is the limit");
+            let message =
+                format!("{limit} requests are being prepared, the limit (slots + queue_max)");
             return self.fail(id, kind, message);
         }
         self.preparing.insert(id);
+        self.n_preparing += 1;
         let preparer = Arc::clone(&self.preparer);
         let done = self.prepared_sender.clone();
         tokio::task::spawn_blocking(move || {

@@ -3,7 +3,7 @@
 use proto::{FailureKind, FinishReason, JobFailure, TokenLogprob, TopLogprob};
 
 use crate::request::Output;
-use crate::scheduler::job::{Choice, Job};
+use crate::scheduler::job::Choice;
 use crate::scheduler::plan::Lease;
 use crate::scheduler::{Scheduler, saturate};
 use crate::{DecodeError, TokenId, Vocabulary};
@@ -49,6 +49,7 @@ impl Scheduler {
                 failures.push((lease.job, failure));
             }
         }
+        failures.sort_by_key(|(job, _)| *job);
         failures.dedup_by_key(|(job, _)| *job);
         for (job, failure) in failures.into_iter().rev() {
             self.fail(job, failure);
@@ -121,6 +122,12 @@ impl Scheduler {
             .ok_or_else(|| internal("a row has no logits"))?;
         let job = &mut self.running[job];
         let context = self.shape.context;
+        if job.request.max_tokens == Some(0) {
+            // Only the prompt was to be read.
+            job.clocks.last_token = now;
+            job.choices[choice].finished = Some(FinishReason::Length);
+            return Ok(Taken::Finished);
+        }
         job.usage.completion_tokens += 1;
         job.clocks.first_token.get_or_insert(now);
         job.clocks.last_token = now;
@@ -205,10 +212,10 @@ impl Scheduler {
     }
 
     /// Sends the text that is certain, and the end if the choice is over.
-    pub(crate) fn report(&mut self, job: usize, choice: usize) {
-        let job = &mut self.running[job];
+    pub(crate) fn report(&mut self, job_at: usize, choice_at: usize) {
+        let job = &mut self.running[job_at];
         let key = job.key();
-        let choice = &mut job.choices[choice];
+        let choice = &mut job.choices[choice_at];
         let (text, logprobs) = match choice.finished {
             Some(_) => choice.text.finish(),
             None => choice.text.take(),
@@ -231,6 +238,26 @@ impl Scheduler {
             reason,
             stop,
         });
+        if job.request.n > 1 {
+            self.make_way(job_at, choice_at);
+        }
+    }
+
+    /// A finished choice keeps only the prompt, so that the others of its job have
+    /// room; those put aside for want of it may go on.
+    fn make_way(&mut self, job: usize, choice: usize) {
+        let job = &mut self.running[job];
+        for other in &mut job.choices {
+            other.parked = false;
+        }
+        let len = job.prompt_len;
+        let choice = &mut job.choices[choice];
+        if let Some(sequence) = choice.sequence
+            && choice.n_kv > len
+        {
+            let cut = self.decoder.truncate(sequence, len);
+            choice.n_kv = if cut { len } else { 0 };
+        }
     }
 
     /// Log-probabilities of the prompt tokens that follow the rows of a lease.
@@ -252,6 +279,8 @@ impl Scheduler {
                 .push(token_logprob(&*self.vocabulary, logits, token, n_top));
         }
         if lease.output {
+            // Told once, even if the prompt is computed again later.
+            job.request.prompt_logprobs = false;
             let logprobs = std::mem::take(&mut job.prompt_logprobs);
             self.outputs.push(Output::Prompt {
                 key: job.key(),
@@ -259,19 +288,6 @@ impl Scheduler {
             });
         }
         Ok(())
-    }
-}
-
-impl Job {
-    /// Ends every choice where it is, for want of room.
-    pub(crate) fn finish_all(&mut self, reason: FinishReason) -> Vec<usize> {
-        self.forked = true;
-        let open = (0..self.choices.len()).filter(|at| self.choices[*at].finished.is_none());
-        let open: Vec<usize> = open.collect();
-        for at in &open {
-            self.choices[*at].finished = Some(reason);
-        }
-        open
     }
 }
 

@@ -56,6 +56,8 @@ pub(crate) struct Choice {
     pub(crate) finished: Option<FinishReason>,
     /// The next row is decoded without a draft: its last result was too close to call.
     pub(crate) careful: bool,
+    /// Put aside for want of room, until another choice of the job ends.
+    pub(crate) parked: bool,
 }
 
 impl Job {
@@ -78,6 +80,7 @@ impl Job {
             forced: VecDeque::new(),
             finished: None,
             careful: false,
+            parked: false,
             tokens: prompt,
         };
         let prompt_len = first.tokens.len();
@@ -131,6 +134,7 @@ impl Job {
                 forced: VecDeque::new(),
                 finished: None,
                 careful: false,
+                parked: false,
             })
             .collect();
         self.choices.extend(others);
@@ -146,6 +150,11 @@ impl Job {
 impl Choice {
     pub(crate) fn is_running(&self) -> bool {
         self.finished.is_none() && self.sequence.is_some()
+    }
+
+    /// Open, and without a place in the cache.
+    pub(crate) fn waits_for_prompt(&self) -> bool {
+        self.finished.is_none() && self.sequence.is_none() && !self.parked
     }
 
     /// Tokens that still have to go through the model.
@@ -177,7 +186,16 @@ impl Choice {
         let bytes = vocabulary.piece(token, special_text);
         self.text.push(&bytes, logprob);
         if let Some(thought) = &mut self.thought {
+            let was_inside = thought.inside();
             thought.push(&bytes);
+            if was_inside
+                && !thought.inside()
+                && !self.constrain_thought
+                && self.constraint.is_some()
+            {
+                // The answer begins here, and what comes next must obey its grammar.
+                self.forced.clear();
+            }
             if thought.is_over_budget() && self.forced.is_empty() {
                 self.forced.extend(thought.close_tokens());
             }

@@ -159,6 +159,8 @@ impl Scheduler {
         self.totals.jobs += 1;
         let job = Job::new(request, (self.clock)());
         self.queue.push_back(job);
+        // A request that finds a free slot never counts as waiting.
+        self.admit();
         Ok(())
     }
 
@@ -194,6 +196,7 @@ impl Scheduler {
     /// One forward pass, if there is anything to do, and the news since the last one.
     pub fn step(&mut self) -> Vec<Output> {
         self.admit();
+        self.join_choices();
         loop {
             let leases = self.plan();
             if leases.is_empty() {
@@ -311,15 +314,16 @@ impl Scheduler {
     fn start(&mut self, mut job: Job) {
         let reuse = job.request.cache_prompt && !job.request.prompt_logprobs;
         let mut n_cached = 0;
-        for choice in job
+        // Further choices join once this one holds the prompt again.
+        let first = job
             .choices
             .iter_mut()
-            .filter(|choice| choice.finished.is_none())
-        {
+            .find(|choice| choice.finished.is_none());
+        if let Some(choice) = first {
             let (sequence, n) = self.attach(&choice.tokens, reuse);
             choice.sequence = sequence;
             choice.n_kv = n;
-            n_cached = n_cached.max(n.min(job.prompt_len));
+            n_cached = n.min(job.prompt_len);
         }
         if !job.announced {
             job.announced = true;
@@ -346,6 +350,7 @@ impl Scheduler {
         let running = self
             .running
             .iter()
+            .filter(|job| job.request.cache_prompt)
             .flat_map(|job| &job.choices)
             .filter_map(|other| {
                 let common = sequences::common_prefix(&other.tokens[..other.n_kv], tokens);
@@ -404,17 +409,64 @@ impl Scheduler {
                 return;
             };
             for choice in &mut job.choices {
-                if let Some(sequence) = choice.sequence.take() {
-                    self.release(sequence);
-                }
-                choice.n_kv = 0;
+                self.park(choice);
+                choice.parked = false;
             }
+            job.prompt_logprobs.clear();
             self.totals.preemptions += 1;
             self.admission_paused = true;
             self.queue.push_front(job);
         } else if let Some(job) = self.running.first_mut() {
-            for choice in job.finish_all(FinishReason::Length) {
-                self.report(0, choice);
+            let running: Vec<usize> = (0..job.choices.len())
+                .filter(|at| job.choices[*at].is_running())
+                .collect();
+            match running[..] {
+                // A choice waits until another one of its job has ended.
+                [_, .., last] => self.park_choice(0, last),
+                [only] => {
+                    job.choices[only].finished = Some(FinishReason::Length);
+                    job.forked = true;
+                    self.report(0, only);
+                }
+                [] => {}
+            }
+        }
+    }
+
+    fn park_choice(&mut self, job: usize, choice: usize) {
+        let mut choices = std::mem::take(&mut self.running[job].choices);
+        self.park(&mut choices[choice]);
+        self.running[job].choices = choices;
+        self.totals.preemptions += 1;
+    }
+
+    /// Gives a choice's cells back; its tokens are computed again when it resumes.
+    fn park(&mut self, choice: &mut Choice) {
+        if let Some(sequence) = choice.sequence.take() {
+            self.release(sequence);
+        }
+        choice.n_kv = 0;
+        choice.parked = true;
+    }
+
+    /// Lets choices without a sequence share the prompt of one that holds it.
+    fn join_choices(&mut self) {
+        for at in 0..self.running.len() {
+            let job = &self.running[at];
+            let len = job.prompt_len;
+            let holder = job.choices.iter().find(|choice| choice.n_kv >= len);
+            let Some(from) = holder.and_then(|choice| choice.sequence) else {
+                continue;
+            };
+            for choice in 0..self.running[at].choices.len() {
+                if !self.running[at].choices[choice].waits_for_prompt() {
+                    continue;
+                }
+                let to = self.take_sequence(None);
+                let shared = to.is_some_and(|to| self.decoder.share(from, to, len));
+                let choice = &mut self.running[at].choices[choice];
+                choice.sequence = to;
+                choice.n_kv = if shared { len } else { 0 };
             }
         }
     }
@@ -439,6 +491,7 @@ impl Scheduler {
     /// The pass failed inside the decoder: its jobs cannot go on.
     fn fail_pass(&mut self, leases: &[Lease], message: &str) {
         let mut jobs: Vec<usize> = leases.iter().map(|lease| lease.job).collect();
+        jobs.sort_unstable();
         jobs.dedup();
         for at in jobs.into_iter().rev() {
             let failure = JobFailure {

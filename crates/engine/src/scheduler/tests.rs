@@ -293,6 +293,28 @@ fn a_full_cache_delays_but_loses_nothing() {
 }
 
 #[test]
+fn choices_that_do_not_fit_together_take_turns() {
+    let shape = Shape {
+        cells: 60,
+        ..FakeDecoder::usual_shape()
+    };
+    let three = Request {
+        n: 3,
+        ..request(1, "twenty characters...", 30)
+    };
+    let tight = alone(shape, &Script::Hash, three);
+    let one = alone(
+        FakeDecoder::usual_shape(),
+        &Script::Hash,
+        request(1, "twenty characters...", 30),
+    );
+    for choice in 0..3 {
+        assert_eq!(tight.texts[&choice], one.texts[&0]);
+    }
+    assert_eq!(tight.usage.completion_tokens, 90);
+}
+
+#[test]
 fn an_answer_ends_where_the_context_does() {
     let shape = Shape {
         context: 30,
@@ -341,7 +363,8 @@ fn what_does_not_fit_is_refused_with_its_numbers() {
         })
         .unwrap_err();
     assert!(refused.message.contains("9999"));
-    for key in 0..64 {
+    // One runs, the others wait.
+    for key in 0..65 {
         scheduler.submit(request(key, "x", 1)).unwrap();
     }
     let refused = scheduler.submit(request(99, "x", 1)).unwrap_err();
