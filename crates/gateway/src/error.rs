@@ -372,11 +372,10 @@ fn from_kind(kind: &FailureKind, message: &str) -> ApiError {
                 .with("n_ctx", *context)
         }
         FailureKind::InvalidRequest => plain(ErrorCode::JobInvalid),
-        FailureKind::ConstraintUnsupported { keyword, detail } => {
+        FailureKind::ConstraintUnsupported { keyword } => {
             let facts = [("message", message), ("keyword", keyword)];
             ApiError::new(ErrorCode::ConstraintUnsupported, &facts)
                 .with("keyword", keyword.as_str())
-                .with("detail", detail.clone())
         }
         FailureKind::TemplateFailed => plain(ErrorCode::TemplateFailed),
         FailureKind::Unsupported => plain(ErrorCode::CapabilityMissing),

@@ -1,7 +1,6 @@
 //! What a worker answers.
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// One event of a job. `choice` counts from 0 and is below the job's `n`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -197,7 +196,6 @@ pub enum FailureKind {
     /// A schema or grammar that cannot be honoured; `keyword` is what stands in the way.
     ConstraintUnsupported {
         keyword: String,
-        detail: Value,
     },
     /// The model's chat template refused these messages or is broken.
     TemplateFailed,

@@ -476,8 +476,7 @@ impl Preparer {
             let message = format!("{field}: {error}");
             let kind = match error {
                 ConstraintError::Unsupported { keyword, .. } => {
-                    let detail = serde_json::Value::Null;
-                    FailureKind::ConstraintUnsupported { keyword, detail }
+                    FailureKind::ConstraintUnsupported { keyword }
                 }
                 _ => FailureKind::InvalidRequest,
             };

@@ -1,5 +1,12 @@
 //! The worker's protocol over an in-memory stream, with the fake engine.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test's helpers fail the test"
+)]
+
 use std::sync::Arc;
 
 use engine::Shape;
