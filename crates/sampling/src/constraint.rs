@@ -346,7 +346,9 @@ fn regex_grammar(pattern: &str) -> Result<String, ConstraintError> {
     if !trailing_backslashes(body).is_multiple_of(2) {
         return Err(invalid("ends in a lone backslash"));
     }
-    Ok(format!("start: /{}/", llguidance::regex_to_lark(body, "")))
+    // `\d`, `\w` and `\s` mean ASCII, as in the patterns of JSON Schemas.
+    let body = llguidance::regex_to_lark(body, "dws");
+    Ok(format!("start: /{body}/"))
 }
 
 fn trailing_backslashes(text: &str) -> usize {
