@@ -473,7 +473,13 @@ impl Preparer {
             param: None,
         })?;
         factory.compile(&grammar).map_err(|error| {
-            let message = format!("{field}: {error}");
+            let part = match wanted {
+                _ if field != "response_format" => "",
+                Wanted::Regex { .. } => ".pattern",
+                Wanted::Lark { .. } | Wanted::Gbnf { .. } => ".grammar",
+                Wanted::JsonSchema { .. } | Wanted::JsonObject => "",
+            };
+            let message = format!("{field}{part}: {error}");
             let kind = match error {
                 ConstraintError::Unsupported { keyword, .. } => {
                     FailureKind::ConstraintUnsupported { keyword }
