@@ -138,7 +138,8 @@ fn without_generation_tags(source: &str) -> String {
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at);
         out.push_str(before);
-        let Some(end) = tag.find("%}") else {
+        // In `{%}` the per cent sign opens; it does not close as well.
+        let Some(end) = tag[2..].find("%}").map(|len| len + 2) else {
             rest = tag;
             break;
         };
@@ -533,6 +534,12 @@ mod tests {
             ),
             "5"
         );
+    }
+
+    #[test]
+    fn a_tag_cut_short_is_a_fault_and_no_panic() {
+        assert!(super::environment("{%}").is_err());
+        assert!(super::environment("{%").is_err());
     }
 
     #[test]
