@@ -54,9 +54,6 @@ pub(crate) struct Limits {
     pub(crate) pending_max: u32,
     /// How long each of them waits before it fails.
     pub(crate) pending_wait_ms: u64,
-    /// Jobs handed to one worker and not yet over. The worker's own queue limit is
-    /// lower; this one holds when it stops answering.
-    pub(crate) running_max: u32,
     pub(crate) inspect_timeout_ms: u64,
     /// How long a worker that said its last word may take to exit.
     pub(crate) exit_grace_ms: u64,
@@ -74,7 +71,6 @@ impl Limits {
             backoff_max_ms: 30_000,
             pending_max: 256,
             pending_wait_ms: 300_000,
-            running_max: 1024,
             inspect_timeout_ms: 5_000,
             exit_grace_ms: 2_000,
         }

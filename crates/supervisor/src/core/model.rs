@@ -24,7 +24,7 @@ pub(crate) struct Model {
     last_crash: Option<String>,
     loads: Vec<RequestId>,
     unloads: Vec<RequestId>,
-    /// Jobs that wait for the model to become ready, oldest first.
+    /// Jobs that wait for the model to become ready and to take them, oldest first.
     pending: VecDeque<Pending>,
     /// Jobs the worker has and has not finished.
     running: BTreeSet<JobId>,
@@ -193,10 +193,12 @@ impl Model {
     pub(crate) fn submit(&mut self, id: JobId, job: Job, turn: &mut Turn<'_>) {
         let name = &self.spec.name;
         match &self.phase {
-            Phase::Ready { worker, .. } => {
-                let limit = turn.limits.running_max;
+            Phase::Ready { worker, facts } => {
+                let limit = capacity(facts);
                 if self.running.len() >= limit as usize {
-                    let message = format!("model `{name}` already has {limit} unfinished requests");
+                    let message = format!(
+                        "model `{name}` already has {limit} unfinished requests (slots + queue_max)"
+                    );
                     turn.fail(id, FailureKind::QueueFull { limit }, message);
                     return;
                 }
@@ -245,6 +247,7 @@ impl Model {
             if let Some(worker) = self.worker() {
                 turn.send(worker, ToWorker::Cancel { id });
             }
+            self.hand_over(turn);
             return true;
         }
         let n_before = self.pending.len();
@@ -292,6 +295,7 @@ impl Model {
                 };
                 if known {
                     turn.emit(id, event);
+                    self.hand_over(turn);
                 }
             }
             FromWorker::State { ticket, state } => {
@@ -417,9 +421,19 @@ impl Model {
         self.was_ready = true;
         self.changed(turn);
         self.answer_loads(Ok(facts), turn);
-        for Pending { id, job, .. } in std::mem::take(&mut self.pending) {
+        self.hand_over(turn);
+    }
+
+    /// Gives a worker that is ready as many of the jobs that wait as it takes.
+    fn hand_over(&mut self, turn: &mut Turn<'_>) {
+        let Phase::Ready { worker, facts } = &self.phase else {
+            return;
+        };
+        let n_free = (capacity(facts) as usize).saturating_sub(self.running.len());
+        let n_taken = n_free.min(self.pending.len());
+        for Pending { id, job, .. } in self.pending.drain(..n_taken) {
             self.running.insert(id);
-            turn.send(worker, ToWorker::Submit { id, job });
+            turn.send(*worker, ToWorker::Submit { id, job });
         }
     }
 
@@ -540,8 +554,8 @@ impl Model {
     fn expire_waits(&mut self, turn: &mut Turn<'_>) {
         while let Some(pending) = self.pending.pop_front_if(|first| first.until <= turn.now) {
             let message = format!(
-                "model `{}` did not become ready within {} ms",
-                self.spec.name, turn.limits.pending_wait_ms
+                "waited {} ms for model `{}` to take the request, the limit",
+                turn.limits.pending_wait_ms, self.spec.name
             );
             turn.fail(pending.id, FailureKind::ModelUnavailable, message);
         }
@@ -585,6 +599,11 @@ impl Model {
             Phase::Failed(failure) => ModelPhase::Failed(failure.clone()),
         }
     }
+}
+
+/// Most jobs a worker has at a time, running and waiting.
+fn capacity(facts: &ModelFacts) -> u32 {
+    facts.slots.saturating_add(facts.queue_max).max(1)
 }
 
 fn failure(kind: LoadFailureKind, message: impl Into<String>) -> LoadFailure {

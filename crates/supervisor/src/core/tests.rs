@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proto::{Delta, Timings, Usage};
@@ -16,7 +16,6 @@ fn limits() -> Limits {
         backoff_max_ms: 1_000,
         pending_max: 2,
         pending_wait_ms: 10_000,
-        running_max: 3,
         inspect_timeout_ms: 500,
         exit_grace_ms: 200,
     }
@@ -190,7 +189,12 @@ fn hello(worker: u64) -> Input {
 }
 
 fn loaded(worker: u64) -> Input {
-    from(worker, FromWorker::Loaded(Box::default()))
+    let facts = ModelFacts {
+        slots: 2,
+        queue_max: 1,
+        ..ModelFacts::default()
+    };
+    from(worker, FromWorker::Loaded(Box::new(facts)))
 }
 
 fn event(worker: u64, id: u64, event: Event) -> Input {
@@ -391,7 +395,7 @@ fn waiting_jobs_are_limited_in_number_and_time() {
     );
     script.tick_at_deadline(
         10_000,
-        &["j1 failed ModelUnavailable: model `m` did not become ready within 10000 ms"],
+        &["j1 failed ModelUnavailable: waited 10000 ms for model `m` to take the request, the limit"],
     );
     script.then(
         Input::Cancel { id: JobId(2) },
@@ -402,12 +406,43 @@ fn waiting_jobs_are_limited_in_number_and_time() {
 }
 
 #[test]
+fn a_worker_that_becomes_ready_is_given_no_more_than_it_takes() {
+    let mut script = Script::new();
+    script.state.limits.pending_max = 5;
+    script.quietly([load(1, "m"), hello(1)]);
+    script.quietly([1, 2, 3, 4, 5].map(|id| submit_to("m", id)));
+    script.then(
+        loaded(1),
+        &[
+            "m is ready",
+            "r1 loaded",
+            "to 1: submit j1",
+            "to 1: submit j2",
+            "to 1: submit j3",
+        ],
+    );
+    script.then(event(1, 2, done()), &["j2 done", "to 1: submit j4"]);
+    script.then(
+        Input::Cancel { id: JobId(1) },
+        &[
+            "to 1: cancel j1",
+            "to 1: submit j5",
+            "j1 failed Cancelled: the caller is gone",
+        ],
+    );
+    script.then(event(1, 3, done()), &["j3 done"]);
+}
+
+#[test]
 fn running_jobs_are_limited_and_end_from_this_side_too() {
     let mut script = Script::ready();
     script.quietly([1, 2, 3].map(|id| submit_to("m", id)));
     script.then(
         submit_to("m", 4),
-        &["j4 failed QueueFull { limit: 3 }: model `m` already has 3 unfinished requests"],
+        &[
+            "j4 failed QueueFull { limit: 3 }: model `m` already has 3 unfinished requests \
+           (slots + queue_max)",
+        ],
     );
     script.then(
         Input::Cancel { id: JobId(1) },
@@ -531,14 +566,22 @@ fn blow() -> impl Strategy<Value = Blow> {
     ]
 }
 
+/// How far a worker has come. A message that does not fit its stage changes nothing:
+/// a worker may say anything at any time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Stage {
+    Silent,
+    Greeted,
+    /// Loaded, and takes jobs.
+    Open,
+    /// Told to drain or killed, or its load failed.
+    Closed,
+}
+
 /// The world around the machine, with what must hold of it.
 #[derive(Debug, Default)]
 struct World {
-    alive: BTreeSet<WorkerId>,
-    /// Workers that said `Hello` and not `LoadFailed`.
-    greeted: BTreeSet<WorkerId>,
-    /// Workers that then said `Loaded` and were not told to drain.
-    open: BTreeSet<WorkerId>,
+    alive: BTreeMap<WorkerId, Stage>,
     n_submitted: u64,
     n_requests: u64,
     answered: BTreeMap<RequestId, u32>,
@@ -553,25 +596,33 @@ impl World {
         for action in actions {
             match action {
                 Action::Spawn { worker, spec } => {
-                    assert!(self.alive.insert(*worker), "a worker id is used once");
+                    let earlier = self.alive.insert(*worker, Stage::Silent);
+                    assert_eq!(earlier, None, "a worker id is used once");
                     self.spawns.entry(spec.name.clone()).or_default().push(now);
                 }
                 Action::Send { worker, message } => {
-                    assert!(self.alive.contains(worker), "sent to a dead worker");
+                    let stage = self.alive.get_mut(worker).expect("sent to a dead worker");
                     match message {
                         ToWorker::Submit { .. } => {
-                            assert!(self.open.contains(worker), "a job for a worker not ready");
+                            assert_eq!(*stage, Stage::Open, "a job for a worker not ready");
                         }
-                        ToWorker::Drain => assert!(self.open.remove(worker)),
+                        ToWorker::Drain => {
+                            assert_eq!(*stage, Stage::Open, "drained before it was ready");
+                            *stage = Stage::Closed;
+                        }
                         _ => {}
                     }
                 }
                 Action::Kill { worker } => {
-                    assert!(self.alive.contains(worker), "killed twice");
-                    self.open.remove(worker);
+                    let stage = self.alive.get_mut(worker).expect("killed a dead worker");
+                    *stage = Stage::Closed;
                 }
                 Action::Close { worker } => {
-                    assert!(!self.open.contains(worker), "closed before it was drained");
+                    assert_eq!(
+                        self.alive.get(worker),
+                        Some(&Stage::Closed),
+                        "closed before it was drained"
+                    );
                 }
                 Action::Emit { id, event } => {
                     let n = self.last_events.entry(*id).or_default();
@@ -596,7 +647,7 @@ impl World {
 
     fn pick(&self, index: usize) -> Option<WorkerId> {
         let n = self.alive.len().max(1);
-        self.alive.iter().nth(index % n).copied()
+        self.alive.keys().nth(index % n).copied()
     }
 
     fn input(&mut self, blow: &Blow) -> Option<Input> {
@@ -632,7 +683,6 @@ impl World {
             Blow::Exit(index) => {
                 let worker = self.pick(*index)?;
                 self.alive.remove(&worker);
-                self.open.remove(&worker);
                 exited(worker.0, crash())
             }
             Blow::Pass(_) => Input::Tick,
@@ -644,22 +694,25 @@ impl World {
 
     fn message(&mut self, worker: WorkerId, what: u8) -> Input {
         let id = u64::from(what) % (self.n_submitted + 1);
+        let mut pass = |from: Stage, to: Stage| {
+            self.alive
+                .entry(worker)
+                .and_modify(|stage| *stage = if *stage == from { to } else { *stage });
+        };
         match what % 8 {
             0 => {
-                self.greeted.insert(worker);
+                pass(Stage::Silent, Stage::Greeted);
                 hello(worker.0)
             }
             1 | 2 => {
-                if self.greeted.contains(&worker) {
-                    self.open.insert(worker);
-                }
+                pass(Stage::Greeted, Stage::Open);
                 loaded(worker.0)
             }
             3 => event(worker.0, id, done()),
             4 | 5 => event(worker.0, id, text()),
             6 => from(worker.0, FromWorker::Drained),
             _ => {
-                self.greeted.remove(&worker);
+                pass(Stage::Greeted, Stage::Closed);
                 let failure = LoadFailure {
                     kind: LoadFailureKind::Resources,
                     message: "no memory".into(),
@@ -710,7 +763,7 @@ proptest! {
         let end = Input::Shutdown { request: world.request() };
         let actions = step(&mut state, end, now);
         world.look(&actions, now);
-        for worker in std::mem::take(&mut world.alive) {
+        for worker in std::mem::take(&mut world.alive).into_keys() {
             let actions = step(&mut state, exited(worker.0, clean()), now);
             world.look(&actions, now);
         }

@@ -42,6 +42,8 @@ impl Peer {
         self.send(FromWorker::LoadProgress { fraction: 0.5 }).await;
         let facts = ModelFacts {
             name: spec.name.clone(),
+            slots: 4,
+            queue_max: 16,
             ..ModelFacts::default()
         };
         self.send(FromWorker::Loaded(Box::new(facts))).await;
