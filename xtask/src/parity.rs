@@ -1,4 +1,5 @@
-//! Greedy output of both servers, token for token, on both test models.
+//! Greedy output of both servers, token for token, on both test models; and of this
+//! one with and without drafts.
 
 use crate::models::{self, GEMMA3, SMOLLM2, TestModel};
 use crate::peer::{self, Peer};
@@ -69,6 +70,8 @@ struct Token {
 struct Answer {
     text: String,
     tokens: Vec<Token>,
+    /// Tokens drafted, and how many of them stood.
+    drafted: (u64, u64),
 }
 
 impl Token {
@@ -93,14 +96,18 @@ impl Answer {
     }
 }
 
+/// The drafts asked of this server; llama-server is not asked for any.
+#[derive(Clone, Copy)]
+enum Drafts {
+    Off,
+    On,
+}
+
 enum Outcome {
+    /// So many tokens.
     Same(usize),
     /// Different from this position on.
-    Differs {
-        at: usize,
-        why: String,
-        tie: bool,
-    },
+    Differs { at: usize, why: String, tie: bool },
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -156,12 +163,16 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
         .chain(long.iter().map(String::as_str));
     let mut table = String::new();
     let (mut same, mut count, mut unexplained) = (0, 0, 0);
+    let (mut same_drafted, mut drafted, mut stood) = (0, 0, 0);
     for prompt in prompts {
         count += 1;
-        let outcome = compare(&ask(&ours, prompt)?, &ask(&theirs, prompt)?);
-        let cell = match &outcome {
+        let answer = ask(&ours, prompt, Drafts::Off)?;
+        let with_drafts = ask(&ours, prompt, Drafts::On)?;
+        drafted += with_drafts.drafted.0;
+        stood += with_drafts.drafted.1;
+        let mut cell = |outcome: Outcome, same: &mut usize| match outcome {
             Outcome::Same(tokens) => {
-                same += 1;
+                *same += 1;
                 format!("same, {tokens} tokens")
             }
             Outcome::Differs { at, why, tie } => {
@@ -169,18 +180,26 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
                 format!("differs from token {at}: {why}")
             }
         };
-        let _ = writeln!(table, "| {count} | {} | {cell} |", cell_text(prompt));
+        let to_peer = cell(
+            compare(&answer, &ask(&theirs, prompt, Drafts::Off)?),
+            &mut same,
+        );
+        let to_self = cell(compare(&with_drafts, &answer), &mut same_drafted);
+        let prompt = cell_text(prompt);
+        let _ = writeln!(table, "| {count} | {prompt} | {to_peer} | {to_self} |");
     }
     let heading = format!(
-        "\n## {}\n\n{same} of {count} outputs are the same.\n\n| | prompt | result |\n|---|---|---|\n",
+        "\n## {}\n\n{same} of {count} outputs are the same as llama-server's. With drafts, \
+         {same_drafted} of {count} are the same\nas without; {stood} of {drafted} drafted tokens \
+         stood.\n\n| | prompt | against llama-server | drafts against none |\n|---|---|---|---|\n",
         model.file
     );
     Ok((heading + &table, unexplained))
 }
 
-fn ask(server: &Server, prompt: &str) -> Result<Answer> {
+fn ask(server: &Server, prompt: &str, drafts: Drafts) -> Result<Answer> {
     let models = server.client.get("/v1/models")?;
-    let body = json!({
+    let mut body = json!({
         "model": models["data"][0]["id"],
         "prompt": prompt,
         "max_tokens": TOKENS,
@@ -188,7 +207,11 @@ fn ask(server: &Server, prompt: &str) -> Result<Answer> {
         "cache_prompt": false,
         "logprobs": 5,
     });
+    if matches!(drafts, Drafts::On) {
+        body["speculation"] = json!({"draft_tokens_max": 4, "ngram": 2});
+    }
     let answer = server.client.post("/v1/completions", &body)?;
+    let count = |key: &str| answer["sextant"][key].as_u64().unwrap_or(0);
     let choice = &answer["choices"][0];
     let text = choice["text"].as_str();
     Ok(Answer {
@@ -196,6 +219,7 @@ fn ask(server: &Server, prompt: &str) -> Result<Answer> {
             .with_context(|| format!("{}: no text in {answer}", server.name))?
             .to_owned(),
         tokens: tokens_of(&choice["logprobs"]),
+        drafted: (count("draft_tokens"), count("draft_accepted_tokens")),
     })
 }
 
@@ -299,6 +323,7 @@ mod tests {
                     ],
                 })
                 .collect(),
+            drafted: (0, 0),
         }
     }
 

@@ -10,9 +10,13 @@ use crate::{DecodeError, TokenId, Vocabulary};
 
 /// Greedy results of a pass with drafts whose best two logits are closer than this
 /// are computed again without a draft: a pass over several rows adds in another order
-/// than a single one, and a close race could end differently for it. The bound is an
-/// estimate; it has not been measured.
-const NEAR_TIE_LOGITS: f32 = 0.02;
+/// than a single one, and a close race could end differently for it.
+///
+/// Measured over 40 texts of 96 tokens with drafts of up to 4, the distance of the best
+/// two moved by 0.08 in the median, 0.41 at the 99th percentile (Gemma 3 270M `Q4_K_M`,
+/// whose kernels take several rows another way than one), and not at all where they do
+/// not (SmolLM2 135M `Q4_1`). `cargo xtask parity` shows what comes of it.
+const NEAR_TIE_LOGITS: f32 = 0.5;
 
 /// What came of one row's logits.
 enum Taken {

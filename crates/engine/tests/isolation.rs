@@ -1,0 +1,232 @@
+//! Sequences share one pool of KV cells; no answer may depend on what else passed
+//! through it.
+//!
+//! The models are tiny, random and in 32 bits throughout, so that nothing but the
+//! order of additions can differ: a token of another sequence seen by mistake moves
+//! the log-probabilities by far more than [`TOLERANCE`]. (With quantised weights the
+//! order alone moves them by tenths, which would hide such a fault.)
+
+mod tiny_model;
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+
+use std::time::Duration;
+
+use engine::{
+    JobKey, LlamaEngine, OpenOptions, Output, Request, Scheduler, SchedulerConfig, TokenId,
+};
+use llama::{CacheType, FlashAttention};
+use proptest::prelude::*;
+use proto::{FailureKind, Speculation, TokenLogprob};
+use sampling::Params;
+
+const TOLERANCE: f32 = 2e-3;
+
+/// Prompts are cut from this one, so that most of them share a beginning.
+const STORY: &[u8] = b"The fox went down to the river, and the river was wide and cold. \
+                       The fox went up the hill.";
+
+#[derive(Debug, Clone)]
+struct Ask {
+    /// Where the prompt leaves the common story.
+    common: usize,
+    own: u8,
+    own_len: usize,
+    max_tokens: u32,
+    n: u32,
+    cache_prompt: bool,
+    speculate: bool,
+    /// Passes of the scheduler before the next request comes.
+    steps: usize,
+    /// Cancelled after those passes.
+    cancelled: bool,
+}
+
+impl Ask {
+    fn request(&self, key: u64) -> Request {
+        let own = (0..self.own_len).map(|at| b'a' + (self.own + at as u8 * 7) % 26);
+        let prompt = STORY[..self.common].iter().copied().chain(own);
+        Request {
+            key: JobKey(key),
+            // The vocabulary has a token for each byte, behind three special ones.
+            prompt: prompt.map(|byte| TokenId::from(byte) + 3).collect(),
+            n: self.n,
+            max_tokens: Some(self.max_tokens),
+            stop: Vec::new(),
+            sampling: Params {
+                temperature: 0.0,
+                ..Params::default()
+            },
+            constraint: None,
+            constrain_thought: false,
+            logprobs: Some(2),
+            prompt_logprobs: false,
+            speculation: self.speculate.then_some(Speculation {
+                draft_tokens_max: 4,
+                ngram: 2,
+            }),
+            cache_prompt: self.cache_prompt,
+            ignore_eos: true,
+            special_text: true,
+            thought: None,
+        }
+    }
+}
+
+fn ask() -> impl Strategy<Value = Ask> {
+    let prompt = (
+        0..STORY.len(),
+        any::<u8>().prop_map(|own| own % 26),
+        1..40usize,
+    );
+    let kind = (1..24u32, 1..3u32, any::<bool>(), any::<bool>());
+    (prompt, kind, 0..12usize, prop::bool::weighted(0.15)).prop_map(
+        |((common, own, own_len), (max_tokens, n, cache_prompt, speculate), steps, cancelled)| {
+            Ask {
+                common,
+                own,
+                own_len,
+                max_tokens,
+                n,
+                cache_prompt,
+                speculate,
+                steps,
+                cancelled,
+            }
+        },
+    )
+}
+
+/// The tokens of each choice.
+type Answers = BTreeMap<(u64, u32), Vec<TokenLogprob>>;
+
+fn scheduler(model: &tiny_model::TinyModel) -> Scheduler {
+    let options = OpenOptions {
+        path: model.path().to_owned(),
+        // Few enough cells that prefixes are dropped and jobs put back.
+        context: Some(192),
+        context_max: 192,
+        slots: 3,
+        batch: 64,
+        ubatch: 16,
+        threads: 1,
+        threads_batch: 1,
+        type_k: CacheType::F32,
+        type_v: CacheType::F32,
+        flash_attention: FlashAttention::Off,
+        gpu_layers: Some(0),
+        mmap: false,
+        swa_full: false,
+    };
+    let mut engine = LlamaEngine::open(&options, |_| true).expect("the tiny model loads");
+    let config = SchedulerConfig {
+        slots: 3,
+        queue_max: 64,
+        pass_target: Duration::from_millis(100),
+    };
+    let ticks = Cell::new(0);
+    let clock = move || {
+        ticks.set(ticks.get() + 1);
+        Duration::from_millis(ticks.get())
+    };
+    let decoder = engine.decoder.take().expect("it is a decoder");
+    Scheduler::new(Box::new(decoder), engine.vocabulary, config, clock)
+}
+
+fn collect(outputs: Vec<Output>, answers: &mut Answers) {
+    for output in outputs {
+        match output {
+            Output::Text {
+                key,
+                choice,
+                logprobs,
+                ..
+            } => {
+                answers.entry((key.0, choice)).or_default().extend(logprobs);
+            }
+            Output::Failed { failure, .. } => {
+                assert_eq!(failure.kind, FailureKind::Cancelled, "{}", failure.message);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn finish(scheduler: &mut Scheduler, answers: &mut Answers) {
+    for _ in 0..10_000 {
+        if !scheduler.has_work() {
+            return;
+        }
+        collect(scheduler.step(), answers);
+    }
+    panic!("the scheduler does not come to an end");
+}
+
+/// Compares up to the first choice that was a tie.
+fn check(got: &[TokenLogprob], expected: &[TokenLogprob], what: &str) {
+    for (at, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let difference = (got.logprob - expected.logprob).abs();
+        assert!(
+            difference < TOLERANCE,
+            "{what}: token {at} has log-probability {} and alone {}",
+            got.logprob,
+            expected.logprob
+        );
+        if got.bytes != expected.bytes {
+            return;
+        }
+    }
+    assert_eq!(got.len(), expected.len(), "{what}: another length");
+}
+
+fn histories_leave_no_trace(architecture: tiny_model::Architecture) {
+    llama::init(|level, line| {
+        if level == llama::Level::Error {
+            eprintln!("{line}");
+        }
+    });
+    let model = tiny_model::TinyModel::write(architecture);
+    let config = ProptestConfig {
+        cases: 12,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(asks in prop::collection::vec(ask(), 1..24))| {
+        let mut used = scheduler(&model);
+        let mut alone = scheduler(&model);
+        let mut answers = Answers::new();
+        for (key, ask) in (0..).zip(&asks) {
+            used.submit(ask.request(key)).expect("the queue is long enough");
+            for _ in 0..ask.steps {
+                collect(used.step(), &mut answers);
+            }
+            if ask.cancelled {
+                used.cancel(JobKey(key));
+            }
+        }
+        finish(&mut used, &mut answers);
+        for (key, ask) in (0..).zip(&asks) {
+            let mut expected = Answers::new();
+            let single = Ask { n: 1, cache_prompt: false, speculate: false, ..ask.clone() };
+            alone.submit(single.request(0)).expect("it is empty");
+            finish(&mut alone, &mut expected);
+            for choice in 0..ask.n {
+                let got = answers.remove(&(key, choice)).unwrap_or_default();
+                let expected = &expected[&(0, 0)];
+                let expected = if ask.cancelled { &expected[..got.len()] } else { expected };
+                check(&got, expected, &format!("{ask:?}, choice {choice}"));
+            }
+        }
+    });
+}
+
+#[test]
+fn histories_leave_no_trace_in_full_attention() {
+    histories_leave_no_trace(tiny_model::Architecture::Llama);
+}
+
+#[test]
+fn histories_leave_no_trace_in_a_sliding_window() {
+    histories_leave_no_trace(tiny_model::Architecture::Gemma3);
+}
