@@ -11,6 +11,7 @@ use proto::{
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
 
 use crate::engine_thread::{Command, EngineHandle, Parts};
 use crate::load::{Loaded, Loader};
@@ -96,26 +97,41 @@ where
 }
 
 /// Loads on a thread of its own, reporting progress.
+///
+/// The thread ends with the load. Loading runs a first pass, for which OpenMP gives the
+/// calling thread a team of threads; a team that stayed would count against the cores,
+/// and libgomp then puts the engine's threads to sleep at each barrier instead of
+/// letting them spin: half the speed of small models.
 async fn load<L: Loader>(
     spec: LoadSpec,
     loader: L,
     events: UnboundedSender<FromWorker>,
 ) -> Result<Loaded, LoadFailure> {
-    let loading = tokio::task::spawn_blocking(move || {
-        let mut last = -1.0;
-        loader.load(&spec, &mut |fraction| {
-            if fraction - last >= PROGRESS_STEP || fraction >= 1.0 {
-                last = fraction;
-                send(&events, FromWorker::LoadProgress { fraction });
-            }
+    let crashed = |message: String| LoadFailure {
+        kind: proto::LoadFailureKind::Crashed,
+        message,
+    };
+    let (done, loaded) = oneshot::channel();
+    let thread = std::thread::Builder::new()
+        .name("load".into())
+        .spawn(move || {
+            let mut last = -1.0;
+            let result = loader.load(&spec, &mut |fraction| {
+                if fraction - last >= PROGRESS_STEP || fraction >= 1.0 {
+                    last = fraction;
+                    send(&events, FromWorker::LoadProgress { fraction });
+                }
+            });
+            let _ = done.send(result);
         })
-    });
-    loading.await.unwrap_or_else(|error| {
-        Err(LoadFailure {
-            kind: proto::LoadFailureKind::Crashed,
-            message: error.to_string(),
-        })
-    })
+        .map_err(|error| crashed(error.to_string()))?;
+    let result = loaded.await;
+    // It is over, or as good as: what is left is the end of its team.
+    let ended = thread.join();
+    match (result, ended) {
+        (Ok(result), Ok(())) => result,
+        _ => Err(crashed("the loader panicked".into())),
+    }
 }
 
 async fn write_all<W>(
