@@ -17,9 +17,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::answer::Answer;
 use crate::prepare::Prepared;
 
-/// How long a pass with running streams in it may take; a reader does not notice
-/// a tenth of a second.
-const PASS_TARGET: Duration = Duration::from_millis(100);
+/// How long a pass with running streams in it may take; a reader hardly notices
+/// a fifth of a second.
+const PASS_TARGET: Duration = Duration::from_millis(200);
 
 /// Work for the engine.
 #[derive(Debug)]

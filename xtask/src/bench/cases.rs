@@ -171,6 +171,13 @@ impl Stream {
     }
 }
 
+/// A request that does not count: pages are touched and threads awake after it.
+pub(super) fn warm_up(server: &Server, prompts: &Prompts) -> Result<()> {
+    let prompt = prompts.text(128, 0)?;
+    uncached(&prompt, 32).stream(server)?;
+    Ok(())
+}
+
 fn prefill(server: &Server, prompts: &Prompts, round: usize) -> Result<Vec<f64>> {
     let prompt = prompts.text(512, 1000 + round)?;
     let stream = uncached(&prompt, 1).stream(server)?;

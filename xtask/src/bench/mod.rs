@@ -1,10 +1,11 @@
 //! Sextant against the native `llama-server`: same model, threads, context and
 //! client, both resident, one asked at a time, in one run.
 //!
-//! The order of the two alternates from round to round (A B, B A, ...), so that
-//! a machine that warms up or slows down does so to both. The first round of
-//! each case is discarded. Ratios are taken within a round and their median is
-//! reported with the spread between rounds, which is the noise of this run.
+//! Each round starts both afresh: where the pages of a process come to lie moves its
+//! speed by several percent for as long as it lives. Within a round the order of the
+//! two alternates (A B, B A, ...), so that a machine that warms up or slows down
+//! does so to both. Ratios are taken within a round and their median is reported
+//! with the spread between rounds, which is the noise of this run.
 
 mod cases;
 mod machine;
@@ -12,7 +13,7 @@ mod prompt;
 mod report;
 
 use crate::models::{self, SMOLLM2};
-use crate::peer;
+use crate::peer::{self, Peer};
 use crate::server::{Server, Setting};
 use crate::shell::{self, program, sextant};
 use anyhow::{Result, bail};
@@ -79,28 +80,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if load_before.parse::<f64>().is_ok_and(|load| load > LOAD_MAX) {
         eprintln!("the machine is busy (load {load_before}): the figures will be mostly noise");
     }
-    let theirs = Server::peer(&peer, &setting)?;
-    let ours = if arguments.control {
-        Server::peer(&peer, &setting)?
-    } else {
-        Server::ours(&setting)?
+    let cases: Vec<&'static Case> = CASES
+        .iter()
+        .filter(|case| {
+            let only = arguments.only.as_ref();
+            only.is_none_or(|only| case.name.contains(only))
+        })
+        .collect();
+    let mut rows: Vec<Vec<Row>> = cases
+        .iter()
+        .map(|case| case.metrics.iter().map(Row::new).collect())
+        .collect();
+    let mut last = None;
+    for round in 0..arguments.rounds {
+        // The servers of the round before end first.
+        drop(last.take());
+        let pair = Pair::start(&peer, &setting, arguments.control)?;
+        eprintln!("round {}", round + 1);
+        for (at, case) in cases.iter().enumerate() {
+            pair.measure(case, round, (round + at) % 2 == 0, &mut rows[at])?;
+        }
+        last = Some(pair);
+    }
+    let Some(Pair { ours, theirs, .. }) = last else {
+        bail!("no round was run");
     };
     let idle_cpu = machine::idle_cpu(&[&ours, &theirs]);
-    let prompts = Prompts::new(theirs.client.clone());
-    let mut rows = Vec::new();
-    for case in CASES {
-        if arguments
-            .only
-            .as_ref()
-            .is_some_and(|only| !case.name.contains(only))
-        {
-            continue;
-        }
-        eprintln!("{}", case.name);
-        rows.extend(one_case(case, &ours, &theirs, &prompts, arguments.rounds)?);
-    }
     let report = Report {
-        rows,
+        rows: rows.into_iter().flatten().collect(),
         rounds: arguments.rounds,
         facts: facts(&ours, &theirs, &peer.version()?, &setting, arguments)?,
         load: format!("{load_before} before, {} after", machine::load_average()),
@@ -113,39 +120,52 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The case's metrics, each with the samples of both servers.
-fn one_case(
-    case: &Case,
-    ours: &Server,
-    theirs: &Server,
-    prompts: &Prompts,
-    rounds: usize,
-) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = case.metrics.iter().map(Row::new).collect();
-    for round in 0..=rounds {
-        let mut samples = [Vec::new(), Vec::new()];
-        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
-        for side in order {
-            let server = [ours, theirs][side];
-            sleep(SETTLE);
-            samples[side] = (case.measure)(server, prompts, round)?;
+/// Both servers of a round.
+struct Pair {
+    ours: Server,
+    theirs: Server,
+    prompts: Prompts,
+}
+
+impl Pair {
+    fn start(peer: &Peer, setting: &Setting, control: bool) -> Result<Self> {
+        let theirs = Server::peer(peer, setting)?;
+        let ours = if control {
+            Server::peer(peer, setting)?
+        } else {
+            Server::ours(setting)?
+        };
+        let prompts = Prompts::new(theirs.client.clone());
+        for server in [&ours, &theirs] {
+            cases::warm_up(server, &prompts)?;
         }
-        let [mine, peer] = samples;
-        let shown: Vec<String> = mine
-            .iter()
-            .zip(&peer)
-            .map(|(mine, peer)| format!("{mine:.1} / {peer:.1}"))
-            .collect();
-        let note = if round == 0 { " (warm-up)" } else { "" };
-        eprintln!("  round {round}: {}{note}", shown.join(", "));
-        if round > 0 {
-            for (row, (mine, peer)) in rows.iter_mut().zip(mine.into_iter().zip(peer)) {
-                row.ours.push(mine);
-                row.peer.push(peer);
-            }
-        }
+        Ok(Self {
+            ours,
+            theirs,
+            prompts,
+        })
     }
-    Ok(rows)
+
+    /// Takes one sample of the case from each server.
+    fn measure(&self, case: &Case, round: usize, ours_first: bool, rows: &mut [Row]) -> Result<()> {
+        let sample = |server| {
+            sleep(SETTLE);
+            (case.measure)(server, &self.prompts, round)
+        };
+        let (mine, peer) = if ours_first {
+            let mine = sample(&self.ours)?;
+            (mine, sample(&self.theirs)?)
+        } else {
+            let peer = sample(&self.theirs)?;
+            (sample(&self.ours)?, peer)
+        };
+        for (row, (mine, peer)) in rows.iter_mut().zip(mine.into_iter().zip(peer)) {
+            eprintln!("  {}: {mine:.1} / {peer:.1}", row.metric.name);
+            row.ours.push(mine);
+            row.peer.push(peer);
+        }
+        Ok(())
+    }
 }
 
 /// Everything a reader needs to repeat the run, as name and value.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 pub(super) struct Row {
-    metric: &'static Metric,
+    pub(super) metric: &'static Metric,
     pub(super) ours: Vec<f64>,
     pub(super) peer: Vec<f64>,
 }
@@ -121,8 +121,8 @@ impl Report {
         let _ = writeln!(
             text,
             "Written by `cargo xtask bench`. Both servers are resident and one is asked at a\n\
-             time; the order alternates from round to round, the first round of each case is\n\
-             discarded, and {} rounds are measured. Sextant's and llama-server's columns are\n\
+             time; the order alternates. Each of {} rounds starts both afresh and lets each\n\
+             answer one request that does not count. Sextant's and llama-server's columns are\n\
              medians; the ratio is the median of the rounds' own ratios (above 1: Sextant is\n\
              faster), its range is over the rounds, and the noise is half their interquartile\n\
              range. The last column tells whether ratio plus noise reaches what is required.\n\

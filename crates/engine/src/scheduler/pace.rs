@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// Smallest chunk: below it the fixed cost of a pass outweighs the patience saved.
 const CHUNK_MIN: usize = 32;
+/// ggml's attention takes this many rows at once where there are as many, which is
+/// cheaper, so larger chunks are whole multiples.
+const TILE: usize = 64;
 /// Chunk before anything was measured.
 const CHUNK_FIRST: usize = 128;
 /// Weight of the newest measurement; a few passes settle it.
@@ -43,7 +46,12 @@ impl Pace {
             Some(seconds) if seconds > 0.0 => (self.target.as_secs_f64() / seconds) as usize,
             _ => CHUNK_FIRST,
         };
-        rows.clamp(CHUNK_MIN.min(rows_max), rows_max)
+        let tiled = if rows < TILE {
+            rows
+        } else {
+            rows - rows % TILE
+        };
+        tiled.clamp(CHUNK_MIN.min(rows_max), rows_max)
     }
 }
 
@@ -56,7 +64,7 @@ mod tests {
         let mut pace = Pace::new(Duration::from_millis(100));
         assert_eq!(pace.chunk(512), CHUNK_FIRST);
         pace.observe(100, Duration::from_millis(100));
-        assert_eq!(pace.chunk(512), 100);
+        assert_eq!(pace.chunk(512), 64);
         for _ in 0..50 {
             pace.observe(100, Duration::from_secs(100));
         }
