@@ -155,7 +155,7 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
         threads,
         slots: 1,
         context_per_slot: 2048,
-        peer_flags: PEER_FLAGS,
+        peer_flags: PEER_FLAGS.iter().map(|flag| (*flag).to_owned()).collect(),
     };
     let theirs = Server::peer(peer, &setting)?;
     let ours = Server::ours(&setting)?;

@@ -24,7 +24,7 @@ pub(crate) struct Setting {
     /// Tokens each stream may use.
     pub(crate) context_per_slot: u32,
     /// Further flags for llama-server alone.
-    pub(crate) peer_flags: &'static [&'static str],
+    pub(crate) peer_flags: Vec<String>,
 }
 
 /// A running server; dropping it stops it.
@@ -70,7 +70,7 @@ impl Server {
         ] {
             command.arg(flag).arg(value);
         }
-        command.arg("--no-webui").args(setting.peer_flags);
+        command.arg("--no-webui").args(&setting.peer_flags);
         Self::start("llama-server", command, port, "/health")
     }
 

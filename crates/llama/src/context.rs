@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
+use crate::threads::ThreadPool;
 use crate::{Batch, Model};
 
 #[derive(Debug, Error)]
@@ -94,6 +95,8 @@ pub struct Context {
     abort: Arc<AtomicBool>,
     /// Keeps the weights alive.
     model: Model,
+    /// Freed after the context, which is freed in `drop`.
+    _threads: ThreadPool,
     sequence_pointers: Vec<*mut i32>,
     sequence_counts: Vec<i32>,
 }
@@ -116,10 +119,21 @@ impl Context {
         // SAFETY: the model is live and held by the new value; `abort` too.
         let context = unsafe { sys::llama_init_from_model(model.raw(), raw) };
         let context = NonNull::new(context).ok_or(ContextError::Refused)?;
+        let n_threads = params.threads.max(params.threads_batch);
+        let Some(threads) = ThreadPool::start(n_threads) else {
+            // SAFETY: it was just made and nothing else knows of it.
+            unsafe { sys::llama_free(context.as_ptr()) };
+            return Err(ContextError::Refused);
+        };
+        // SAFETY: both are live, and the pool outlives the context.
+        unsafe {
+            sys::llama_attach_threadpool(context.as_ptr(), threads.as_ptr(), threads.as_ptr());
+        }
         Ok(Self {
             context,
             abort,
             model: model.clone(),
+            _threads: threads,
             sequence_pointers: Vec::new(),
             sequence_counts: Vec::new(),
         })

@@ -12,6 +12,7 @@ mod context;
 mod ffi;
 mod log;
 mod model;
+mod threads;
 
 pub use batch::Batch;
 pub use context::{

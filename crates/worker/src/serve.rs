@@ -97,11 +97,6 @@ where
 }
 
 /// Loads on a thread of its own, reporting progress.
-///
-/// The thread ends with the load. Loading runs a first pass, for which OpenMP gives the
-/// calling thread a team of threads; a team that stayed would count against the cores,
-/// and libgomp then puts the engine's threads to sleep at each barrier instead of
-/// letting them spin: half the speed of small models.
 async fn load<L: Loader>(
     spec: LoadSpec,
     loader: L,
@@ -126,7 +121,7 @@ async fn load<L: Loader>(
         })
         .map_err(|error| crashed(error.to_string()))?;
     let result = loaded.await;
-    // It is over, or as good as: what is left is the end of its team.
+    // It is over, or as good as.
     let ended = thread.join();
     match (result, ended) {
         (Ok(result), Ok(())) => result,

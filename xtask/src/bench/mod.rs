@@ -52,6 +52,9 @@ pub(crate) struct Arguments {
     /// the machine's noise. Nothing is written.
     #[arg(long)]
     control: bool,
+    /// Further flags for llama-server, in one argument; the report's name carries them.
+    #[arg(long, allow_hyphen_values = true)]
+    peer_flags: Option<String>,
     /// The day the report carries; default: today.
     #[arg(long)]
     date: Option<String>,
@@ -69,12 +72,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => models::ensure(&SMOLLM2)?,
     };
     let peer = peer::ensure()?;
+    let peer_flags = arguments.peer_flags.as_deref().unwrap_or_default();
     let setting = Setting {
         model,
         threads: arguments.threads,
         slots: STREAMS_MAX,
         context_per_slot: arguments.context,
-        peer_flags: &[],
+        peer_flags: peer_flags.split_whitespace().map(str::to_owned).collect(),
     };
     let load_before = machine::load_average();
     if load_before.parse::<f64>().is_ok_and(|load| load > LOAD_MAX) {
@@ -115,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     println!("{}", report.table());
     if arguments.only.is_none() && !arguments.control {
-        report.write(&setting.model)?;
+        report.write(&setting)?;
     }
     Ok(())
 }

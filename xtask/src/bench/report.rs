@@ -1,12 +1,12 @@
 //! Medians, spreads, verdicts, and the two files they are written to.
 
 use super::cases::{Better, Metric};
+use crate::server::Setting;
 use crate::shell::root;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
 
 pub(super) struct Row {
     pub(super) metric: &'static Metric,
@@ -96,16 +96,17 @@ impl Report {
         text
     }
 
-    pub(super) fn write(&self, model: &Path) -> Result<()> {
+    pub(super) fn write(&self, setting: &Setting) -> Result<()> {
         let folder = root().join("docs/benchmarks");
         fs::create_dir_all(&folder)?;
-        let name = super::machine::file_name(model);
-        let small = name == crate::models::SMOLLM2.file;
-        let suffix = if small {
-            String::new()
-        } else {
-            format!("-{}", name.trim_end_matches(".gguf"))
-        };
+        let name = super::machine::file_name(&setting.model);
+        let mut suffix = String::new();
+        if name != crate::models::SMOLLM2.file {
+            let _ = write!(suffix, "-{}", name.trim_end_matches(".gguf"));
+        }
+        for flag in &setting.peer_flags {
+            let _ = write!(suffix, "-{}", flag.trim_start_matches('-'));
+        }
         let file = |ending: &str| folder.join(format!("serve-vs-llama-server{suffix}.{ending}"));
         fs::write(file("md"), self.markdown())?;
         fs::write(
