@@ -66,7 +66,9 @@ const ERRORS_HEAD: &str = "\
 
 Every error is a JSON object with `message`, `type`, `param` (the field at fault, or null),
 `code` and `hint`, inside `error`. Branch on `code`: it does not change. Inside a stream,
-where the status is already sent, the same object comes as an event, and the stream ends.
+where the status is already sent, the same object comes as an event; a last chunk with
+`finish_reason` `length` follows, without which some agents ask again for ever, and the
+stream ends without `[DONE]`.
 
 | code | status | type | fault | retry | message | what to do |
 |---|---|---|---|---|---|---|
