@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         group: Group::Engine,
         doc: "Most tokens one request may use, prompt and answer together.",
         kind: Kind::Count {
-            min: 64,
+            min: 8,
             max: 1 << 24,
         },
         unset: "the worker chooses by model and memory",
@@ -270,7 +270,7 @@ pub const SETTINGS: &[Setting] = &[
         name: "slots",
         group: Group::Engine,
         doc: "Requests that one model works on at the same time.",
-        kind: Kind::Count { min: 1, max: 256 },
+        kind: Kind::Count { min: 1, max: 64 },
         unset: "the worker chooses",
         ..BASE
     },
@@ -279,8 +279,7 @@ pub const SETTINGS: &[Setting] = &[
         group: Group::Engine,
         doc: "Requests that may wait for a slot of one model. One more is refused with status \
               429.",
-        // The supervisor bounds unfinished requests of a model, slots included, at 1024.
-        kind: Kind::Count { min: 0, max: 768 },
+        kind: Kind::Count { min: 1, max: 4096 },
         unset: "the worker chooses",
         ..BASE
     },
@@ -289,7 +288,7 @@ pub const SETTINGS: &[Setting] = &[
         group: Group::Engine,
         doc: "Most tokens handed to the engine in one step.",
         kind: Kind::Count {
-            min: 1,
+            min: 8,
             max: 1 << 16,
         },
         unset: "the worker chooses",
@@ -302,7 +301,7 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Most tokens computed at once; at most `batch`. More is faster in prefill and \
               takes more memory.",
         kind: Kind::Count {
-            min: 1,
+            min: 8,
             max: 1 << 16,
         },
         unset: "the worker chooses",

@@ -100,7 +100,7 @@ fn the_table_is_sound() {
 fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let file = Some((
         Path::new("sextant.toml"),
-        "slots = 1\nthreads = 1\nbatch = 1\n",
+        "slots = 1\nthreads = 1\nbatch = 64\n",
     ));
     let env = [("SEXTANT_SLOTS", "2"), ("SEXTANT_THREADS", "2")];
     let env = env.map(|(k, v)| (k.to_owned(), v.to_owned()));
@@ -108,7 +108,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
     let config = raw.resolve().unwrap();
     assert_eq!(
         (config.slots, config.threads, config.batch),
-        (Some(3), Some(2), Some(1))
+        (Some(3), Some(2), Some(64))
     );
     let sources: Vec<_> = raw
         .effective()
@@ -123,7 +123,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         sources,
         [
             "slots 3 --slots",
-            "batch 1 sextant.toml:3",
+            "batch 64 sextant.toml:3",
             "threads 2 SEXTANT_THREADS"
         ]
     );
@@ -143,12 +143,12 @@ zzz = 1
     sextant.toml:2: unknown setting `contxt`; did you mean `context`?
     sextant.toml:5: `listen` must be an IP address with a port, such as 127.0.0.1:11460, not a TOML table
     sextant.toml:6: unknown setting `zzz`; `sextant config` lists all settings
-    sextant.toml:3: `slots` is `0`; it must be a whole number from 1 to 256
+    sextant.toml:3: `slots` is `0`; it must be a whole number from 1 to 64
     sextant.toml:4: `kv_type_k` is `q3`; it must be one of f32, f16, bf16, q8_0, q5_0, q5_1, q4_0, q4_1, iq4_nl
     ");
     insta::assert_snapshot!(errors(&from_flags(&["--context=many", "--body-bytes-max", "9GiB"])), @r"
     --body-bytes-max: `body_bytes_max` is `9GiB`; it must be a number of bytes from 1.0 KiB to 48.0 MiB, such as 16MiB (bytes)
-    --context: `context` is `many`; it must be a whole number from 64 to 16777216 (tokens)
+    --context: `context` is `many`; it must be a whole number from 8 to 16777216 (tokens)
     ");
     insta::assert_snapshot!(errors(&from_env(&[("SEXTANT_MMAP", "yes"), ("SEXTANT_API_KEY", " ")])), @r"
     SEXTANT_API_KEY: `api_key` is `****`; it must be a text that is not empty

@@ -81,7 +81,8 @@ fn signal_in_words(signal: i32) -> String {
     format!("was ended by {name} ({meaning})")
 }
 
-/// The last lines of a worker's log. Cheap to clone; clones share the lines.
+/// The last lines of a worker's log that may tell why it ended: all but those of level
+/// INFO, as the worker marks them. Cheap to clone; clones share the lines.
 /// Holds at most 20 lines and 4 KiB; a line is cut at 1 KiB.
 #[derive(Debug, Clone, Default)]
 pub struct LogTail(Arc<Mutex<Ring>>);
@@ -93,8 +94,11 @@ struct Ring {
 }
 
 impl LogTail {
-    /// Adds a line and forgets the oldest ones over the limits.
+    /// Adds a line, unless it is routine, and forgets the oldest ones over the limits.
     pub fn push(&self, line: &str) {
+        if line.trim_start().starts_with("INFO ") {
+            return;
+        }
         let line = &line[..line.floor_char_boundary(LINE_BYTES_MAX)];
         let mut ring = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         ring.n_bytes += line.len();
@@ -193,6 +197,7 @@ mod tests {
         let tail = LogTail::default();
         for n in 0..100 {
             tail.push(&format!("line {n}"));
+            tail.push(" INFO as always");
         }
         let lines = tail.lines();
         assert_eq!(lines.len(), LOG_LINES_MAX);

@@ -106,13 +106,20 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
             ),
         ));
     }
+    if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
+        return Err(failure(
+            LoadFailureKind::Setting,
+            format!("ubatch is {ubatch}, it must be at most batch, which is {batch}"),
+        ));
+    }
+    // As in the settings table of `config`; a load over HTTP comes past that.
     let ranges = [
         ("slots", spec.slots, 1..=64),
         ("threads", spec.threads, 1..=1024),
         ("threads_batch", spec.threads_batch, 1..=1024),
         ("batch", spec.batch, 8..=65_536),
         ("ubatch", spec.ubatch, 8..=65_536),
-        ("queue_max", spec.queue_max, 1..=65_536),
+        ("queue_max", spec.queue_max, 1..=4096),
     ];
     for (name, value, range) in ranges {
         if let Some(value) = value.filter(|value| !range.contains(value)) {
