@@ -64,7 +64,7 @@ fn config_errors_name_source_value_and_range() {
     assert_eq!(ran.code, 2);
     insta::assert_snapshot!(ran.stderr, @r"
     error: settings.toml:1: unknown setting `contxt`; did you mean `context`?
-    SEXTANT_SLOTS: `slots` is `many`; it must be a whole number from 1 to 256
+    SEXTANT_SLOTS: `slots` is `many`; it must be a whole number from 1 to 64
     ");
     let ran = sandbox.run(&["config", "--config", "absent.toml"]);
     assert_eq!(ran.code, 2);
