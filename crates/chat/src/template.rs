@@ -12,6 +12,7 @@ mod probe;
 
 use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::{Environment, Error, ErrorKind, Value};
 use proto::{Message, Reasoning, ToolDefinition};
@@ -52,6 +53,9 @@ pub enum TemplateError {
     OutOfFuel,
     #[error("the rendered prompt is over the limit of {PROMPT_BYTES_MAX} bytes")]
     PromptTooLarge,
+    /// The engine panics over some templates, such as one that turns an empty list around.
+    #[error("the chat template does what the template engine cannot (it panicked)")]
+    EnginePanicked,
 }
 
 /// Texts of the model's special tokens; empty where the model has none.
@@ -289,14 +293,18 @@ impl Template {
             .map(|(key, value)| (key.clone(), to_template_value(value)))
             .chain([("strftime_now".to_owned(), clock)]);
         let mut out = LimitedBuffer::default();
-        let result = template
-            .render_captured_to(Value::from_pairs(variables), &mut out)
-            .map(drop);
+        // What a panic leaves half done is `out`, which is not looked at then.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            template
+                .render_captured_to(Value::from_pairs(variables), &mut out)
+                .map(drop)
+        }));
         match result {
-            _ if out.full => Err(TemplateError::PromptTooLarge),
-            Err(error) => Err(failure(error)),
+            Err(_) => Err(TemplateError::EnginePanicked),
+            Ok(_) if out.full => Err(TemplateError::PromptTooLarge),
+            Ok(Err(error)) => Err(failure(error)),
             // The engine writes whole strings, so a valid prompt is valid UTF-8.
-            Ok(()) => Ok(String::from_utf8_lossy(&out.bytes).into_owned()),
+            Ok(Ok(())) => Ok(String::from_utf8_lossy(&out.bytes).into_owned()),
         }
     }
 }

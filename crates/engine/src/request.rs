@@ -35,6 +35,33 @@ pub struct Request {
     pub thought: Option<ThoughtSpec>,
 }
 
+impl Request {
+    /// One choice at temperature 0 until the context is full, and nothing else asked for.
+    #[must_use]
+    pub fn greedy(key: JobKey, prompt: Vec<TokenId>) -> Self {
+        Self {
+            key,
+            prompt,
+            n: 1,
+            max_tokens: None,
+            stop: Vec::new(),
+            sampling: Params {
+                temperature: 0.0,
+                ..Params::default()
+            },
+            constraint: None,
+            constrain_thought: false,
+            logprobs: None,
+            prompt_logprobs: false,
+            speculation: None,
+            cache_prompt: true,
+            ignore_eos: false,
+            special_text: false,
+            thought: None,
+        }
+    }
+}
+
 /// How the model marks its reasoning, and how much of it is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ThoughtSpec {

@@ -12,7 +12,6 @@ mod tiny_model;
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-
 use std::time::Duration;
 
 use engine::{
@@ -21,7 +20,6 @@ use engine::{
 use llama::{CacheType, FlashAttention};
 use proptest::prelude::*;
 use proto::{FailureKind, Speculation, TokenLogprob};
-use sampling::Params;
 
 const TOLERANCE: f32 = 2e-3;
 
@@ -49,21 +47,12 @@ impl Ask {
     fn request(&self, key: u64) -> Request {
         let own = (0..self.own_len).map(|at| b'a' + (self.own + at as u8 * 7) % 26);
         let prompt = STORY[..self.common].iter().copied().chain(own);
+        // The vocabulary has a token for each byte, behind three special ones.
+        let prompt = prompt.map(|byte| TokenId::from(byte) + 3).collect();
         Request {
-            key: JobKey(key),
-            // The vocabulary has a token for each byte, behind three special ones.
-            prompt: prompt.map(|byte| TokenId::from(byte) + 3).collect(),
             n: self.n,
             max_tokens: Some(self.max_tokens),
-            stop: Vec::new(),
-            sampling: Params {
-                temperature: 0.0,
-                ..Params::default()
-            },
-            constraint: None,
-            constrain_thought: false,
             logprobs: Some(2),
-            prompt_logprobs: false,
             speculation: self.speculate.then_some(Speculation {
                 draft_tokens_max: 4,
                 ngram: 2,
@@ -71,7 +60,7 @@ impl Ask {
             cache_prompt: self.cache_prompt,
             ignore_eos: true,
             special_text: true,
-            thought: None,
+            ..Request::greedy(JobKey(key), prompt)
         }
     }
 }

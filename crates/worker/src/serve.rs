@@ -120,10 +120,7 @@ async fn load<L: Loader>(
             let _ = done.send(result);
         })
         .map_err(|error| crashed(error.to_string()))?;
-    let result = loaded.await;
-    // It is over, or as good as.
-    let ended = thread.join();
-    match (result, ended) {
+    match (loaded.await, thread.join()) {
         (Ok(result), Ok(())) => result,
         _ => Err(crashed("the loader panicked".into())),
     }

@@ -395,3 +395,10 @@ fn the_fallback_is_chatml() {
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n"
     );
 }
+
+#[test]
+fn a_panic_of_the_engine_is_an_error() {
+    let source = "{{ [][::-1] | list }}{% for m in messages %}{{ m.content }}{% endfor %}";
+    let result = Template::compile(source, TemplateTokens::default());
+    assert!(matches!(result, Err(TemplateError::EnginePanicked)));
+}

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use proto::{FailureKind, FinishReason, Speculation, Usage};
-use sampling::Params;
 
 use super::*;
 use crate::fake::{FakeDecoder, FakeVocabulary, Script};
@@ -34,24 +33,8 @@ fn scheduler(shape: Shape, script: Script, slots: usize) -> Scheduler {
 
 fn request(key: u64, prompt: &str, max_tokens: u32) -> Request {
     Request {
-        key: JobKey(key),
-        prompt: prompt.bytes().map(TokenId::from).collect(),
-        n: 1,
         max_tokens: Some(max_tokens),
-        stop: Vec::new(),
-        sampling: Params {
-            temperature: 0.0,
-            ..Params::default()
-        },
-        constraint: None,
-        constrain_thought: false,
-        logprobs: None,
-        prompt_logprobs: false,
-        speculation: None,
-        cache_prompt: true,
-        ignore_eos: false,
-        special_text: false,
-        thought: None,
+        ..Request::greedy(JobKey(key), prompt.bytes().map(TokenId::from).collect())
     }
 }
 
