@@ -173,7 +173,7 @@ fn check(got: &[TokenLogprob], expected: &[TokenLogprob], what: &str) {
 
 fn histories_leave_no_trace(architecture: tiny_model::Architecture) {
     // Its log is long and says nothing of this.
-    llama::init(|_, _| {});
+    llama::init(|_, _| {}, llama::Kernels::Own);
     let model = tiny_model::TinyModel::write(architecture);
     let config = ProptestConfig {
         cases: 12,

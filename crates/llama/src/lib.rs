@@ -12,6 +12,7 @@ mod context;
 mod ffi;
 mod log;
 mod model;
+mod plugin;
 mod threads;
 
 pub use batch::Batch;
@@ -26,13 +27,26 @@ use std::sync::Once;
 
 use llama_cpp_sys_2 as sys;
 
+/// Who multiplies, normalises and attends on the CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Kernels {
+    /// The crate `ggml-plugin`, and ggml's own for what it does not take.
+    #[default]
+    Own,
+    /// ggml's own.
+    Ggml,
+}
+
 /// Starts llama.cpp's backends and sends its log to `sink`. Later calls change nothing.
-pub fn init(sink: LogSink) {
+pub fn init(sink: LogSink, kernels: Kernels) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         log::install(sink);
         // SAFETY: no argument; guarded so that it runs once, before any other call.
         unsafe { sys::llama_backend_init() };
+        if kernels == Kernels::Own {
+            plugin::register();
+        }
     });
 }
 

@@ -9,10 +9,12 @@
 
 use std::ptr::NonNull;
 
+use crate::plugin;
 use llama_cpp_sys_2 as sys;
 
 /// A pool of ggml's own threads. Between two graphs they spin for a moment and then
-/// sleep; at a barrier inside a graph they spin.
+/// sleep, or sleep at once where our kernels do most; at a barrier inside a graph they
+/// spin.
 #[derive(Debug)]
 pub(crate) struct ThreadPool(NonNull<sys::ggml_threadpool>);
 
@@ -25,6 +27,10 @@ impl ThreadPool {
         let n_threads = i32::try_from(threads.max(1)).unwrap_or(i32::MAX);
         // SAFETY: returns a plain struct.
         let mut params = unsafe { sys::ggml_threadpool_params_default(n_threads) };
+        if plugin::is_registered() {
+            // Our kernels' threads have the cores between the few graphs of this pool.
+            params.poll = 0;
+        }
         // SAFETY: the parameters are read during the call only.
         NonNull::new(unsafe { sys::ggml_threadpool_new(&raw mut params) }).map(Self)
     }

@@ -8,7 +8,8 @@ use std::fs;
 
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
-    &["stdx"],
+    &["stdx", "kernels"],
+    &["ggml-plugin"],
     &["llama", "proto", "models", "sampling", "config"],
     &["engine", "chat"],
     &["worker", "supervisor"],

@@ -1,0 +1,422 @@
+//! From a graph to steps, and running them.
+//!
+//! A graph is read once, by the calling thread: each operation becomes a step, some become
+//! one step together, views become none. Then all threads run the steps in order, each its
+//! share. They meet at a barrier only before a step that touches memory which a step since
+//! the last barrier has written, or writes what such a step reads.
+
+use crate::abi::{self, AbortCallback, Graph, Tensor, op};
+use crate::ops::attention::AttentionStep;
+use crate::ops::matmul::{Activations, MatMul};
+use crate::ops::rope::{RopeTables, Tables};
+use crate::ops::{Context, Step, rows};
+use crate::pool::{Part, Pool};
+use kernels::Isa;
+use kernels::attention::Scratch;
+use std::collections::HashMap;
+use std::ffi::{c_int, c_void};
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Steps between two questions whether to stop.
+const STEPS_PER_ABORT_CHECK: usize = 16;
+
+/// What one back end owns: threads and memory that live from graph to graph.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    isa: Isa,
+    threads: usize,
+    pool: Option<Pool>,
+    abort: AbortCallback,
+    abort_context: AbortContext,
+    /// Activations rounded for [`MatMul`], and partial results of attention.
+    shared: SharedMemory,
+    locals: Vec<Mutex<Local>>,
+    tables: Tables,
+}
+
+#[derive(Debug)]
+struct AbortContext(*mut c_void);
+
+// SAFETY: ggml's callbacks may be called from any thread that computes.
+unsafe impl Sync for AbortContext {}
+
+/// Memory of one thread.
+#[derive(Debug, Default)]
+pub(crate) struct Local {
+    pub(crate) attention: Scratch,
+    pub(crate) tile: Vec<u8>,
+    pub(crate) panel: Vec<u8>,
+    pub(crate) floats: Vec<f32>,
+}
+
+/// Bytes that start at a cache line.
+#[derive(Debug, Default)]
+struct SharedMemory(Vec<[u64; 8]>);
+
+impl SharedMemory {
+    /// Makes room for `bytes` and returns where they start.
+    fn reserve(&mut self, bytes: usize) -> *mut u8 {
+        let lines = bytes.div_ceil(64);
+        if self.0.len() < lines {
+            self.0.resize(lines, [0; 8]);
+        }
+        self.0.as_mut_ptr().cast()
+    }
+}
+
+impl Engine {
+    pub(crate) fn new(isa: Isa) -> Self {
+        Self {
+            isa,
+            threads: 1,
+            pool: None,
+            abort: None,
+            abort_context: AbortContext(std::ptr::null_mut()),
+            shared: SharedMemory::default(),
+            locals: Vec::new(),
+            tables: Tables::default(),
+        }
+    }
+
+    pub(crate) fn set_threads(&mut self, threads: usize) {
+        self.threads = threads.max(1);
+    }
+
+    pub(crate) fn set_abort_callback(&mut self, callback: AbortCallback, context: *mut c_void) {
+        self.abort = callback;
+        self.abort_context = AbortContext(context);
+    }
+
+    /// Computes the graph; returns one of ggml's status codes.
+    ///
+    /// # Safety
+    /// The graph's tensors must be allocated, and taken by `support`.
+    pub(crate) unsafe fn compute(&mut self, graph: *mut Graph) -> c_int {
+        // SAFETY: the caller's promise.
+        let nodes = unsafe { nodes(graph) };
+        if self
+            .pool
+            .as_ref()
+            .is_none_or(|pool| pool.threads() != self.threads)
+        {
+            // The old threads end first.
+            self.pool = None;
+            self.pool = Some(Pool::start(self.threads));
+        }
+        let Some(pool) = &mut self.pool else {
+            return abi::STATUS_FAILED;
+        };
+        self.locals.resize_with(pool.threads(), Mutex::default);
+        let mut planner = Planner::new(&nodes, pool.threads(), &mut self.tables);
+        for index in 0..nodes.len() {
+            planner.add(index);
+        }
+        let plan = planner.finish();
+        if plan.failed {
+            return abi::STATUS_FAILED;
+        }
+        let memory = Memory(self.shared.reserve(plan.shared_bytes));
+        let counters: Vec<AtomicUsize> = plan.steps.iter().map(|_| AtomicUsize::new(0)).collect();
+        let aborted = AtomicBool::new(false);
+        let abort = (self.abort, &self.abort_context);
+        let (plan, memory) = (&plan, &memory);
+        let (isa, locals, tables) = (self.isa, &self.locals, &self.tables);
+        pool.run(&|part: Part<'_>| {
+            let Ok(mut local) = locals[part.thread].lock() else {
+                return;
+            };
+            for (index, planned) in plan.steps.iter().enumerate() {
+                if planned.barrier {
+                    part.barrier.wait();
+                }
+                if index % STEPS_PER_ABORT_CHECK == 0 && stops(&part, abort, &aborted) {
+                    return;
+                }
+                let context = Context {
+                    isa,
+                    part,
+                    shared: memory.0,
+                    next: &counters[index],
+                    tables,
+                    local: &mut local,
+                };
+                // SAFETY: the graph's tensors are allocated and of the shapes that
+                // `support` takes; the barriers keep threads from what others write.
+                unsafe { planned.step.run(context) };
+            }
+        });
+        if aborted.into_inner() {
+            abi::STATUS_ABORTED
+        } else {
+            abi::STATUS_SUCCESS
+        }
+    }
+}
+
+struct Memory(*mut u8);
+
+// SAFETY: steps write to parts of it that no other thread touches before a barrier.
+unsafe impl Sync for Memory {}
+
+/// Whether to stop: thread 0 asks, and all hear the same answer.
+fn stops(part: &Part<'_>, abort: (AbortCallback, &AbortContext), aborted: &AtomicBool) -> bool {
+    let (Some(callback), context) = abort else {
+        return false;
+    };
+    part.barrier.wait();
+    // SAFETY: ggml gives a function together with its argument.
+    if part.thread == 0 && unsafe { callback(context.0) } {
+        aborted.store(true, Ordering::Relaxed);
+    }
+    part.barrier.wait();
+    aborted.load(Ordering::Relaxed)
+}
+
+/// # Safety
+/// The graph must be alive.
+unsafe fn nodes<'g>(graph: *mut Graph) -> Vec<&'g Tensor> {
+    // SAFETY: the caller's promise; the host's own functions.
+    unsafe {
+        let count = abi::ggml_graph_n_nodes(graph);
+        (0..count)
+            .filter_map(|index| abi::ggml_graph_node(graph, index).as_ref())
+            .collect()
+    }
+}
+
+/// A step and whether the threads meet before it.
+#[derive(Debug)]
+struct Planned<'g> {
+    barrier: bool,
+    step: Step<'g>,
+}
+
+#[derive(Debug)]
+struct Plan<'g> {
+    steps: Vec<Planned<'g>>,
+    shared_bytes: usize,
+    failed: bool,
+}
+
+/// Memory that a step touches.
+pub(crate) type Touched = Range<usize>;
+
+// SAFETY: threads only read the plan; what it points to they share as the barriers say.
+unsafe impl Sync for Plan<'_> {}
+
+/// Turns operations into steps.
+struct Planner<'g, 't> {
+    nodes: &'g [&'g Tensor],
+    threads: usize,
+    tables: &'t mut Tables,
+    uses: HashMap<*const Tensor, u32>,
+    /// Nodes that an earlier step has done already.
+    done: Vec<bool>,
+    steps: Vec<Planned<'g>>,
+    /// What steps since the last barrier read and write.
+    reads: Vec<Touched>,
+    writes: Vec<Touched>,
+    /// Whose rounded activations are in the shared memory.
+    rounded: Option<(*const Tensor, bool)>,
+    shared_bytes: usize,
+    failed: bool,
+}
+
+/// The shared memory stands for itself in what a step touches.
+const SHARED: Touched = 0..1;
+
+pub(crate) fn touched(tensor: &Tensor) -> Touched {
+    let start = tensor.data as usize;
+    // SAFETY: a tensor of the graph.
+    start..start + unsafe { abi::ggml_nbytes(tensor) }
+}
+
+impl<'g, 't> Planner<'g, 't> {
+    fn new(nodes: &'g [&'g Tensor], threads: usize, tables: &'t mut Tables) -> Self {
+        tables.start_graph();
+        let mut uses = HashMap::with_capacity(nodes.len());
+        for node in nodes {
+            for source in node.src.iter().filter(|source| !source.is_null()) {
+                *uses.entry(source.cast_const()).or_insert(0) += 1;
+            }
+        }
+        Self {
+            nodes,
+            threads,
+            tables,
+            uses,
+            done: vec![false; nodes.len()],
+            steps: Vec::with_capacity(nodes.len()),
+            reads: Vec::new(),
+            writes: Vec::new(),
+            rounded: None,
+            shared_bytes: 0,
+            failed: false,
+        }
+    }
+
+    fn finish(self) -> Plan<'g> {
+        Plan {
+            steps: self.steps,
+            shared_bytes: self.shared_bytes,
+            failed: self.failed,
+        }
+    }
+
+    fn add(&mut self, index: usize) {
+        let node = self.nodes[index];
+        let is_view = matches!(
+            node.op,
+            op::NONE | op::RESHAPE | op::VIEW | op::PERMUTE | op::TRANSPOSE
+        );
+        if self.done[index] || is_view || !is_computed(node) {
+            return;
+        }
+        match node.op {
+            op::MUL_MAT => self.add_matmul(node),
+            op::RMS_NORM => self.add_rms_norm(index),
+            op::ROPE => self.add_rope(node),
+            op::FLASH_ATTN_EXT => self.add_attention(node),
+            _ => match rows::step(node) {
+                Some(step) => self.push_rows(step, node),
+                None => self.failed = true,
+            },
+        }
+    }
+
+    /// A step that reads its node's sources and writes the node.
+    fn push_rows(&mut self, step: Step<'g>, node: &'g Tensor) {
+        let reads = sources(node).map(touched).collect();
+        self.push(step, reads, vec![touched(node)]);
+    }
+
+    fn push(&mut self, step: Step<'g>, reads: Vec<Touched>, writes: Vec<Touched>) {
+        let meet = |some: &[Touched], others: &[Touched]| {
+            let overlap = |a: &Touched, b: &Touched| a.start < b.end && b.start < a.end;
+            some.iter().any(|a| others.iter().any(|b| overlap(a, b)))
+        };
+        let barrier =
+            meet(&reads, &self.writes) || meet(&writes, &self.writes) || meet(&writes, &self.reads);
+        if barrier {
+            self.reads.clear();
+            self.writes.clear();
+        }
+        self.reads.extend(reads);
+        self.writes.extend(writes);
+        self.steps.push(Planned { barrier, step });
+    }
+
+    /// A product; before it, unless they are there, its activations are rounded.
+    fn add_matmul(&mut self, node: &'g Tensor) {
+        let Some(matmul) = MatMul::new(node) else {
+            self.failed = true;
+            return;
+        };
+        let [weights, source] = [node.src[0], node.src[1]];
+        // SAFETY: `MatMul::new` has looked at both.
+        let (weights, source) = unsafe { (&*weights, &*source) };
+        let activations = Activations::new(source, matmul.k(), matmul.batches());
+        let local = activations.columns() <= MatMul::LOCAL_COLUMNS_MAX;
+        let there = self.rounded == Some((std::ptr::from_ref(source), local));
+        self.rounded = Some((std::ptr::from_ref(source), local));
+        let mut reads = vec![touched(weights)];
+        if local {
+            // Each thread rounds the few columns for itself, which spares a barrier.
+            let step = Step::MatMul(matmul.with_local(activations, !there));
+            reads.push(touched(source));
+            self.push(step, reads, vec![touched(node)]);
+            return;
+        }
+        self.shared_bytes = self.shared_bytes.max(activations.bytes());
+        if !there {
+            let step = Step::Round(activations);
+            self.push(step, vec![touched(source)], vec![SHARED]);
+        }
+        reads.push(SHARED);
+        self.push(
+            Step::MatMul(matmul.with_shared(activations)),
+            reads,
+            vec![touched(node)],
+        );
+    }
+
+    /// A norm, and the product with its weights where nobody else wants the norm itself.
+    fn add_rms_norm(&mut self, index: usize) {
+        let node = self.nodes[index];
+        let next = self.nodes[index + 1..]
+            .iter()
+            .position(|next| is_computed(next));
+        if let Some(next) = next.map(|next| index + 1 + next)
+            && self.uses.get(&std::ptr::from_ref(node)) == Some(&1)
+            && node.flags & abi::FLAG_OUTPUT == 0
+            && let Some(weight) = rows::norm_weight(node, self.nodes[next])
+        {
+            self.done[next] = true;
+            let out = self.nodes[next];
+            let step = Step::RmsNorm {
+                node,
+                out,
+                weight: Some(weight),
+            };
+            let mut reads: Vec<Touched> = sources(node).map(touched).collect();
+            reads.push(touched(weight));
+            self.push(step, reads, vec![touched(out)]);
+            return;
+        }
+        self.push_rows(
+            Step::RmsNorm {
+                node,
+                out: node,
+                weight: None,
+            },
+            node,
+        );
+    }
+
+    fn add_rope(&mut self, node: &'g Tensor) {
+        let Some((tables, fresh)) = RopeTables::new(node, self.tables) else {
+            self.failed = true;
+            return;
+        };
+        let memory = tables.touched(self.tables);
+        if fresh {
+            let reads = sources(node).skip(1).map(touched).collect();
+            self.push(Step::RopeTables(tables), reads, vec![memory.clone()]);
+        }
+        let mut reads: Vec<Touched> = sources(node).map(touched).collect();
+        reads.push(memory);
+        self.push(Step::Rope { node, tables }, reads, vec![touched(node)]);
+    }
+
+    fn add_attention(&mut self, node: &'g Tensor) {
+        let Some(step) = AttentionStep::new(node, self.threads) else {
+            self.failed = true;
+            return;
+        };
+        let reads = sources(node).map(touched).collect();
+        if step.partial_bytes() == 0 {
+            self.push(Step::Attention(step), reads, vec![touched(node)]);
+            return;
+        }
+        self.shared_bytes = self.shared_bytes.max(step.partial_bytes());
+        self.rounded = None;
+        self.push(Step::Attention(step), reads, vec![SHARED]);
+        let merge = Step::MergeAttention(step);
+        let reads = sources(node).map(touched).chain([SHARED]).collect();
+        self.push(merge, reads, vec![touched(node), SHARED]);
+    }
+}
+
+/// Whether a node has something to compute in this run.
+fn is_computed(node: &Tensor) -> bool {
+    node.flags & abi::FLAG_COMPUTE != 0 && !node.is_empty()
+}
+
+fn sources(node: &Tensor) -> impl Iterator<Item = &Tensor> {
+    // SAFETY: sources are null or tensors that live as long as the graph.
+    node.src
+        .iter()
+        .filter_map(|source| unsafe { source.as_ref() })
+}

@@ -1,0 +1,51 @@
+//! A back end of ggml for CPUs, with [`kernels`] as its arithmetic.
+//!
+//! Two products of one code: [`registry`] is linked into the worker, and the shared
+//! library of this crate is loaded by any llama.cpp with back ends in libraries when
+//! `GGML_BACKEND_PATH` names it. Either way ggml sees one device of the kind `ACCEL`,
+//! which stands before the CPU's own: weights of the types it can pack come to it, and it
+//! takes each operation that it can compute exactly ([`support`]). What it declines, the
+//! CPU back end does, in the same memory.
+//!
+//! | module | what |
+//! |---|---|
+//! | `abi` | ggml's structures, and whether the host has the same |
+//! | `buffer` | memory, and packing of weights |
+//! | `device` | what ggml asks: names, support, back ends |
+//! | `support` | which operations are taken |
+//! | `graph` | from a graph to steps, and running them |
+//! | `ops` | the steps |
+//! | `pool` | threads |
+
+pub mod abi;
+mod buffer;
+mod device;
+mod graph;
+mod guard;
+mod ops;
+mod pool;
+mod support;
+mod tensor;
+
+pub use device::{Refusal, registry};
+
+/// What ggml looks for in a library that it loads.
+///
+/// Returns null, and says why on stderr, when the host's ggml is of another kind than the
+/// one this was compiled for.
+#[unsafe(no_mangle)]
+pub extern "C" fn ggml_backend_init() -> *mut abi::Registry {
+    match registry() {
+        Ok(registry) => registry,
+        Err(refusal) => {
+            #[expect(
+                clippy::print_stderr,
+                reason = "a library in a foreign process has no log"
+            )]
+            {
+                eprintln!("sextant: {refusal}");
+            }
+            std::ptr::null_mut()
+        }
+    }
+}

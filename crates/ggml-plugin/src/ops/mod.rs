@@ -1,0 +1,110 @@
+//! The steps of a graph: each thread runs its share of each.
+
+pub(crate) mod attention;
+pub(crate) mod matmul;
+pub(crate) mod rope;
+pub(crate) mod rows;
+
+use crate::abi::Tensor;
+use crate::graph::Local;
+use crate::pool::Part;
+use attention::AttentionStep;
+use kernels::Isa;
+use kernels::float::{Affine, Binary};
+use kernels::glu::{Glu, Unary};
+use matmul::{Activations, MatMul};
+use rope::{RopeTables, Tables};
+use std::sync::atomic::AtomicUsize;
+
+/// What a step runs with on one thread.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) isa: Isa,
+    pub(crate) part: Part<'a>,
+    /// Memory of all threads, as large as the plan said.
+    pub(crate) shared: *mut u8,
+    /// The next piece of work of this step that nobody has taken.
+    pub(crate) next: &'a AtomicUsize,
+    pub(crate) tables: &'a Tables,
+    pub(crate) local: &'a mut Local,
+}
+
+/// One step.
+#[derive(Debug)]
+pub(crate) enum Step<'g> {
+    /// Rounds activations for the products that follow.
+    Round(Activations<'g>),
+    MatMul(MatMul<'g>),
+    RmsNorm {
+        node: &'g Tensor,
+        out: &'g Tensor,
+        weight: Option<&'g Tensor>,
+    },
+    LayerNorm(&'g Tensor),
+    L2Norm(&'g Tensor),
+    Binary(&'g Tensor, Binary),
+    Scale(&'g Tensor, Affine),
+    Unary(&'g Tensor, Unary),
+    Glu(&'g Tensor, Glu),
+    Softmax(&'g Tensor),
+    Copy(&'g Tensor),
+    GetRows(&'g Tensor),
+    SetRows(&'g Tensor),
+    RopeTables(RopeTables<'g>),
+    Rope {
+        node: &'g Tensor,
+        tables: RopeTables<'g>,
+    },
+    Attention(AttentionStep<'g>),
+    MergeAttention(AttentionStep<'g>),
+}
+
+impl Step<'_> {
+    /// Runs this thread's share.
+    ///
+    /// # Safety
+    /// The tensors must be allocated and of the shapes that `support` takes, and no other
+    /// thread may touch what this step writes, but for the same step.
+    pub(crate) unsafe fn run(&self, context: Context<'_>) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Self::Round(activations) => activations.round(context),
+                Self::MatMul(matmul) => matmul.run(context),
+                Self::RmsNorm { node, out, weight } => rows::rms_norm(context, node, out, *weight),
+                Self::LayerNorm(node) => rows::layer_norm(context, node),
+                Self::L2Norm(node) => rows::l2_norm(context, node),
+                Self::Binary(node, binary) => rows::binary(context, node, *binary),
+                Self::Scale(node, affine) => rows::scale(context, node, *affine),
+                Self::Unary(node, unary) => rows::unary(context, node, *unary),
+                Self::Glu(node, glu) => rows::glu(context, node, *glu),
+                Self::Softmax(node) => rows::softmax(context, node),
+                Self::Copy(node) => rows::copy(context, node),
+                Self::GetRows(node) => rows::get_rows(context, node),
+                Self::SetRows(node) => rows::set_rows(context, node),
+                Self::RopeTables(tables) => tables.fill(context),
+                Self::Rope { node, tables } => tables.apply(context, node),
+                Self::Attention(step) => step.run(context),
+                Self::MergeAttention(step) => step.merge(context),
+            }
+        }
+    }
+}
+
+/// Floats at a place.
+///
+/// # Safety
+/// That many must be there and not be written to meanwhile.
+pub(crate) unsafe fn floats<'a>(place: *const u8, count: usize) -> &'a [f32] {
+    // SAFETY: the caller's promise; ggml aligns elements.
+    unsafe { std::slice::from_raw_parts(place.cast(), count) }
+}
+
+/// Floats at a place, to be written.
+///
+/// # Safety
+/// That many must be there and nobody else may have them.
+pub(crate) unsafe fn floats_mut<'a>(place: *mut u8, count: usize) -> &'a mut [f32] {
+    // SAFETY: the caller's promise; ggml aligns elements.
+    unsafe { std::slice::from_raw_parts_mut(place.cast(), count) }
+}

@@ -1,0 +1,233 @@
+//! Which operations are taken: only what the steps compute, for the shapes they expect.
+//!
+//! ggml asks before anything is allocated, so a decision here rests on types, shapes and
+//! strides, and on the buffers of what is allocated already.
+
+use crate::abi::{Tensor, kind, op};
+use crate::buffer::{self, Packed};
+use crate::ops::attention::cache_type;
+use crate::ops::{rope, rows};
+use crate::tensor::weight_type;
+
+pub(crate) fn supports(node: &Tensor) -> bool {
+    if matches!(
+        node.op,
+        op::NONE | op::RESHAPE | op::VIEW | op::PERMUTE | op::TRANSPOSE
+    ) {
+        return true;
+    }
+    if is_probe(node) {
+        return node.op == op::MUL_MAT && matmul(node);
+    }
+    let packed_elsewhere = (0..node.src.len())
+        .filter(|index| !(*index == 0 && matches!(node.op, op::MUL_MAT | op::GET_ROWS)))
+        .filter_map(|index| node.source(index))
+        .chain([node])
+        .any(|tensor| Packed::of(tensor).is_some());
+    if packed_elsewhere {
+        return false;
+    }
+    match node.op {
+        op::MUL_MAT => matmul(node),
+        op::ADD | op::SUB | op::MUL | op::DIV => binary(node),
+        op::RMS_NORM | op::NORM | op::L2_NORM | op::SCALE => same_rows(node),
+        op::UNARY => same_rows(node) && rows::step(node).is_some(),
+        op::GLU => glu(node),
+        op::SOFT_MAX => softmax(node),
+        op::CPY | op::CONT | op::DUP => copy(node),
+        op::GET_ROWS => get_rows(node),
+        op::SET_ROWS => set_rows(node),
+        op::ROPE => rope(node),
+        op::FLASH_ATTN_EXT => attention(node),
+        _ => false,
+    }
+}
+
+/// Whether the loader of models asks about a weight: it gives it an empty buffer of ours.
+/// Only weights that are multiplied are worth packing.
+fn is_probe(node: &Tensor) -> bool {
+    let empty = |tensor: &Tensor| {
+        // SAFETY: a tensor's buffer is null or alive.
+        let buffer = unsafe { tensor.buffer.as_ref() };
+        buffer.is_some_and(|buffer| buffer.size == 0 && buffer.buffer_type == buffer::host())
+    };
+    (0..node.src.len())
+        .filter_map(|index| node.source(index))
+        .any(empty)
+}
+
+fn is_float(number: i32) -> bool {
+    matches!(number, kind::F32 | kind::F16 | kind::BF16)
+}
+
+fn has_dense_float_rows(tensor: &Tensor) -> bool {
+    is_float(tensor.kind) && tensor.has_dense_rows(if tensor.kind == kind::F32 { 4 } else { 2 })
+}
+
+fn matmul(node: &Tensor) -> bool {
+    let (Some(weights), Some(columns)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    let Some(weight_type) = weight_type(weights.kind) else {
+        return false;
+    };
+    let [k, _, n2, n3] = weights.shape();
+    let [columns_k, _, c2, c3] = columns.shape();
+    let repeats = n2 > 0 && n3 > 0 && c2.is_multiple_of(n2) && c3.is_multiple_of(n3);
+    let row_bytes = weight_type.row_bytes(k);
+    // A view of packed weights has no place of its own.
+    let whole = Packed::of(weights).is_none() || weights.view_src.is_null();
+    weights.view_src.is_null()
+        && whole
+        && repeats
+        && k == columns_k
+        && k.is_multiple_of(weight_type.block_len())
+        && weights.nb[0] == weight_type.block_bytes()
+        && weights.is_contiguous(row_bytes)
+        && columns.is_float_rows()
+        && node.is_contiguous_floats()
+}
+
+fn same_rows(node: &Tensor) -> bool {
+    node.source(0).is_some_and(|source| {
+        source.is_float_rows() && node.is_float_rows() && source.shape() == node.shape()
+    })
+}
+
+fn binary(node: &Tensor) -> bool {
+    let Some(b) = node.source(1) else {
+        return false;
+    };
+    let repeats = b
+        .shape()
+        .iter()
+        .zip(node.shape())
+        .all(|(&few, many)| few > 0 && many.is_multiple_of(few));
+    same_rows(node) && b.is_float_rows() && repeats && b.shape()[0] == node.shape()[0]
+}
+
+fn glu(node: &Tensor) -> bool {
+    let Some(first) = node.source(0) else {
+        return false;
+    };
+    let [len, n1, n2, n3] = node.shape();
+    let shapes = match node.source(1) {
+        Some(second) => {
+            first.shape() == node.shape()
+                && second.shape() == node.shape()
+                && second.is_float_rows()
+        }
+        None => first.shape() == [2 * len, n1, n2, n3],
+    };
+    shapes && first.is_float_rows() && node.is_float_rows() && rows::step(node).is_some()
+}
+
+fn softmax(node: &Tensor) -> bool {
+    let [len, n1, n2, n3] = node.shape();
+    let mask_fits = node.source(1).is_none_or(|mask| {
+        let [m0, m1, m2, m3] = mask.shape();
+        let repeats = m2 > 0 && m3 > 0 && n2.is_multiple_of(m2) && n3.is_multiple_of(m3);
+        m0 == len && m1 >= n1 && repeats && has_dense_float_rows(mask) && mask.kind != kind::BF16
+    });
+    let has_slopes = node.float_param(1) > 0.0;
+    let sinks_fit = node
+        .source(2)
+        .is_none_or(|sinks| sinks.is_float_rows() && sinks.shape()[0] == n2);
+    same_rows(node) && mask_fits && sinks_fit && !has_slopes
+}
+
+fn copy(node: &Tensor) -> bool {
+    node.source(0).is_some_and(|source| {
+        has_dense_float_rows(source) && has_dense_float_rows(node) && source.shape() == node.shape()
+    })
+}
+
+fn get_rows(node: &Tensor) -> bool {
+    let (Some(table), Some(numbers)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    let table_fits = match weight_type(table.kind) {
+        Some(weight_type) => {
+            table.shape()[0].is_multiple_of(weight_type.block_len())
+                && table.nb[0] == weight_type.block_bytes()
+                && table.view_src.is_null()
+        }
+        None => has_dense_float_rows(table),
+    };
+    table_fits && numbers.kind == kind::I32 && node.is_float_rows()
+}
+
+fn set_rows(node: &Tensor) -> bool {
+    let (Some(source), Some(numbers)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    source.is_float_rows()
+        && has_dense_float_rows(node)
+        && matches!(numbers.kind, kind::I32 | kind::I64)
+        && source.shape()[0] == node.shape()[0]
+}
+
+fn rope(node: &Tensor) -> bool {
+    let Some(parameters) = rope::parameters(node) else {
+        return false;
+    };
+    let factors_fit = node.source(2).is_none_or(|factors| {
+        factors.is_float_rows() && 2 * factors.shape()[0] >= parameters.n_dims
+    });
+    same_rows(node)
+        && factors_fit
+        && parameters.n_dims.is_multiple_of(2)
+        && parameters.n_dims + parameters.offset <= node.shape()[0]
+        && node
+            .source(1)
+            .is_some_and(|positions| positions.kind == kind::I32)
+}
+
+fn attention(node: &Tensor) -> bool {
+    let [Some(queries), Some(keys), Some(values)] = [0, 1, 2].map(|index| node.source(index))
+    else {
+        return false;
+    };
+    let cache_fits = |tensor: &Tensor| {
+        cache_type(tensor.kind).is_some_and(|cache_type| {
+            let dense = match cache_type.row_bytes(tensor.shape()[0]) {
+                None => false,
+                Some(bytes) => bytes > 0 && tensor.nb[1] >= bytes && is_dense(tensor),
+            };
+            dense && !tensor.is_empty()
+        })
+    };
+    let [head_size, _, heads, streams] = queries.shape();
+    let [key_size, cells, kv_heads, key_streams] = keys.shape();
+    let [value_size, value_cells, value_heads, value_streams] = values.shape();
+    let mask_fits = node.source(3).is_none_or(|mask| {
+        let [m0, m1, m2, m3] = mask.shape();
+        let right =
+            m0 >= cells && m1 >= queries.shape()[1] && m2 == 1 && (m3 == 1 || m3 == streams);
+        right && mask.kind == kind::F16 && mask.has_dense_rows(2)
+    });
+    let sinks_fit = node
+        .source(4)
+        .is_none_or(|sinks| sinks.is_float_rows() && sinks.shape()[0] == heads);
+    queries.is_float_rows()
+        && !queries.is_empty()
+        && cache_fits(keys)
+        && cache_fits(values)
+        && head_size == key_size
+        && cells == value_cells
+        && (kv_heads, key_streams) == (value_heads, value_streams)
+        && heads.is_multiple_of(kv_heads)
+        && streams == key_streams
+        && mask_fits
+        && sinks_fit
+        && node.is_contiguous_floats()
+        && node.shape()[0] == value_size
+}
+
+/// Whether the elements of a row of the cache lie side by side.
+fn is_dense(tensor: &Tensor) -> bool {
+    match weight_type(tensor.kind) {
+        Some(weight_type) => tensor.nb[0] == weight_type.block_bytes(),
+        None => has_dense_float_rows(tensor),
+    }
+}

@@ -1,0 +1,121 @@
+//! Instruction sets: found once, named in logs, forcible.
+
+use std::fmt;
+
+/// A set of instructions that this machine has. A value can only be had by detection,
+/// so kernels may use the set's instructions wherever they are given one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Isa(Level);
+
+/// The sets that have kernels, from the plainest to the fastest of each architecture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// Plain Rust; the specification of every kernel.
+    Scalar,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
+    Avx512Vnni,
+}
+
+impl Level {
+    /// Every level, the plainest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+
+    /// The name used in settings and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512Vnni => "avx512-vnni",
+        }
+    }
+
+    /// The level of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|level| level.name() == name)
+    }
+}
+
+impl Isa {
+    /// Plain Rust, which every machine has.
+    pub const SCALAR: Self = Self(Level::Scalar);
+
+    /// The set of that level, where this machine has it.
+    #[must_use]
+    pub fn detect(level: Level) -> Option<Self> {
+        has(level).then_some(Self(level))
+    }
+
+    /// The fastest set of this machine.
+    #[must_use]
+    pub fn best() -> Self {
+        let mut levels = Level::ALL.into_iter().rev();
+        levels.find_map(Self::detect).unwrap_or(Self::SCALAR)
+    }
+
+    /// Every set of this machine, the plainest first.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Level::ALL.into_iter().filter_map(Self::detect)
+    }
+
+    #[must_use]
+    pub fn level(self) -> Level {
+        self.0
+    }
+}
+
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+impl fmt::Display for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.name())
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+fn has(level: Level) -> bool {
+    let avx2 = || {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    };
+    match level {
+        Level::Scalar => true,
+        Level::Avx2 => avx2(),
+        Level::Avx512Vnni => {
+            avx2()
+                && is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && is_x86_feature_detected!("avx512dq")
+                && is_x86_feature_detected!("avx512vl")
+                && is_x86_feature_detected!("avx512vnni")
+        }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn has(level: Level) -> bool {
+    level == Level::Scalar
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_read_back_and_the_best_is_available() {
+        for level in Level::ALL {
+            assert_eq!(Level::from_name(level.name()), Some(level));
+        }
+        assert_eq!(Level::from_name("mmx"), None);
+        assert!(Isa::available().any(|isa| isa == Isa::best()));
+        assert_eq!(Isa::available().next(), Some(Isa::SCALAR));
+    }
+}
