@@ -54,6 +54,8 @@ pub(crate) struct Limits {
     pub(crate) pending_max: u32,
     /// How long each of them waits before it fails.
     pub(crate) pending_wait_ms: u64,
+    /// Workers that may die with a job they have not begun before it fails.
+    pub(crate) workers_per_job_max: u32,
     pub(crate) inspect_timeout_ms: u64,
     /// How long a worker that said its last word may take to exit.
     pub(crate) exit_grace_ms: u64,
@@ -71,6 +73,7 @@ impl Limits {
             backoff_max_ms: 30_000,
             pending_max: 256,
             pending_wait_ms: 300_000,
+            workers_per_job_max: 2,
             inspect_timeout_ms: 5_000,
             exit_grace_ms: 2_000,
         }
