@@ -50,10 +50,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 
     let runtime = Runtime::new()?;
     let backend = if matches.get_one::<String>("url").is_some() {
-        Backend::Remote {
-            server: Server::new(matches, &config)?,
-            model: model.to_owned(),
-        }
+        let server = Server::new(matches, &config)?;
+        let model = runtime.block_on(server.model(model))?;
+        Backend::Remote { server, model }
     } else {
         let found = models_here::find(&models_here::environment(&config), model)?;
         let spec = load::spec(&config, &found)?;
@@ -63,6 +62,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         if io::stderr().is_terminal() {
             say(&load::summary(&facts));
         }
+        load::warn(&facts);
         Backend::Local { fleet, model }
     };
     let mut talk = Talk {
