@@ -135,6 +135,15 @@ impl Model {
         matches!(self.phase, Phase::Gone)
     }
 
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_))
+    }
+
+    /// Drops a model that failed from the books.
+    pub(crate) fn forget(&mut self) {
+        self.phase = Phase::Gone;
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending { .. })
     }
@@ -346,9 +355,15 @@ impl Model {
         let mut cause = exit.cause();
         match std::mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Ending {
-                then: Then::Gone, ..
+                then: Then::Gone,
+                until,
+                ..
             } => {
-                self.lose_jobs(&cause, turn);
+                // Without a time left it was us who ended it.
+                match until {
+                    None => self.cut_off(turn),
+                    Some(_) => self.lose_jobs(&cause, turn),
+                }
                 self.gone(turn);
             }
             Phase::Ending {
@@ -585,6 +600,18 @@ impl Model {
                 cause: cause.to_owned(),
             };
             turn.fail(id, kind, format!("the worker of model `{name}` died"));
+        }
+    }
+
+    /// Fails the jobs that did not end in the time that a drain gives.
+    fn cut_off(&mut self, turn: &mut Turn<'_>) {
+        self.answer_inspections(turn);
+        let message = format!(
+            "model `{}` is being unloaded, and the request did not end within {} ms, the limit",
+            self.spec.name, turn.limits.drain_timeout_ms
+        );
+        for id in std::mem::take(&mut self.handed).into_keys() {
+            turn.fail(id, FailureKind::Draining, &*message);
         }
     }
 

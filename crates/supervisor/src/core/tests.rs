@@ -18,6 +18,7 @@ fn limits() -> Limits {
         pending_wait_ms: 10_000,
         workers_per_job_max: 2,
         inspect_timeout_ms: 500,
+        failed_max: 2,
         exit_grace_ms: 200,
     }
 }
@@ -447,6 +448,17 @@ fn a_load_that_fails_is_answered_and_can_be_tried_again() {
 }
 
 #[test]
+fn only_the_last_failed_models_are_listed() {
+    let mut script = Script::new();
+    for (worker, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        script.quietly([load(worker, name), exited(worker, crash())]);
+    }
+    let statuses = script.state.statuses(script.now);
+    let names: Vec<_> = statuses.iter().map(|model| &*model.name).collect();
+    assert_eq!(names, ["b", "c"]);
+}
+
+#[test]
 fn waiting_jobs_are_limited_in_number_and_time() {
     let mut script = Script::new();
     script.quietly([load(1, "m"), hello(1), submit_to("m", 1)]);
@@ -552,8 +564,8 @@ fn a_drain_that_takes_too_long_is_cut_short() {
     script.then(
         exited(1, killed),
         &[
-            "j1 failed WorkerLost(the worker was ended by SIGTERM (asked to end)): the worker of \
-             model `m` died",
+            "j1 failed Draining: model `m` is being unloaded, and the request did not end within \
+             5000 ms, the limit",
             "m is gone",
             "r2 shut down",
         ],

@@ -336,7 +336,7 @@ async fn a_worker_that_does_not_drain_is_killed() {
     assert!(matches!(
         all(stream).await.as_slice(),
         [Event::Failed(JobFailure {
-            kind: FailureKind::WorkerLost { .. },
+            kind: FailureKind::Draining,
             ..
         })]
     ));
