@@ -87,7 +87,12 @@ fn prompt(matches: &ArgMatches) -> Outcome<Option<String>> {
     }
     let mut piped = String::new();
     let mut stdin = io::stdin().lock().take(PROMPT_BYTES_MAX + 1);
-    stdin.read_to_string(&mut piped)?;
+    stdin
+        .read_to_string(&mut piped)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => fault(Code::Usage, "the piped prompt is not UTF-8 text"),
+            _ => error.into(),
+        })?;
     if piped.len() as u64 > PROMPT_BYTES_MAX {
         let limit = stdx::Bytes(PROMPT_BYTES_MAX);
         let message = format!("the piped prompt is over the limit of {limit}");

@@ -301,6 +301,8 @@ fn an_empty_prompt_is_a_usage_error() {
     let ran = Sandbox::new().run(&["run", "m"]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("there is no prompt"), "{}", ran.stderr);
+    let script = format!("printf '\\xff' | {} run m", Sandbox::program());
+    assert_eq!(Sandbox::new().shell(&script), 2);
 }
 
 #[test]
