@@ -133,6 +133,8 @@ fn load() -> Command {
     augment(command.arg(url()), |setting| {
         let others = [
             "listen",
+            "host",
+            "port",
             "api_key",
             "api_key_file",
             "models_dir",
@@ -177,7 +179,7 @@ fn worker() -> Command {
 
 fn to_server(command: Command) -> Command {
     augment(command.arg(url()), |setting| {
-        ["listen", "api_key", "api_key_file"].contains(&setting.name)
+        ["listen", "host", "port", "api_key", "api_key_file"].contains(&setting.name)
     })
 }
 

@@ -54,6 +54,29 @@ impl Server {
             .await
     }
 
+    /// The model of the server that `wanted` names, in whole or in part.
+    pub(crate) async fn model(&self, wanted: &str) -> Outcome<String> {
+        let list = self.get("/v1/models").await?;
+        let models = list["data"].as_array().map_or(&[][..], Vec::as_slice);
+        let names: Vec<_> = models.iter().filter_map(|one| one["id"].as_str()).collect();
+        pick(&names, wanted, &self.base)
+    }
+
+    /// What a 401 means to someone at the command line.
+    fn refused(&self) -> String {
+        let ways = "`--api-key-file FILE`, SEXTANT_API_KEY or `--api-key KEY`";
+        match &self.key {
+            None => format!(
+                "the server at {} asks for an API key; give it with {ways}",
+                self.base
+            ),
+            Some(_) => format!(
+                "the server at {} does not take this API key; give another with {ways}",
+                self.base
+            ),
+        }
+    }
+
     fn address(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }
@@ -73,6 +96,9 @@ impl Server {
         if status.is_success() {
             return Ok(response);
         }
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(fault(Code::Failure, self.refused()));
+        }
         let code = match status {
             StatusCode::NOT_FOUND => Code::ModelNotFound,
             _ => Code::Failure,
@@ -80,6 +106,29 @@ impl Server {
         let text = response.text().await.unwrap_or_default();
         Err(fault(code, message_of(&text, status)))
     }
+}
+
+/// The only name that is `wanted` or, in any case of letters, has it as a part.
+fn pick(names: &[&str], wanted: &str, at: &str) -> Outcome<String> {
+    if names.contains(&wanted) {
+        return Ok(wanted.to_owned());
+    }
+    let part = wanted.to_lowercase();
+    let fitting: Vec<_> = names
+        .iter()
+        .filter(|name| name.to_lowercase().contains(&part))
+        .copied()
+        .collect();
+    let message = match (fitting.as_slice(), names) {
+        ([name], _) => return Ok((*name).to_owned()),
+        ([], []) => format!("the server at {at} has no model loaded"),
+        ([], names) => format!(
+            "no model of the server at {at} is called `{wanted}`; it has: {}",
+            names.join(", ")
+        ),
+        (several, _) => format!("which one is `{wanted}`? It fits {}", several.join(", ")),
+    };
+    Err(fault(Code::ModelNotFound, message))
 }
 
 async fn json(response: Response) -> Outcome<Value> {
@@ -135,6 +184,35 @@ mod tests {
         ];
         for (body, want) in cases {
             assert_eq!(message_of(body, status), want);
+        }
+    }
+
+    #[test]
+    fn a_part_of_a_name_names_one_model() {
+        let names = ["SmolLM2-135M", "SmolLM2-360M", "gemma-3", "gemma-3-it"];
+        let cases = [
+            ("gemma-3", Ok("gemma-3")),
+            ("135m", Ok("SmolLM2-135M")),
+            ("-it", Ok("gemma-3-it")),
+            (
+                "smol",
+                Err("which one is `smol`? It fits SmolLM2-135M, SmolLM2-360M"),
+            ),
+            (
+                "qwen",
+                Err(
+                    "no model of the server at URL is called `qwen`; it has: SmolLM2-135M, \
+                     SmolLM2-360M, gemma-3, gemma-3-it",
+                ),
+            ),
+        ];
+        for (wanted, want) in cases {
+            let picked = pick(&names, wanted, "URL");
+            match (picked, want) {
+                (Ok(name), Ok(want)) => assert_eq!(name, want),
+                (Err(fault), Err(want)) => assert_eq!(fault.to_string(), want),
+                (other, _) => panic!("{wanted}: {other:?}"),
+            }
         }
     }
 

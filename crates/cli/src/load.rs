@@ -9,6 +9,7 @@ use supervisor::{Fleet, FleetConfig, ProcessLauncher};
 
 use crate::models_here::{absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::output::say;
 use crate::progress::follow_load;
 
 pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
@@ -83,6 +84,13 @@ pub(crate) fn summary(facts: &ModelFacts) -> String {
         kernels_in_short(&facts.kernels),
         facts.load_ms / 1000.0,
     )
+}
+
+/// Tells what of the model is not as it should be.
+pub(crate) fn warn(facts: &ModelFacts) {
+    for warning in &facts.template_warnings {
+        say(&format!("warning: {warning}"));
+    }
 }
 
 /// `CPU : AVX2 = 1 | FMA = 1 |` as `CPU: AVX2 FMA`: the names of what is on.

@@ -66,6 +66,27 @@ pub(crate) fn served_name(found: &Found) -> String {
     }
 }
 
+/// Refuses two files under one name, of which clients could reach only one.
+pub(crate) fn check_names(found: &[Found]) -> Outcome {
+    for (index, later) in found.iter().enumerate() {
+        let name = served_name(later);
+        let earlier = found
+            .iter()
+            .take(index)
+            .find(|one| served_name(one) == name);
+        if let Some(earlier) = earlier.filter(|one| absolute(&one.path) != absolute(&later.path)) {
+            let message = format!(
+                "`{}` and `{}` would both be served as `{name}`; serve one of them, or rename \
+                 a file",
+                earlier.path.display(),
+                later.path.display()
+            );
+            return Err(fault(Code::Usage, message));
+        }
+    }
+    Ok(())
+}
+
 /// An absolute path, since a worker or a server may run elsewhere.
 pub(crate) fn absolute(path: &PathBuf) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.clone())

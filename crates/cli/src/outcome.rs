@@ -71,8 +71,14 @@ impl Fault {
         if self.error.is::<io::Error>() {
             return Err(self);
         }
-        crate::output::say(&format!("error: {:#}", self.error));
+        crate::output::say(&format!("error: {self}"));
         Ok(())
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.error)
     }
 }
 

@@ -65,7 +65,12 @@ pub(crate) fn unload(matches: &ArgMatches) -> Outcome {
     let name = matches
         .get_one::<String>("model")
         .map_or("", String::as_str);
-    block_on(server.post("/admin/models/unload", &json!({ "model": name })))?;
+    let name = block_on(async {
+        let name = server.model(name).await?;
+        let body = json!({ "model": name });
+        server.post("/admin/models/unload", &body).await?;
+        Ok(name)
+    })?;
     say(&format!("{name} is unloaded"));
     Ok(())
 }

@@ -50,10 +50,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 
     let runtime = Runtime::new()?;
     let backend = if matches.get_one::<String>("url").is_some() {
-        Backend::Remote {
-            server: Server::new(matches, &config)?,
-            model: model.to_owned(),
-        }
+        let server = Server::new(matches, &config)?;
+        let model = runtime.block_on(server.model(model))?;
+        Backend::Remote { server, model }
     } else {
         let found = models_here::find(&models_here::environment(&config), model)?;
         let spec = load::spec(&config, &found)?;
@@ -63,6 +62,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         if io::stderr().is_terminal() {
             say(&load::summary(&facts));
         }
+        load::warn(&facts);
         Backend::Local { fleet, model }
     };
     let mut talk = Talk {
@@ -87,7 +87,12 @@ fn prompt(matches: &ArgMatches) -> Outcome<Option<String>> {
     }
     let mut piped = String::new();
     let mut stdin = io::stdin().lock().take(PROMPT_BYTES_MAX + 1);
-    stdin.read_to_string(&mut piped)?;
+    stdin
+        .read_to_string(&mut piped)
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData => fault(Code::Usage, "the piped prompt is not UTF-8 text"),
+            _ => error.into(),
+        })?;
     if piped.len() as u64 > PROMPT_BYTES_MAX {
         let limit = stdx::Bytes(PROMPT_BYTES_MAX);
         let message = format!("the piped prompt is over the limit of {limit}");

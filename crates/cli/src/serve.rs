@@ -21,6 +21,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     logging::start(config.log_level, config.log_format);
     let found = models_here::to_load(&models_here::environment(&config), &config.load)?;
+    models_here::check_names(&found)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(serve(&config, &found))
 }
@@ -77,9 +78,7 @@ async fn load_all(config: &Config, fleet: &Fleet, found: &[Found]) -> Outcome {
         say(&format!("loading {} ({})", spec.name, found.bytes));
         let facts = load::load(fleet, spec).await?;
         say(&load::summary(&facts));
-        for warning in &facts.template_warnings {
-            say(&format!("warning: {warning}"));
-        }
+        load::warn(&facts);
     }
     Ok(())
 }

@@ -9,6 +9,9 @@ use serde_json::json;
 use crate::outcome::{Code, Outcome, WithCode};
 use crate::{configuration, list, models_here, output};
 
+/// Not trained to chat, as far as its file says.
+const NO_TEMPLATE: &str = "none: a base model; chats go through ChatML";
+
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let environment = models_here::environment(&config);
@@ -52,7 +55,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         ),
         (
             "chat template",
-            facts.chat_template.map_or("none".into(), |text| {
+            facts.chat_template.map_or(NO_TEMPLATE.into(), |text| {
                 format!("{} characters", text.chars().count())
             }),
         ),

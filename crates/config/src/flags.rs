@@ -27,6 +27,7 @@ fn arg(setting: &Setting) -> Arg {
         .help_heading(setting.group.title());
     let value_name = match setting.kind {
         Kind::Address => "ADDRESS",
+        Kind::Host => "HOST",
         Kind::Path => "PATH",
         Kind::Secret => "KEY",
         Kind::Arguments => "MODEL",

@@ -34,10 +34,10 @@ pub enum ConfigError {
     #[error("{}", .0.join("\n"))]
     Invalid(Vec<String>),
     /// A file that a setting names, or the configuration file itself.
-    #[error("{what} `{}` cannot be read: {source}", path.display())]
+    #[error("{what} `{}` cannot be read: {error}", path.display())]
     Unreadable {
         what: &'static str,
         path: PathBuf,
-        source: std::io::Error,
+        error: std::io::Error,
     },
 }

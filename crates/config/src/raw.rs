@@ -22,6 +22,18 @@ pub enum Source {
     Default,
 }
 
+impl Source {
+    /// The greater wins.
+    pub(crate) fn strength(&self) -> u8 {
+        match self {
+            Self::Flag(_) => 3,
+            Self::Env(_) => 2,
+            Self::File { .. } => 1,
+            Self::Default => 0,
+        }
+    }
+}
+
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -102,10 +114,10 @@ impl RawConfig {
         let text = match &path {
             Some(path) => {
                 let text =
-                    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+                    std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
                         what: "the configuration file",
                         path: path.clone(),
-                        source,
+                        error,
                     })?;
                 Some(text)
             }

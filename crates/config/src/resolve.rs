@@ -148,10 +148,10 @@ impl Config {
 }
 
 fn read(what: &'static str, path: &PathBuf) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable {
+    std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
         what,
         path: path.clone(),
-        source,
+        error,
     })
 }
 
@@ -164,9 +164,8 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn config(&mut self) -> Config {
-        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         Config {
-            listen: self.parsed("listen").unwrap_or(anywhere),
+            listen: self.listen(),
             api_key: self.text("api_key").map(Secret::new),
             api_key_file: self.text("api_key_file").map(PathBuf::from),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
@@ -226,6 +225,32 @@ impl Reader<'_> {
             );
             self.problems.push(problem);
         }
+    }
+
+    /// `listen` with what `host` and `port` say, unless it comes from a stronger source.
+    fn listen(&mut self) -> SocketAddr {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let mut address = self
+            .with("listen", |_, text| {
+                let text = text.replacen("localhost:", "127.0.0.1:", 1);
+                text.parse().ok()
+            })
+            .unwrap_or(anywhere);
+        let strength = self.source("listen").strength();
+        let host = self.with("host", |_, text| match text {
+            "localhost" => Some(Ipv4Addr::LOCALHOST.into()),
+            text => text.trim_matches(['[', ']']).parse().ok(),
+        });
+        if let Some(host) = host.filter(|_| self.source("host").strength() >= strength) {
+            address.set_ip(host);
+        }
+        let port = self
+            .number("port")
+            .and_then(|port| u16::try_from(port).ok());
+        if let Some(port) = port.filter(|_| self.source("port").strength() >= strength) {
+            address.set_port(port);
+        }
+        address
     }
 
     fn speculation(&mut self) -> Speculation {

@@ -34,6 +34,8 @@ pub enum Group {
 pub enum Kind {
     /// An IP address with a port.
     Address,
+    /// An IP address.
+    Host,
     Path,
     /// Text that is never shown.
     Secret,
@@ -106,6 +108,7 @@ impl Kind {
     pub fn allowed(&self) -> String {
         match self {
             Self::Address => "an IP address with a port, such as 127.0.0.1:11460".into(),
+            Self::Host => "an IP address, or localhost".into(),
             Self::Path => "a path".into(),
             Self::Secret => "a text that is not empty".into(),
             Self::List | Self::Arguments => "a list of texts that are not empty".into(),
@@ -156,6 +159,23 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Address and port of the HTTP server.",
         kind: Kind::Address,
         default: Some("127.0.0.1:11460"),
+        ..BASE
+    },
+    Setting {
+        name: "host",
+        doc: "Address to listen on, in place of the one in `listen`.",
+        kind: Kind::Host,
+        unset: "the one in `listen`",
+        ..BASE
+    },
+    Setting {
+        name: "port",
+        doc: "Port to listen on, in place of the one in `listen`.",
+        kind: Kind::Count {
+            min: 0,
+            max: 65_535,
+        },
+        unset: "the one in `listen`",
         ..BASE
     },
     Setting {

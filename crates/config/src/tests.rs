@@ -31,6 +31,7 @@ fn errors(raw: &RawConfig) -> String {
 fn sample(setting: &Setting) -> String {
     match setting.kind {
         Kind::Address => "0.0.0.0:1".into(),
+        Kind::Host => "10.0.0.1".into(),
         Kind::Path => "/some/where".into(),
         Kind::Secret => "hunter2".into(),
         Kind::List | Kind::Arguments => "tiny".into(),
@@ -65,6 +66,31 @@ fn every_setting_reaches_the_config_from_every_source() {
         assert_eq!(by_flag, by_env, "{}", setting.name);
         assert_eq!(by_flag, by_file, "{}", setting.name);
     }
+}
+
+#[test]
+fn host_and_port_replace_parts_of_listen_from_sources_as_strong() {
+    let listen = |raw: &RawConfig| raw.resolve().unwrap().listen.to_string();
+    let cases: [(&[&str], &str); 6] = [
+        (&["--port=80"], "127.0.0.1:80"),
+        (&["--host=::1"], "[::1]:11460"),
+        (&["--host=localhost", "--port=80"], "127.0.0.1:80"),
+        (&["--listen=10.0.0.1:5", "--port=80"], "10.0.0.1:80"),
+        (&["--listen=localhost:5"], "127.0.0.1:5"),
+        (&["--listen=10.0.0.1:5", "--host=[::1]"], "[::1]:5"),
+    ];
+    for (args, want) in cases {
+        assert_eq!(listen(&from_flags(args)), want, "{args:?}");
+    }
+    let env = [("SEXTANT_PORT".into(), "80".into())];
+    let file = Some((
+        Path::new("sextant.toml"),
+        "listen = \"10.0.0.1:5\"\nhost = \"10.0.0.2\"",
+    ));
+    let raw = RawConfig::gather(&flags(&[]), env.clone(), file);
+    assert_eq!(listen(&raw), "10.0.0.2:80");
+    let raw = RawConfig::gather(&flags(&["--listen=10.0.0.3:7"]), env, file);
+    assert_eq!(listen(&raw), "10.0.0.3:7");
 }
 
 #[test]

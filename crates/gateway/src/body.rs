@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{self, JSON_NESTING_MAX};
+use crate::names;
 
 /// A whole body within the limits. The content type does not matter.
 #[derive(Debug)]
@@ -77,8 +78,15 @@ fn too_slow(limit: Duration) -> ApiError {
 }
 
 /// Reads `bytes` as a `T`. A syntax error names line and column, a wrong type
-/// names the field.
+/// names the field, and so does a field that is almost one of `T`.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
+    parse_with_warnings(bytes).map(|(value, _)| value)
+}
+
+/// As [`parse`], with warnings about fields that are read elsewhere and not here.
+pub(crate) fn parse_with_warnings<T: DeserializeOwned>(
+    bytes: &[u8],
+) -> Result<(T, Vec<String>), ApiError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let offset = error.valid_up_to().to_string();
         ApiError::new(ErrorCode::InvalidUtf8, &[("offset", &offset)])
@@ -98,7 +106,8 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
         }
     })?;
     reader.end().map_err(|error| syntax(&error))?;
-    Ok(value)
+    let warnings = names::check::<T>(text)?;
+    Ok((value, warnings))
 }
 
 fn not_an_object(text: &str) -> ApiError {

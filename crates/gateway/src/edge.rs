@@ -26,8 +26,8 @@ use crate::metrics::RequestWatch;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Routes that answer even when the request limit is reached.
-const UNLIMITED: [&str; 3] = ["/health", "/ready", "/metrics"];
+/// Routes that monitors poll: they answer even when the request limit is reached.
+pub(crate) const POLLED: [&str; 3] = ["/health", "/ready", "/metrics"];
 
 /// Origins of desktop applications, which are no web pages.
 const APP_SCHEMES: [&str; 4] = ["app://", "tauri://", "vscode-file://", "vscode-webview://"];
@@ -99,7 +99,7 @@ fn admit(state: &AppState, request: &Request, route: &str) -> Result<Admission, 
     {
         check_key(key, headers)?;
     }
-    if UNLIMITED.contains(&route) {
+    if POLLED.contains(&route) {
         return Ok(Admission::Enter(None));
     }
     match Arc::clone(state.request_slots()).try_acquire_owned() {

@@ -104,6 +104,9 @@ error_rows! {
     MissingField, "missing_field", 400, "invalid_request_error", NEVER, Caller,
         "{param} is missing; it must be {rule}.",
         "Add the named field.";
+    UnknownField, "unknown_field", 400, "invalid_request_error", NEVER, Caller,
+        "There is no field {value}; `{meant}` is one.",
+        "Correct the name. Other fields that are not known here are ignored.";
     LimitExceeded, "limit_exceeded", 400, "invalid_request_error", NEVER, Caller,
         "{param} has {value} {unit}; the limit is {limit}.",
         "Send less in the named field.";

@@ -11,6 +11,7 @@ mod error;
 mod ids;
 pub mod limits;
 mod metrics;
+mod names;
 mod openapi;
 mod routes;
 mod serve;

@@ -18,6 +18,7 @@ use proto::{Event, WorkerState};
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::backend::EventStream;
+use crate::edge::POLLED;
 use crate::error::ApiError;
 
 /// Content type of [`Metrics::text`].
@@ -218,14 +219,13 @@ impl Drop for RequestWatch {
         let seconds = self.started.elapsed().as_secs_f64();
         let route = std::mem::take(&mut self.route);
         let method = std::mem::take(&mut self.method);
-        tracing::info!(
-            id = self.id,
-            route,
-            method,
-            status = self.status,
-            ms = (seconds * 1000.0).round(),
-            "answered"
-        );
+        let (id, status, ms) = (&self.id, self.status, (seconds * 1000.0).round());
+        // Polls would bury everything else.
+        if POLLED.contains(&&*route) {
+            tracing::debug!(id, route, method, status, ms, "answered");
+        } else {
+            tracing::info!(id, route, method, status, ms, "answered");
+        }
         self.metrics
             .duration
             .get_or_create(&RouteLabels {

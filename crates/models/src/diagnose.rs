@@ -133,6 +133,8 @@ pub enum ArtifactFault {
     NotFound { path: PathBuf },
     #[error("`{}` is a folder; name the .gguf file in it", path.display())]
     Folder { path: PathBuf },
+    #[error("`{}` is a device, pipe or socket; name a .gguf file", path.display())]
+    NoFile { path: PathBuf },
     #[error("`{}` cannot be read ({message}); give this user read access to it", path.display())]
     Unreadable {
         path: PathBuf,
@@ -216,6 +218,10 @@ fn open_sound(path: &Path) -> Result<(Gguf, u64), ArtifactFault> {
     let metadata = fs::metadata(path).map_err(|error| io_fault(path, &error))?;
     if metadata.is_dir() {
         return Err(ArtifactFault::Folder { path: path_of() });
+    }
+    // Opening a pipe would wait for someone to write into it.
+    if !metadata.is_file() {
+        return Err(ArtifactFault::NoFile { path: path_of() });
     }
     let bytes = metadata.len();
     if bytes == 0 {

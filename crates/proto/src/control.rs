@@ -116,7 +116,7 @@ pub struct ModelFacts {
     pub name: String,
     pub path: PathBuf,
     pub architecture: String,
-    /// llama.cpp's own one-line description, for example `llama 135M Q4_1`.
+    /// In one line, for example `llama 135M Q4_1`.
     pub description: String,
     pub n_params: u64,
     pub weights_bytes: u64,
@@ -142,6 +142,9 @@ pub struct ModelFacts {
     pub llama_version: String,
     /// Chat is possible (a decoder with a template, its own or the fallback).
     pub can_chat: bool,
+    /// Chats go through the model's own template, or the one given for it, and not the
+    /// fallback.
+    pub own_template: bool,
     pub can_embed: bool,
     pub can_complete: bool,
     pub chat_template: Option<String>,

@@ -54,7 +54,11 @@ pub(crate) struct Limits {
     pub(crate) pending_max: u32,
     /// How long each of them waits before it fails.
     pub(crate) pending_wait_ms: u64,
+    /// Workers that may die with a job they have not begun before it fails.
+    pub(crate) workers_per_job_max: u32,
     pub(crate) inspect_timeout_ms: u64,
+    /// Models that could not be loaded and are still listed with the reason.
+    pub(crate) failed_max: u32,
     /// How long a worker that said its last word may take to exit.
     pub(crate) exit_grace_ms: u64,
 }
@@ -71,7 +75,9 @@ impl Limits {
             backoff_max_ms: 30_000,
             pending_max: 256,
             pending_wait_ms: 300_000,
+            workers_per_job_max: 2,
             inspect_timeout_ms: 5_000,
+            failed_max: 16,
             exit_grace_ms: 2_000,
         }
     }
@@ -254,6 +260,7 @@ pub(crate) fn step(state: &mut State, input: Input, now: u64) -> Vec<Action> {
         }
         input => pass_on(models, input, &mut turn),
     }
+    forget_failed(models, limits.failed_max);
     sweep(models, &mut turn);
     start_deferred(models, deferred, *closing, &mut turn);
     if *closing && models.is_empty() {
@@ -378,6 +385,15 @@ fn end_job(models: &mut [Model], id: JobId, kind: FailureKind, message: &str, tu
     if models.iter_mut().any(|model| model.forget_job(id, turn)) {
         turn.fail(id, kind, message);
     }
+}
+
+/// Forgets the oldest of too many that could not be loaded: any number of names can be
+/// tried.
+fn forget_failed(models: &mut [Model], failed_max: u32) {
+    let n_failed = models.iter().filter(|model| model.is_failed()).count();
+    let n_over = n_failed.saturating_sub(failed_max as usize);
+    let failed = models.iter_mut().filter(|model| model.is_failed());
+    failed.take(n_over).for_each(Model::forget);
 }
 
 /// Drops the models that are gone.

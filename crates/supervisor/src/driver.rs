@@ -61,7 +61,7 @@ impl JobStream {
         self.id
     }
 
-    /// The next event; `None` after the last one. A worker that dies in between
+    /// The next event; `None` after the last one. A worker that dies after the first
     /// gives `Event::Failed` with `FailureKind::WorkerLost`. Dropping the future
     /// loses no event.
     pub async fn next(&mut self) -> Option<Event> {
@@ -178,7 +178,8 @@ impl Fleet {
     }
 
     /// Hands a job to the model's worker. Waits while the model is loading or
-    /// restarting, for at most five minutes and with at most 256 jobs a model.
+    /// restarting, for at most five minutes and with at most 256 jobs a model. A job
+    /// that its worker had not begun when it died goes to the next worker, once.
     /// Dropping the future cancels the job.
     pub async fn submit(&self, model: &str, job: Job) -> Result<JobStream, JobFailure> {
         let (mut stream, accepted) = self.inner.submit(model, job);

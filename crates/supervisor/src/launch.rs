@@ -70,7 +70,7 @@ pub enum LaunchError {
         program: PathBuf,
         source: std::io::Error,
     },
-    #[error("could not be given a socket in `{}`: {source}", dir.display())]
+    #[error("could not be given a socket in `{}`: {source}; set TMPDIR to a folder that can be written and has a short path", dir.display())]
     Socket {
         dir: PathBuf,
         source: std::io::Error,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{Decoder, Embedder, EngineFacts, LlamaEngine, OpenError, OpenOptions, Vocabulary};
+use models::ArtifactFault;
 use proto::{
     CacheType, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, SamplingValues,
 };
@@ -51,7 +52,7 @@ pub struct LlamaLoader;
 
 impl Loader for LlamaLoader {
     fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure> {
-        check_file(spec)?;
+        let file = check_file(spec)?;
         let options = options(spec)?;
         clear_log();
         let engine = LlamaEngine::open(&options, |fraction| {
@@ -59,7 +60,8 @@ impl Loader for LlamaLoader {
             true
         })
         .map_err(|error| explain(spec, &error))?;
-        let facts = facts(spec, &options, &engine.facts, engine.decoder.is_some());
+        let mut facts = facts(spec, &options, &engine.facts, engine.decoder.is_some());
+        facts.description = description(&facts, file.quant.as_deref());
         let template = spec
             .chat_template
             .clone()
@@ -81,14 +83,16 @@ fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
 }
 
 /// Faults that are clearer said by us than by llama.cpp.
-fn check_file(spec: &LoadSpec) -> Result<(), LoadFailure> {
-    if let Err(error) = std::fs::File::open(&spec.path) {
-        let message = format!("{} cannot be read: {error}", spec.path.display());
-        return Err(failure(LoadFailureKind::NotFound, message));
-    }
-    models::diagnose(&spec.path)
-        .map(|_| ())
-        .map_err(|fault| failure(LoadFailureKind::Artifact, fault.to_string()))
+fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
+    models::diagnose(&spec.path).map_err(|fault| {
+        let kind = match fault {
+            ArtifactFault::NotFound { .. } | ArtifactFault::Unreadable { .. } => {
+                LoadFailureKind::NotFound
+            }
+            _ => LoadFailureKind::Artifact,
+        };
+        failure(kind, fault.to_string())
+    })
 }
 
 fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
@@ -112,22 +116,7 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
             format!("ubatch is {ubatch}, it must be at most batch, which is {batch}"),
         ));
     }
-    // As in the settings table of `config`; a load over HTTP comes past that.
-    let ranges = [
-        ("slots", spec.slots, 1..=64),
-        ("threads", spec.threads, 1..=1024),
-        ("threads_batch", spec.threads_batch, 1..=1024),
-        ("batch", spec.batch, 8..=65_536),
-        ("ubatch", spec.ubatch, 8..=65_536),
-        ("queue_max", spec.queue_max, 1..=4096),
-    ];
-    for (name, value, range) in ranges {
-        if let Some(value) = value.filter(|value| !range.contains(value)) {
-            let (low, high) = range.into_inner();
-            let message = format!("{name} is {value}, it must be between {low} and {high}");
-            return Err(failure(LoadFailureKind::Setting, message));
-        }
-    }
+    check_ranges(spec)?;
     Ok(OpenOptions {
         path: spec.path.clone(),
         context: spec.context,
@@ -148,6 +137,64 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
         mmap: spec.mmap.unwrap_or(true),
         swa_full: spec.swa_full.unwrap_or(false),
     })
+}
+
+/// A load over HTTP comes past the checks of the command line.
+fn check_ranges(spec: &LoadSpec) -> Result<(), LoadFailure> {
+    let speculation = spec.speculation;
+    let given = [
+        ("context", spec.context),
+        ("slots", spec.slots),
+        ("threads", spec.threads),
+        ("threads_batch", spec.threads_batch),
+        ("batch", spec.batch),
+        ("ubatch", spec.ubatch),
+        ("queue_max", spec.queue_max),
+        ("gpu_layers", spec.gpu_layers),
+        (
+            "speculation_draft_tokens_max",
+            speculation.map(|speculation| speculation.draft_tokens_max),
+        ),
+        (
+            "speculation_ngram",
+            speculation.map(|speculation| speculation.ngram),
+        ),
+    ];
+    for (name, value) in given {
+        let (Some(value), Some(setting)) = (value, config::setting(name)) else {
+            continue;
+        };
+        if let config::Kind::Count { min, max } = setting.kind
+            && !(min..=max).contains(&u64::from(value))
+        {
+            let message = format!("{name} is {value}, it must be between {min} and {max}");
+            return Err(failure(LoadFailureKind::Setting, message));
+        }
+    }
+    Ok(())
+}
+
+/// Architecture, size and quantisation: `llama 135M Q4_1`. llama.cpp's own description
+/// takes the size from the number of layers, and so calls this model 256M.
+fn description(facts: &ModelFacts, quant: Option<&str>) -> String {
+    let size = in_short(facts.n_params);
+    format!("{} {size} {}", facts.architecture, quant.unwrap_or(""))
+        .trim_end()
+        .to_owned()
+}
+
+/// 134515008 as `135M`, with two or three digits.
+fn in_short(n: u64) -> String {
+    let (value, unit) = match n {
+        0..1_000_000 => (n as f64 / 1e3, "K"),
+        1_000_000..1_000_000_000 => (n as f64 / 1e6, "M"),
+        _ => (n as f64 / 1e9, "B"),
+    };
+    if value < 9.95 {
+        format!("{value:.1}{unit}")
+    } else {
+        format!("{value:.0}{unit}")
+    }
 }
 
 fn cache_type(cache: CacheType) -> llama::CacheType {
@@ -209,7 +256,6 @@ fn facts(
         name: spec.name.clone(),
         path: spec.path.clone(),
         architecture: model.meta("general.architecture").unwrap_or_default(),
-        description: model.description(),
         n_params: model.n_params(),
         weights_bytes: model.weights_bytes(),
         n_vocab: model.n_vocab(),
@@ -383,5 +429,34 @@ mod tests {
         };
         let failure = options(&spec).unwrap_err();
         assert_eq!(failure.message, "slots is 0, it must be between 1 and 64");
+    }
+
+    #[test]
+    fn sizes_are_told_in_two_or_three_digits() {
+        let cases = [
+            (1_500, "1.5K"),
+            (134_515_008, "135M"),
+            (1_235_814_400, "1.2B"),
+            (9_960_000_000, "10B"),
+            (70_553_706_496, "71B"),
+        ];
+        for (n, want) in cases {
+            assert_eq!(in_short(n), want);
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_refused_instead_of_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        let mode = rustix::fs::Mode::RUSR;
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let spec = LoadSpec {
+            path,
+            ..LoadSpec::default()
+        };
+        let failure = check_file(&spec).unwrap_err();
+        assert_eq!(failure.kind, LoadFailureKind::Artifact);
+        assert!(failure.message.contains("pipe"), "{}", failure.message);
     }
 }

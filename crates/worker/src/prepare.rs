@@ -62,6 +62,7 @@ impl Preparer {
             eos: facts.eos.clone().unwrap_or_default(),
         };
         let (template, warning) = usable_template(loaded.template.as_deref(), tokens)?;
+        facts.own_template = warning.is_none();
         facts.template_warnings.extend(warning);
         facts.chat_template.clone_from(&loaded.template);
         facts.tool_format = template.tool_format().name().to_owned();

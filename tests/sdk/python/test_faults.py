@@ -135,6 +135,20 @@ def test_a_worker_that_dies_during_a_whole_answer_is_a_5xx(server):
     assert server.model()["restarts"] == before["restarts"] + 1
 
 
+def test_a_stream_that_the_end_of_the_server_cuts_off_is_told_so(base_url, tmp_path):
+    log = tmp_path / "server.log"
+    with OwnServer(model_path(base_url), log, drain_timeout_secs=1) as server:
+        stream = Stream(server, 0)
+        stream.start()
+        assert stream.began.wait(120), "the stream gave no text"
+        server.process.send_signal(signal.SIGTERM)
+        stream.join(30)
+        assert stream.failure is None and "[DONE]" not in stream.events
+        [error] = [json.loads(e)["error"] for e in stream.events if '"error"' in e]
+        assert error["code"] == "draining" and "1000 ms" in error["message"]
+        assert server.process.wait(30) == 0
+
+
 def slots(server):
     worker = server.model()["worker"]
     return worker["slots"] if worker else []

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use config::Config;
 use gateway::{AppState, GatewayConfig};
@@ -10,6 +11,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::outcome::{Code, Outcome, WithCode};
+
+/// How much longer connections have than the requests in them, so that a request that
+/// is cut off can still be told so.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the HTTP edge is told. Refuses an address that must not be opened.
 pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayConfig> {
@@ -20,7 +25,7 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
         keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
         connections_max: usize::try_from(config.connections_max)?,
         requests_max: usize::try_from(config.requests_max)?,
-        shutdown_timeout: config.drain_timeout,
+        shutdown_timeout: config.drain_timeout + LAST_WORDS,
         api_key,
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),

@@ -6,7 +6,9 @@ mod sandbox;
 
 use std::path::Path;
 
-use sandbox::{Ran, Sandbox, one_answer};
+use sandbox::{Ran, Sandbox, answers};
+
+const JSON: &str = "application/json";
 
 #[test]
 fn help() {
@@ -172,7 +174,7 @@ fn ps_asks_the_server_and_load_names_the_file() {
     let mut sandbox = Sandbox::new();
     let path = sandbox.add_model("tiny");
     let list = r#"{"models":[{"name":"tiny","state":"failed","why":"No memory.","restarts":0}]}"#;
-    let (url, asked) = one_answer("application/json", list);
+    let (url, asked) = answers(&[("200 OK", JSON, list)]);
     sandbox.set("SEXTANT_API_KEY", "hunter2");
     let ran = sandbox.run(&["ps", "--url", &url]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -181,7 +183,7 @@ fn ps_asks_the_server_and_load_names_the_file() {
     tiny   failed  -        -      -   0         -
     ");
     assert_eq!(ran.stderr, "tiny: No memory.\n");
-    let asked = asked.join().unwrap();
+    let asked = asked.join().unwrap().remove(0);
     assert!(asked.starts_with("GET /admin/models HTTP/1.1\r\n"));
     assert!(
         asked
@@ -189,10 +191,10 @@ fn ps_asks_the_server_and_load_names_the_file() {
             .contains("authorization: bearer hunter2")
     );
 
-    let (url, asked) = one_answer("application/json", "{}");
+    let (url, asked) = answers(&[("200 OK", JSON, "{}")]);
     let ran = sandbox.run(&["load", "tiny", "--url", &url, "--context=512"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let asked = asked.join().unwrap();
+    let asked = asked.join().unwrap().remove(0);
     assert!(asked.starts_with("POST /admin/models/load HTTP/1.1\r\n"));
     let (_, body) = asked.split_once("\r\n\r\n").unwrap();
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
@@ -206,7 +208,9 @@ fn run_streams_a_servers_answer_to_standard_output() {
                   data: {\"choices\":[{\"delta\":{\"content\":\"Hel\"}}]}\n\n\
                   data: {\"choices\":[{\"delta\":{\"content\":\"lo\"},\"finish_reason\":\"stop\"}]}\n\n\
                   data: [DONE]\n\n";
-    let (url, asked) = one_answer("text/event-stream", stream);
+    let list = r#"{"data":[{"id":"tiny-M"},{"id":"other"}]}"#;
+    let kind = "text/event-stream";
+    let (url, asked) = answers(&[("200 OK", JSON, list), ("200 OK", kind, stream)]);
     let sandbox = Sandbox::new();
     let args = [
         "run",
@@ -229,8 +233,10 @@ fn run_streams_a_servers_answer_to_standard_output() {
         (0, "Hello\n", "")
     );
     let asked = asked.join().unwrap();
-    let (_, body) = asked.split_once("\r\n\r\n").unwrap();
+    let (_, body) = asked[1].split_once("\r\n\r\n").unwrap();
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
+    // A part of the name was enough.
+    assert_eq!(body["model"], "tiny-M");
     assert_eq!(body["messages"][0]["content"], "Say:\n\nhello");
     assert_eq!(body["temperature"], 0.5);
 }
@@ -245,10 +251,58 @@ fn other_machines_are_let_in_only_with_a_key() {
 }
 
 #[test]
+fn a_refused_key_is_told_in_flags_and_a_missing_key_file_once() {
+    let sandbox = Sandbox::new();
+    let (url, _) = answers(&[("401 Unauthorized", JSON, "{}")]);
+    let ran = sandbox.run(&["ps", "--url", &url]);
+    let message = "asks for an API key; give it with `--api-key-file FILE`";
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+    let ran = sandbox.run(&["ps", "--api-key-file=absent"]);
+    assert_eq!(ran.code, 2);
+    assert_eq!(
+        ran.stderr.matches("No such file").count(),
+        1,
+        "{}",
+        ran.stderr
+    );
+}
+
+#[test]
+fn host_and_port_replace_parts_of_the_address() {
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run(&["ps", "--port=1"]);
+    assert_eq!(ran.code, 4);
+    assert!(
+        ran.stderr.contains("no server at http://127.0.0.1:1:"),
+        "{}",
+        ran.stderr
+    );
+    let ran = sandbox.run(&["serve", "--host=example.org"]);
+    assert_eq!(ran.code, 2);
+    let message = "`host` is `example.org`; it must be an IP address, or localhost";
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+}
+
+#[test]
+fn two_files_are_not_served_under_one_name() {
+    let sandbox = Sandbox::new();
+    let path = sandbox.add_model("tiny");
+    std::fs::create_dir(sandbox.dir().join("b")).unwrap();
+    std::fs::copy(&path, sandbox.dir().join("b/tiny.gguf")).unwrap();
+    let ran = sandbox.run(&["serve", "tiny", "b/tiny.gguf", "--port=0"]);
+    assert_eq!(ran.code, 2);
+    let message = "would both be served as `tiny`";
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+}
+
+#[test]
 fn an_empty_prompt_is_a_usage_error() {
     let ran = Sandbox::new().run(&["run", "m"]);
     assert_eq!(ran.code, 2);
     assert!(ran.stderr.contains("there is no prompt"), "{}", ran.stderr);
+    let script = format!("printf '\\xff' | {} run m", Sandbox::program());
+    assert_eq!(Sandbox::new().shell(&script), 2);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A home of its own for each run, and a server that answers once.
+//! A home of its own for each run, and a server that answers what it is told to.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -94,15 +94,19 @@ impl Sandbox {
     }
 }
 
-/// Serves one request and gives the URL and, when joined, what was asked.
-pub(crate) fn one_answer(kind: &str, body: &str) -> (String, JoinHandle<String>) {
+/// Serves a request for each answer (status, content type, body) and gives the URL and,
+/// when joined, what was asked.
+pub(crate) fn answers(list: &[(&str, &str, &str)]) -> (String, JoinHandle<Vec<String>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let thread = std::thread::spawn(move || {
+    let answer = |(status, kind, body): &(&str, &str, &str)| {
+        format!(
+            "HTTP/1.1 {status}\r\ncontent-type: {kind}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+            body.len()
+        )
+    };
+    let list: Vec<_> = list.iter().map(answer).collect();
+    let serve = move |answer: String| {
         let (mut stream, _) = listener.accept().unwrap();
         let mut asked = Vec::new();
         let mut buffer = [0; 4096];
@@ -113,7 +117,8 @@ pub(crate) fn one_answer(kind: &str, body: &str) -> (String, JoinHandle<String>)
         }
         stream.write_all(answer.as_bytes()).unwrap();
         String::from_utf8(asked).unwrap()
-    });
+    };
+    let thread = std::thread::spawn(|| list.into_iter().map(serve).collect());
     (url, thread)
 }
 

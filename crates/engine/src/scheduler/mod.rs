@@ -58,6 +58,7 @@ pub struct Totals {
     pub draft_accepted_tokens: u64,
     pub prefill: Duration,
     pub decode: Duration,
+    /// Ended, however they did; those that failed or were cancelled are among them.
     pub jobs: u64,
     pub jobs_failed: u64,
     pub jobs_cancelled: u64,
@@ -156,7 +157,6 @@ impl Scheduler {
         if !self.shape.can_cut {
             request.speculation = None;
         }
-        self.totals.jobs += 1;
         let job = Job::new(request, (self.clock)());
         self.queue.push_back(job);
         // A request that finds a free slot never counts as waiting.
@@ -177,6 +177,7 @@ impl Scheduler {
         } else {
             return;
         }
+        self.totals.jobs += 1;
         self.totals.jobs_cancelled += 1;
         self.outputs.push(Output::Failed {
             key,
@@ -510,6 +511,7 @@ impl Scheduler {
             self.release(sequence);
         }
         self.admission_paused = false;
+        self.totals.jobs += 1;
         self.totals.jobs_failed += 1;
         self.outputs.push(Output::Failed {
             key: job.key(),
@@ -554,6 +556,7 @@ impl Scheduler {
     }
 
     fn count(&mut self, job: &Job) {
+        self.totals.jobs += 1;
         self.totals.completion_tokens += u64::from(job.usage.completion_tokens);
         self.totals.draft_tokens += u64::from(job.usage.draft_tokens);
         self.totals.draft_accepted_tokens += u64::from(job.usage.draft_accepted_tokens);

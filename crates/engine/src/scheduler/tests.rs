@@ -406,7 +406,10 @@ fn cancelling_frees_the_slot_and_keeps_the_prefix() {
     scheduler
         .submit(request(3, "a prompt to remember", 5))
         .unwrap();
+    let jobs = scheduler.state().totals.jobs;
+    assert_eq!(jobs, 2, "a job that has not ended is not counted");
     assert_eq!(run(&mut scheduler)[&3].cached, 19);
+    assert_eq!(scheduler.state().totals.jobs, 3);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use super::{not_loaded, ok};
 use crate::AppState;
 use crate::body::{RawBody, parse};
 use crate::error::ApiError;
+use crate::limits;
 use crate::wire::openai::models::facts;
 
 /// What to load; absent settings are the worker's to choose.
@@ -65,6 +66,7 @@ impl LoadRequest {
         let name = name
             .or_else(file)
             .ok_or_else(|| ApiError::missing("model", "a name"))?;
+        check_name(&name)?;
         Ok(LoadSpec {
             name,
             path,
@@ -85,6 +87,16 @@ impl LoadRequest {
             speculation: self.speculation,
         })
     }
+}
+
+/// Names stand in tables, labels and log lines.
+fn check_name(name: &str) -> Result<(), ApiError> {
+    limits::count("model", name.len(), limits::MODEL_NAME_BYTES_MAX, "bytes")?;
+    if name.trim() != name || name.chars().any(char::is_control) {
+        let rule = "a name without control characters and without spaces around it";
+        return Err(ApiError::invalid("model", &limits::quoted(name), rule));
+    }
+    Ok(())
 }
 
 #[derive(Debug, Serialize, ToSchema)]

@@ -7,7 +7,7 @@ use proto::Job;
 
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
-use crate::body::{RawBody, parse};
+use crate::body::{RawBody, parse_with_warnings};
 use crate::error::ApiError;
 use crate::wire::openai::response::{ChatChunk, ChatCompletion, ChatEncoder};
 use crate::wire::openai::{ChatRequest, chat_plan};
@@ -30,9 +30,10 @@ pub(crate) async fn chat(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
-    let mut request: ChatRequest = parse(&body)?;
+    let (mut request, mut warnings) = parse_with_warnings::<ChatRequest>(&body)?;
     let model = request.model.take();
     let plan = chat_plan(request)?;
+    warnings.extend(plan.warnings);
     let call = Call::new(&state, model.as_deref())?;
     let logprobs = plan.job.generation.logprobs.is_some();
     let include_usage = plan.include_usage;
@@ -40,7 +41,7 @@ pub(crate) async fn chat(
         choices_per_job: plan.job.generation.n as usize,
         jobs: vec![Job::Chat(Box::new(plan.job))],
         id_prefix: "chatcmpl-",
-        warnings: plan.warnings,
+        warnings,
         reply: Reply::new(plan.stream, &headers, &state),
     };
     answer(&state, &call, ask, |envelope| ChatEncoder {

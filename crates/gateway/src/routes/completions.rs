@@ -7,7 +7,7 @@ use proto::Job;
 
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
-use crate::body::{RawBody, parse};
+use crate::body::{RawBody, parse_with_warnings};
 use crate::error::ApiError;
 use crate::wire::openai::completion::{Completion, CompletionEncoder};
 use crate::wire::openai::{CompletionRequest, completion_plan};
@@ -29,7 +29,7 @@ pub(crate) async fn completions(
     headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
-    let mut request: CompletionRequest = parse(&body)?;
+    let (mut request, warnings) = parse_with_warnings::<CompletionRequest>(&body)?;
     let model = request.model.take();
     let plan = completion_plan(request)?;
     let call = Call::new(&state, model.as_deref())?;
@@ -43,7 +43,7 @@ pub(crate) async fn completions(
         jobs: jobs.map(|job| Job::Completion(Box::new(job))).collect(),
         choices_per_job,
         id_prefix: "cmpl-",
-        warnings: Vec::new(),
+        warnings,
         reply: Reply::new(plan.stream, &headers, &state),
     };
     answer(&state, &call, ask, |envelope| CompletionEncoder {

@@ -1,5 +1,6 @@
 //! `GET /v1/models`.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
@@ -25,9 +26,12 @@ pub(crate) async fn list(State(state): State<AppState>) -> Response {
     ))]
 pub(crate) async fn one(
     State(state): State<AppState>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
     let models = state.backend().models();
+    let Ok(Path(id)) = id else {
+        return Err(not_loaded("(a name that is not UTF-8)", &models));
+    };
     match models.iter().find(|model| model.name == id) {
         Some(model) => Ok(ok(&ModelEntry::new(model, state.started()))),
         None => Err(not_loaded(&id, &models)),

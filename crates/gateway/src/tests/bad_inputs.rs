@@ -607,6 +607,18 @@ fn others() -> Vec<Case> {
             "kv_type_k",
             &["q9", "q8_0"],
         ),
+        case(
+            "/admin/models/load",
+            json!({ "path": "a", "model": "two\nlines" }),
+            "model",
+            &["control characters"],
+        ),
+        case(
+            "/admin/models/load",
+            json!({ "path": "a", "model": "x".repeat(257) }),
+            "model",
+            &["257 bytes", "256"],
+        ),
         case("/admin/models/unload", json!({}), "model", &["missing"]),
         case(
             "/admin/models/unload",

@@ -1,9 +1,9 @@
 //! The routes beside generation.
 
-use proto::{Event, FailureKind, Job, LoadFailure, LoadFailureKind};
+use proto::{Event, FailureKind, Job, LoadFailure, LoadFailureKind, ModelFacts};
 use supervisor::ModelPhase;
 
-use super::scripted::{Scripted, failed, get, hello, post, ready_model, status};
+use super::scripted::{Scripted, facts, failed, get, hello, post, ready_model, status};
 
 #[tokio::test]
 async fn models_are_listed_for_openai_and_codex() {
@@ -16,12 +16,55 @@ async fn models_are_listed_for_openai_and_codex() {
     let one = get(&backend, "/v1/models/org/big").await.json();
     assert_eq!(one["id"], "org/big");
     assert_eq!(one["state"], "loading");
+    let no_utf8 = get(&backend, "/v1/models/%ff").await;
+    assert_eq!(no_utf8.json()["error"]["code"], "model_not_found");
     let none = get(&backend, "/v1/models/nope").await;
     assert_eq!(none.status, 404);
     assert_eq!(
         none.json()["error"]["loaded"],
         serde_json::json!(["tiny", "org/big"])
     );
+}
+
+#[tokio::test]
+async fn a_model_without_a_template_is_not_called_a_chat_model() {
+    let base = ModelFacts {
+        own_template: false,
+        ..facts("base")
+    };
+    let backend = Scripted::with_models(vec![status("base", ModelPhase::Ready(base.into()))]);
+    let list = get(&backend, "/v1/models").await.json();
+    let capabilities = &list["data"][0]["capabilities"];
+    assert_eq!(
+        *capabilities,
+        serde_json::json!(["completion", "embedding"])
+    );
+    assert_eq!(list["models"][0]["supports_parallel_tool_calls"], false);
+}
+
+#[tokio::test]
+async fn a_misspelt_field_is_refused_and_a_foreign_one_warned_of() {
+    let backend = Scripted::new(vec![hello()]);
+    let slip = post(
+        &backend,
+        "/v1/completions",
+        r#"{"prompt": "x", "max_token": 5}"#,
+    )
+    .await;
+    assert_eq!(slip.status, 400);
+    let error = &slip.json()["error"];
+    assert_eq!(
+        (&error["code"], &error["param"]),
+        (&"unknown_field".into(), &"max_token".into())
+    );
+    let foreign = r#"{"prompt": "x", "max_new_tokens": 5, "store": true}"#;
+    let answer = post(&backend, "/v1/completions", foreign).await;
+    let warning = "`max_new_tokens` is not read here: use `max_tokens`.";
+    assert_eq!(
+        answer.json()["sextant"]["warnings"],
+        serde_json::json!([warning])
+    );
+    assert_eq!(answer.headers["x-sextant-warning"], warning);
 }
 
 #[tokio::test]

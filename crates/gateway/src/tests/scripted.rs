@@ -172,6 +172,7 @@ pub(crate) fn facts(name: &str) -> ModelFacts {
         kv_type_k: "f16".into(),
         kv_type_v: "f16".into(),
         can_chat: true,
+        own_template: true,
         can_embed: true,
         can_complete: true,
         tool_format: "hermes".into(),

@@ -1,5 +1,5 @@
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::{ArtifactFault, Foreign, Kind, diagnose};
 use crate::gguf::write::Writer;
@@ -231,6 +231,10 @@ fn missing_files_and_folders_say_so() {
     assert!(matches!(
         diagnose(folder.path()),
         Err(ArtifactFault::Folder { .. })
+    ));
+    assert!(matches!(
+        diagnose(Path::new("/dev/zero")),
+        Err(ArtifactFault::NoFile { .. })
     ));
 }
 

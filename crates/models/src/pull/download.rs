@@ -74,7 +74,12 @@ pub(super) async fn fetch(context: &Context<'_>, remote: Remote) -> Result<(), P
     let mut part = Part::open(context, &remote).await?;
     loop {
         let resumed = part.resumed;
-        part.receive().await?;
+        if let Err(error) = part.receive().await {
+            if part.done == 0 {
+                part.discard();
+            }
+            return Err(error);
+        }
         match part.verify().await {
             Ok(sha256) => return part.keep(sha256).await,
             // The mistake may lie in the bytes of an earlier run: once more from the start.
@@ -430,7 +435,7 @@ impl<'a> Part<'a> {
         .await
     }
 
-    /// Deletes what is known to be wrong.
+    /// Deletes what is known to be wrong, or empty.
     fn discard(self) {
         drop(self.file);
         let _ = fs::remove_file(sidecar_path(&self.path));

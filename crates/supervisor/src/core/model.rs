@@ -1,6 +1,6 @@
 //! One model: its phase, its worker and its jobs.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use proto::{
@@ -27,7 +27,7 @@ pub(crate) struct Model {
     /// Jobs that wait for the model to become ready and to take them, oldest first.
     pending: VecDeque<Pending>,
     /// Jobs the worker has and has not finished.
-    running: BTreeSet<JobId>,
+    handed: BTreeMap<JobId, Handed>,
     /// Looks that were asked for, with the time each is given up.
     inspections: BTreeMap<RequestId, u64>,
 }
@@ -37,6 +37,15 @@ struct Pending {
     id: JobId,
     job: Job,
     until: u64,
+    /// Workers that were given it and died before they began with it.
+    lost_workers: u32,
+}
+
+#[derive(Debug)]
+struct Handed {
+    /// Kept until the first event: a job that has not begun can go to another worker.
+    job: Option<Job>,
+    lost_workers: u32,
 }
 
 #[derive(Debug)]
@@ -77,6 +86,17 @@ enum Then {
     Crashed(String),
 }
 
+impl Pending {
+    fn new(id: JobId, job: Job, turn: &Turn<'_>) -> Self {
+        Self {
+            id,
+            job,
+            until: turn.now.saturating_add(turn.limits.pending_wait_ms),
+            lost_workers: 0,
+        }
+    }
+}
+
 impl Model {
     pub(crate) fn start(request: RequestId, spec: LoadSpec, turn: &mut Turn<'_>) -> Self {
         let mut model = Self {
@@ -90,7 +110,7 @@ impl Model {
             loads: vec![request],
             unloads: Vec::new(),
             pending: VecDeque::new(),
-            running: BTreeSet::new(),
+            handed: BTreeMap::new(),
             inspections: BTreeMap::new(),
         };
         model.spawn(turn);
@@ -115,6 +135,15 @@ impl Model {
         matches!(self.phase, Phase::Gone)
     }
 
+    pub(crate) fn is_failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed(_))
+    }
+
+    /// Drops a model that failed from the books.
+    pub(crate) fn forget(&mut self) {
+        self.phase = Phase::Gone;
+    }
+
     pub(crate) fn is_ending(&self) -> bool {
         matches!(self.phase, Phase::Ending { .. })
     }
@@ -137,9 +166,8 @@ impl Model {
             Phase::Restarting { at } => Some(at),
             _ => None,
         };
-        // Both waits are one length for all, so the first pending job is due first;
-        // the look asked for first has the smallest id.
-        let pending = self.pending.front().map(|pending| pending.until);
+        let pending = self.pending.iter().map(|pending| pending.until).min();
+        // All looks wait equally long; the one asked for first has the smallest id.
         let inspection = self.inspections.values().next().copied();
         [phase, pending, inspection].into_iter().flatten().min()
     }
@@ -195,7 +223,7 @@ impl Model {
         match &self.phase {
             Phase::Ready { worker, facts } => {
                 let limit = capacity(facts);
-                if self.running.len() >= limit as usize {
+                if self.handed.len() >= limit as usize {
                     let message = format!(
                         "model `{name}` already has {limit} unfinished requests (slots + queue_max)"
                     );
@@ -203,8 +231,7 @@ impl Model {
                     return;
                 }
                 let worker = *worker;
-                self.running.insert(id);
-                turn.send(worker, ToWorker::Submit { id, job });
+                self.hand(worker, Pending::new(id, job, turn), turn);
             }
             Phase::Ending {
                 then: Then::Failed(failure),
@@ -235,15 +262,14 @@ impl Model {
                     turn.fail(id, FailureKind::QueueFull { limit }, message);
                     return;
                 }
-                let until = turn.now.saturating_add(turn.limits.pending_wait_ms);
-                self.pending.push_back(Pending { id, job, until });
+                self.pending.push_back(Pending::new(id, job, turn));
             }
         }
     }
 
     /// Drops a job from the books and tells the worker; whether it was there.
     pub(crate) fn forget_job(&mut self, id: JobId, turn: &mut Turn<'_>) -> bool {
-        if self.running.remove(&id) {
+        if self.handed.remove(&id).is_some() {
             if let Some(worker) = self.worker() {
                 turn.send(worker, ToWorker::Cancel { id });
             }
@@ -289,9 +315,10 @@ impl Model {
             FromWorker::LoadFailed(failure) => self.load_failed(failure, turn),
             FromWorker::Event { id, event } => {
                 let known = if event.is_last() {
-                    self.running.remove(&id)
+                    self.handed.remove(&id).is_some()
                 } else {
-                    self.running.contains(&id)
+                    let handed = self.handed.get_mut(&id);
+                    handed.map(|handed| handed.job = None).is_some()
                 };
                 if known {
                     turn.emit(id, event);
@@ -328,9 +355,15 @@ impl Model {
         let mut cause = exit.cause();
         match std::mem::replace(&mut self.phase, Phase::Gone) {
             Phase::Ending {
-                then: Then::Gone, ..
+                then: Then::Gone,
+                until,
+                ..
             } => {
-                self.lose_jobs(&cause, turn);
+                // Without a time left it was us who ended it.
+                match until {
+                    None => self.cut_off(turn),
+                    Some(_) => self.lose_jobs(&cause, turn),
+                }
                 self.gone(turn);
             }
             Phase::Ending {
@@ -345,6 +378,7 @@ impl Model {
                 ..
             } => {
                 append_log(&mut reason, &exit.log);
+                self.keep_unbegun(turn);
                 self.lose_jobs(&reason, turn);
                 self.crashed(reason, turn);
             }
@@ -353,6 +387,7 @@ impl Model {
                 self.crashed(cause, turn);
             }
             _ => {
+                self.keep_unbegun(turn);
                 self.lose_jobs(&cause, turn);
                 self.crashed(cause, turn);
             }
@@ -429,12 +464,29 @@ impl Model {
         let Phase::Ready { worker, facts } = &self.phase else {
             return;
         };
-        let n_free = (capacity(facts) as usize).saturating_sub(self.running.len());
-        let n_taken = n_free.min(self.pending.len());
-        for Pending { id, job, .. } in self.pending.drain(..n_taken) {
-            self.running.insert(id);
-            turn.send(*worker, ToWorker::Submit { id, job });
+        let worker = *worker;
+        let n_free = (capacity(facts) as usize).saturating_sub(self.handed.len());
+        for _ in 0..n_free {
+            let Some(pending) = self.pending.pop_front() else {
+                return;
+            };
+            self.hand(worker, pending, turn);
         }
+    }
+
+    fn hand(&mut self, worker: WorkerId, pending: Pending, turn: &mut Turn<'_>) {
+        let Pending {
+            id,
+            job,
+            lost_workers,
+            ..
+        } = pending;
+        let handed = Handed {
+            job: Some(job.clone()),
+            lost_workers,
+        };
+        self.handed.insert(id, handed);
+        turn.send(worker, ToWorker::Submit { id, job });
     }
 
     fn load_failed(&mut self, failure: LoadFailure, turn: &mut Turn<'_>) {
@@ -516,14 +568,50 @@ impl Model {
         }
     }
 
+    /// Puts the jobs that a dead worker had not begun in front of those that wait. One
+    /// whose preparation kills workers would do so for ever, so the times are bounded.
+    fn keep_unbegun(&mut self, turn: &Turn<'_>) {
+        let until = turn.now.saturating_add(turn.limits.pending_wait_ms);
+        for (id, handed) in std::mem::take(&mut self.handed).into_iter().rev() {
+            let lost_workers = handed.lost_workers + 1;
+            match handed.job {
+                Some(job) if lost_workers < turn.limits.workers_per_job_max => {
+                    self.pending.push_front(Pending {
+                        id,
+                        job,
+                        until,
+                        lost_workers,
+                    });
+                }
+                job => {
+                    let handed = Handed { job, lost_workers };
+                    self.handed.insert(id, handed);
+                }
+            }
+        }
+    }
+
+    /// Fails the jobs that the worker had.
     fn lose_jobs(&mut self, cause: &str, turn: &mut Turn<'_>) {
         self.answer_inspections(turn);
         let name = &self.spec.name;
-        for id in std::mem::take(&mut self.running) {
+        for id in std::mem::take(&mut self.handed).into_keys() {
             let kind = FailureKind::WorkerLost {
                 cause: cause.to_owned(),
             };
             turn.fail(id, kind, format!("the worker of model `{name}` died"));
+        }
+    }
+
+    /// Fails the jobs that did not end in the time that a drain gives.
+    fn cut_off(&mut self, turn: &mut Turn<'_>) {
+        self.answer_inspections(turn);
+        let message = format!(
+            "model `{}` is being unloaded, and the request did not end within {} ms, the limit",
+            self.spec.name, turn.limits.drain_timeout_ms
+        );
+        for id in std::mem::take(&mut self.handed).into_keys() {
+            turn.fail(id, FailureKind::Draining, &*message);
         }
     }
 
@@ -552,13 +640,17 @@ impl Model {
     }
 
     fn expire_waits(&mut self, turn: &mut Turn<'_>) {
-        while let Some(pending) = self.pending.pop_front_if(|first| first.until <= turn.now) {
-            let message = format!(
-                "waited {} ms for model `{}` to take the request, the limit",
-                turn.limits.pending_wait_ms, self.spec.name
-            );
-            turn.fail(pending.id, FailureKind::ModelUnavailable, message);
-        }
+        let message = format!(
+            "waited {} ms for model `{}` to take the request, the limit",
+            turn.limits.pending_wait_ms, self.spec.name
+        );
+        self.pending.retain(|pending| {
+            let due = pending.until <= turn.now;
+            if due {
+                turn.fail(pending.id, FailureKind::ModelUnavailable, &*message);
+            }
+            !due
+        });
         self.inspections.retain(|request, until| {
             let due = *until <= turn.now;
             if due {

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proto::{Delta, Timings, Usage};
@@ -16,7 +16,9 @@ fn limits() -> Limits {
         backoff_max_ms: 1_000,
         pending_max: 2,
         pending_wait_ms: 10_000,
+        workers_per_job_max: 2,
         inspect_timeout_ms: 500,
+        failed_max: 2,
         exit_grace_ms: 200,
     }
 }
@@ -266,7 +268,8 @@ fn a_model_loads_serves_and_is_drained() {
 #[test]
 fn a_crash_fails_the_running_jobs_and_keeps_the_new_ones_for_the_next_worker() {
     let mut script = Script::ready();
-    script.quietly([submit_to("m", 1), submit_to("m", 2)]);
+    script.quietly([1, 2].map(|id| submit_to("m", id)));
+    script.quietly([1, 2].map(|id| event(1, id, text())));
     let lost = |id| format!("j{id} failed WorkerLost({BOOM}): the worker of model `m` died");
     script.then(exited(1, crash()), &[&lost(1), &lost(2), "m is restarting"]);
     script.then(submit_to("m", 3), &[]);
@@ -278,6 +281,67 @@ fn a_crash_fails_the_running_jobs_and_keeps_the_new_ones_for_the_next_worker() {
     let status = &script.state.statuses(script.now)[0];
     assert_eq!((status.restarts, status.pid), (1, Some(7)));
     assert_eq!(status.last_crash.as_deref(), Some(BOOM));
+}
+
+#[test]
+fn jobs_that_had_not_begun_outlive_their_worker_but_only_so_often() {
+    let mut script = Script::ready();
+    script.state.limits.pending_max = 5;
+    script.quietly([1, 2, 3].map(|id| submit_to("m", id)));
+    script.quietly([event(1, 2, text())]);
+    let lost = |id| format!("j{id} failed WorkerLost({BOOM}): the worker of model `m` died");
+    script.then(exited(1, crash()), &[&lost(2), "m is restarting"]);
+    script.quietly([submit_to("m", 4), submit_to("m", 5)]);
+    script.tick_at_deadline(100, &["spawn 2 for m", "m is starting"]);
+    script.quietly([hello(2)]);
+    // In their old order, before those that came later.
+    script.then(
+        loaded(2),
+        &[
+            "m is ready",
+            "to 2: submit j1",
+            "to 2: submit j3",
+            "to 2: submit j4",
+        ],
+    );
+    script.quietly([event(2, 1, done())]);
+    // A job that two workers have died with may be what kills them.
+    script.then(exited(2, crash()), &[&lost(3), "m is restarting"]);
+    script.tick_at_deadline(300, &["spawn 3 for m", "m is starting"]);
+    script.quietly([hello(3)]);
+    script.then(
+        loaded(3),
+        &["m is ready", "to 3: submit j4", "to 3: submit j5"],
+    );
+}
+
+#[test]
+fn a_kept_job_can_be_cancelled_and_does_not_wait_for_ever() {
+    let mut script = Script::ready();
+    script.quietly([1, 2, 3].map(|id| submit_to("m", id)));
+    script.now = 50;
+    script.then(exited(1, crash()), &["m is restarting"]);
+    script.then(
+        Input::Cancel { id: JobId(2) },
+        &["j2 failed Cancelled: the caller is gone"],
+    );
+    script.tick_at_deadline(150, &["spawn 2 for m", "m is starting"]);
+    script.quietly([hello(2)]);
+    let late = |id| {
+        format!(
+            "j{id} failed ModelUnavailable: waited 10000 ms for model `m` to take the request, \
+             the limit"
+        )
+    };
+    script.tick_at_deadline(10_050, &[&late(1), &late(3)]);
+
+    let mut drained = Script::ready();
+    drained.quietly([submit_to("m", 1), unload(2, "m")]);
+    let lost = format!("j1 failed WorkerLost({BOOM}): the worker of model `m` died");
+    drained.then(
+        exited(1, crash()),
+        &[&lost, "r2 unloaded true", "m is gone"],
+    );
 }
 
 #[test]
@@ -381,6 +445,17 @@ fn a_load_that_fails_is_answered_and_can_be_tried_again() {
     script.quietly([exited(2, clean())]);
     script.then(unload(3, "m"), &["r3 unloaded true", "m is gone"]);
     script.then(unload(4, "m"), &["r4 unloaded false"]);
+}
+
+#[test]
+fn only_the_last_failed_models_are_listed() {
+    let mut script = Script::new();
+    for (worker, name) in [(1, "a"), (2, "b"), (3, "c")] {
+        script.quietly([load(worker, name), exited(worker, crash())]);
+    }
+    let statuses = script.state.statuses(script.now);
+    let names: Vec<_> = statuses.iter().map(|model| &*model.name).collect();
+    assert_eq!(names, ["b", "c"]);
 }
 
 #[test]
@@ -489,8 +564,8 @@ fn a_drain_that_takes_too_long_is_cut_short() {
     script.then(
         exited(1, killed),
         &[
-            "j1 failed WorkerLost(the worker was ended by SIGTERM (asked to end)): the worker of \
-             model `m` died",
+            "j1 failed Draining: model `m` is being unloaded, and the request did not end within \
+             5000 ms, the limit",
             "m is gone",
             "r2 shut down",
         ],
@@ -586,6 +661,10 @@ struct World {
     n_requests: u64,
     answered: BTreeMap<RequestId, u32>,
     last_events: BTreeMap<JobId, u32>,
+    /// Workers that each job was given to.
+    handed: BTreeMap<JobId, u32>,
+    /// Jobs whose caller has seen something of them.
+    begun: BTreeSet<JobId>,
     /// Spawn times of each model.
     spawns: BTreeMap<String, Vec<u64>>,
     loads: BTreeMap<String, usize>,
@@ -603,8 +682,15 @@ impl World {
                 Action::Send { worker, message } => {
                     let stage = self.alive.get_mut(worker).expect("sent to a dead worker");
                     match message {
-                        ToWorker::Submit { .. } => {
+                        ToWorker::Submit { id, .. } => {
                             assert_eq!(*stage, Stage::Open, "a job for a worker not ready");
+                            assert!(!self.begun.contains(id), "{id:?} begins a second time");
+                            let n = self.handed.entry(*id).or_default();
+                            *n += 1;
+                            assert!(
+                                *n <= limits().workers_per_job_max,
+                                "{id:?} goes on for ever"
+                            );
                         }
                         ToWorker::Drain => {
                             assert_eq!(*stage, Stage::Open, "drained before it was ready");
@@ -628,6 +714,7 @@ impl World {
                     let n = self.last_events.entry(*id).or_default();
                     assert_eq!(*n, 0, "an event after the last one of {id:?}");
                     *n += u32::from(event.is_last());
+                    self.begun.insert(*id);
                 }
                 Action::AnswerLoad { request, .. }
                 | Action::AnswerUnload { request, .. }

@@ -252,6 +252,35 @@ async fn a_crash_amid_eight_streams_fails_each_once_and_the_next_job_works() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_queued_job_is_answered_by_the_next_worker() {
+    let fleet = fleet(|mut peer| async move {
+        if peer.incarnation > 1 {
+            return serve(peer).await;
+        }
+        peer.come_up().await;
+        let begun = peer.next_job().await.unwrap();
+        peer.next_job().await;
+        peer.event(begun, text("half an ans")).await;
+        panic!("as if by an abort");
+    });
+    fleet.load(spec("m")).await.unwrap();
+    let begun = fleet.submit("m", job()).await.unwrap();
+    let queued = fleet.submit("m", job()).await.unwrap();
+    let events = all(begun).await;
+    assert!(
+        matches!(
+            &events[1],
+            Event::Failed(JobFailure {
+                kind: FailureKind::WorkerLost { .. },
+                ..
+            })
+        ),
+        "{events:?}"
+    );
+    assert_eq!(all(queued).await, [text("hi"), done()]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_job_dropped_while_it_waits_never_reaches_the_worker() {
     let go_on = Arc::new(Notify::new());
     let gate = Arc::clone(&go_on);
@@ -307,7 +336,7 @@ async fn a_worker_that_does_not_drain_is_killed() {
     assert!(matches!(
         all(stream).await.as_slice(),
         [Event::Failed(JobFailure {
-            kind: FailureKind::WorkerLost { .. },
+            kind: FailureKind::Draining,
             ..
         })]
     ));

@@ -105,6 +105,7 @@ impl Endpoint {
                 FromWorker::LoadProgress { .. } => {}
                 FromWorker::Loaded(facts) => {
                     assert!(facts.template_warnings[0].contains("ChatML is used instead"));
+                    assert!(facts.can_chat && !facts.own_template);
                     return endpoint;
                 }
                 other => panic!("{other:?}"),

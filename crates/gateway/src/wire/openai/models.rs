@@ -97,7 +97,7 @@ impl CodexModel {
             supported_in_api: true,
             visibility: "list",
             priority: 0,
-            supports_parallel_tool_calls: true,
+            supports_parallel_tool_calls: facts.is_none_or(can_call_tools),
         }
     }
 }
@@ -112,16 +112,26 @@ pub(crate) fn facts(model: &ModelStatus) -> Option<&ModelFacts> {
 
 fn capabilities(facts: &ModelFacts) -> Vec<&'static str> {
     let all = [
-        ("chat", facts.can_chat),
+        ("chat", can_chat(facts)),
         ("completion", facts.can_complete),
         ("embedding", facts.can_embed),
-        ("tools", facts.can_chat && !facts.tool_format.is_empty()),
+        ("tools", can_call_tools(facts)),
         ("reasoning", facts.can_reason),
     ];
     all.into_iter()
         .filter(|(_, can)| *can)
         .map(|(name, _)| name)
         .collect()
+}
+
+/// A model without a chat template of its own answers a chat all the same, through
+/// `ChatML`, but it was not trained to.
+fn can_chat(facts: &ModelFacts) -> bool {
+    facts.can_chat && facts.own_template
+}
+
+fn can_call_tools(facts: &ModelFacts) -> bool {
+    can_chat(facts) && !facts.tool_format.is_empty()
 }
 
 /// Changes whenever the same seed may give another answer: other weights, other

@@ -1,6 +1,6 @@
 //! Requests as clients send them. Every field is optional here and checked later,
-//! so that errors can name the field, the value and the limit. Unknown fields are
-//! accepted and ignored.
+//! so that errors can name the field, the value and the limit. What becomes of
+//! unknown fields is said in `names`.
 
 use std::collections::BTreeMap;
 
