@@ -189,6 +189,7 @@ fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
             LoadFailureKind::Resources,
             "; use a smaller context, fewer slots or a smaller KV type",
         ),
+        OpenError::Pooling { .. } => (LoadFailureKind::Artifact, ""),
         OpenError::WarmUp(_) => (LoadFailureKind::Resources, ""),
     };
     failure(kind, format!("{}: {error}{said}{fix}", spec.path.display()))
