@@ -449,13 +449,15 @@ impl Scheduler {
         choice.parked = true;
     }
 
-    /// Lets choices without a sequence share the prompt of one that holds it.
+    /// Lets choices without a sequence share the prompt of one that holds it. Where
+    /// none does, the first of them reads it again, and the others wait for that.
     fn join_choices(&mut self) {
         for at in 0..self.running.len() {
             let job = &self.running[at];
             let len = job.prompt_len;
             let holder = job.choices.iter().find(|choice| choice.n_kv >= len);
             let Some(from) = holder.and_then(|choice| choice.sequence) else {
+                self.read_again(at);
                 continue;
             };
             for choice in 0..self.running[at].choices.len() {
@@ -469,6 +471,21 @@ impl Scheduler {
                 choice.n_kv = if shared { len } else { 0 };
             }
         }
+    }
+
+    /// Starts the first waiting choice of a job of which no choice runs: the one that
+    /// held the prompt has ended, and its state could not be cut back to the prompt.
+    fn read_again(&mut self, at: usize) {
+        let job = &self.running[at];
+        let waiting = job.choices.iter().position(Choice::waits_for_prompt);
+        let Some(choice) = waiting.filter(|_| !job.choices.iter().any(Choice::is_running)) else {
+            return;
+        };
+        let tokens = job.choices[choice].tokens.clone();
+        let (sequence, n_kv) = self.attach(&tokens, job.request.cache_prompt);
+        let choice = &mut self.running[at].choices[choice];
+        choice.sequence = sequence;
+        choice.n_kv = n_kv;
     }
 
     fn release(&mut self, sequence: SequenceId) {

@@ -277,24 +277,28 @@ fn a_full_cache_delays_but_loses_nothing() {
 
 #[test]
 fn choices_that_do_not_fit_together_take_turns() {
-    let shape = Shape {
-        cells: 60,
-        ..FakeDecoder::usual_shape()
-    };
-    let three = Request {
-        n: 3,
-        ..request(1, "twenty characters...", 30)
-    };
-    let tight = alone(shape, &Script::Hash, three);
-    let one = alone(
-        FakeDecoder::usual_shape(),
-        &Script::Hash,
-        request(1, "twenty characters...", 30),
-    );
-    for choice in 0..3 {
-        assert_eq!(tight.texts[&choice], one.texts[&0]);
+    // Where state cannot be cut, the choice that ends leaves no prompt to the others.
+    for can_cut in [true, false] {
+        let shape = Shape {
+            cells: 60,
+            can_cut,
+            ..FakeDecoder::usual_shape()
+        };
+        let three = Request {
+            n: 3,
+            ..request(1, "twenty characters...", 30)
+        };
+        let tight = alone(shape, &Script::Hash, three);
+        let one = alone(
+            FakeDecoder::usual_shape(),
+            &Script::Hash,
+            request(1, "twenty characters...", 30),
+        );
+        for choice in 0..3 {
+            assert_eq!(tight.texts[&choice], one.texts[&0]);
+        }
+        assert_eq!(tight.usage.completion_tokens, 90);
     }
-    assert_eq!(tight.usage.completion_tokens, 90);
 }
 
 #[test]
@@ -484,9 +488,10 @@ proptest! {
         slots in 1_usize..5,
         cells in 90_usize..300,
         speculate in any::<bool>(),
+        can_cut in any::<bool>(),
     ) {
         let prompts = ["", "the common beginning", "the common beginning and more", "another", "another one entirely", "x"];
-        let shape = Shape { cells, sequences: 6, context: 80, ..FakeDecoder::usual_shape() };
+        let shape = Shape { cells, sequences: 6, context: 80, can_cut, ..FakeDecoder::usual_shape() };
         let speculation = speculate.then_some(Speculation { draft_tokens_max: 4, ngram: 1 });
         let make = |key: usize, job: &(usize, u32, u32, bool, u64)| Request {
             n: job.2, speculation, ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)
