@@ -100,6 +100,8 @@ pub struct Scheduler {
     /// After a preemption nothing is admitted until a job ends, or the same job
     /// would come back at once and fill the cache again.
     admission_paused: bool,
+    /// The pass is a prompt's alone, because streams leave it no room.
+    is_prompts_turn: bool,
     rows: Vec<Row>,
     outputs: Vec<Output>,
     totals: Totals,
@@ -135,6 +137,7 @@ impl Scheduler {
             pace: Pace::new(config.pass_target),
             canceller,
             admission_paused: false,
+            is_prompts_turn: false,
             rows: Vec::new(),
             outputs: Vec::new(),
             totals: Totals::default(),

@@ -393,6 +393,54 @@ fn a_long_prompt_does_not_stall_a_running_stream() {
 }
 
 #[test]
+fn a_prompt_is_read_beside_any_number_of_streams() {
+    let shape = Shape {
+        ubatch: 8,
+        sequences: 16,
+        ..FakeDecoder::usual_shape()
+    };
+    // Drafts that always stand take all the rows and logits they can get.
+    for speculation in [
+        None,
+        Some(Speculation {
+            draft_tokens_max: 8,
+            ngram: 1,
+        }),
+    ] {
+        let mut scheduler = scheduler(shape, Script::Cycle(5), 9);
+        for key in 0..8 {
+            let stream = Request {
+                speculation,
+                ..request(key, "abcdeabcde", 400)
+            };
+            scheduler.submit(stream).unwrap();
+        }
+        while scheduler
+            .state()
+            .slots
+            .iter()
+            .any(|slot| slot.generated_tokens == 0)
+        {
+            scheduler.step();
+        }
+        scheduler.submit(request(8, "a newcomer", 1)).unwrap();
+        let mut passes = 0;
+        while scheduler.state().slots.len() == 9 {
+            scheduler.step();
+            passes += 1;
+            assert!(passes < 20, "{:?}", scheduler.state());
+        }
+        assert!(
+            scheduler
+                .state()
+                .slots
+                .iter()
+                .all(|slot| slot.key != JobKey(8))
+        );
+    }
+}
+
+#[test]
 fn cancelling_frees_the_slot_and_keeps_the_prefix() {
     let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
     scheduler
