@@ -182,7 +182,7 @@ impl Scheduler {
                 .decoder
                 .logits(row)
                 .ok_or_else(|| internal("a row has no logits"))?;
-            if choice.sampler.is_greedy() && margin(logits) < NEAR_TIE_LOGITS {
+            if is_near_tie(choice, logits)? {
                 choice.careful = true;
                 break;
             }
@@ -295,6 +295,20 @@ impl Scheduler {
     }
 }
 
+/// Whether the next token is the better of two that are too close to call.
+fn is_near_tie(choice: &mut Choice, logits: &[f32]) -> Result<bool, JobFailure> {
+    if !choice.sampler.is_greedy() || !choice.forced.is_empty() {
+        return Ok(false);
+    }
+    let constrained = choice.is_constrained();
+    let constraint = choice.constraint.as_mut().filter(|_| constrained);
+    let mask = match constraint {
+        Some(constraint) => Some(constraint.mask().map_err(|error| internal(&error))?),
+        None => None,
+    };
+    Ok(choice.sampler.greedy_margin(logits, mask) < NEAR_TIE_LOGITS)
+}
+
 /// The next token of a choice: forced, or sampled under its constraint.
 fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure> {
     let constrained = choice.is_constrained();
@@ -317,21 +331,6 @@ fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure
         constraint.accept(token).map_err(|error| internal(&error))?;
     }
     Ok(token)
-}
-
-/// Difference between the two highest logits.
-fn margin(logits: &[f32]) -> f32 {
-    let mut best = f32::NEG_INFINITY;
-    let mut second = f32::NEG_INFINITY;
-    for logit in logits {
-        if *logit > best {
-            second = best;
-            best = *logit;
-        } else if *logit > second {
-            second = *logit;
-        }
-    }
-    best - second
 }
 
 fn token_logprob(

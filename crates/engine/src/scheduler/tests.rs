@@ -248,6 +248,26 @@ fn speculation_changes_nothing_but_the_number_of_passes() {
 }
 
 #[test]
+fn a_draft_that_a_bias_makes_a_close_race_does_not_stand() {
+    let drafted = |bias| {
+        let mut request = Request {
+            speculation: Some(Speculation {
+                draft_tokens_max: 8,
+                ngram: 2,
+            }),
+            ..request(1, "abcdeabcde", 40)
+        };
+        request.sampling.logit_bias = vec![(TokenId::from(b'z'), bias)];
+        alone(FakeDecoder::usual_shape(), &Script::Cycle(5), request)
+    };
+    // The fake's logits are 10 for the next token and 0 for the others.
+    let (clear, close) = (drafted(5.0), drafted(9.8));
+    assert_eq!(clear.texts, close.texts);
+    assert!(clear.usage.draft_accepted_tokens > 30, "{:?}", clear.usage);
+    assert_eq!(close.usage.draft_accepted_tokens, 0);
+}
+
+#[test]
 fn a_full_cache_delays_but_loses_nothing() {
     let shape = Shape {
         cells: 80,
