@@ -155,24 +155,25 @@ impl Preparer {
         rendered: &Rendered,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Constraint>, JobFailure> {
-        let grammar = self.tool_grammar(job, &job.tools, rendered)?;
-        match (grammar, &job.constraint) {
-            (Some(_), Some(_)) => Err(invalid(
+        let Some(format) = &job.constraint else {
+            return match self.tool_grammar(job, &job.tools, rendered)? {
+                Some(grammar) => self.call_constraint(&grammar, job, rendered, warnings),
+                None => Ok(None),
+            };
+        };
+        if matches!(job.tool_choice, ToolChoice::Required | ToolChoice::Named(_)) {
+            return Err(invalid(
                 "tool_choice",
                 "tool_choice demands a call and response_format demands an answer: ask for one of them"
                     .into(),
-            )),
-            (Some(grammar), None) => self.call_constraint(&grammar, job, rendered, warnings),
-            (None, Some(constraint)) => {
-                if !job.tools.is_empty() {
-                    warnings.push(
-                        "response_format holds for the whole answer, so no tool can be called".into(),
-                    );
-                }
-                Ok(Some(self.compile(constraint, "response_format")?))
-            }
-            (None, None) => Ok(None),
+            ));
         }
+        if !job.tools.is_empty() {
+            warnings.push(
+                "response_format holds for the whole answer, so no tool can be called".into(),
+            );
+        }
+        Ok(Some(self.compile(format, "response_format")?))
     }
 
     fn tool_grammar(
@@ -586,4 +587,68 @@ fn defaults(facts: &ModelFacts) -> Params {
 fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now()) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::fake::FakeVocabulary;
+    use proto::Message;
+
+    use super::*;
+
+    const HERMES: &str = "\
+        {%- for tool in tools %}<tools>{{ tool|tojson }}</tools><tool_call>{% endfor -%}
+        {%- for message in messages -%}
+        {{ message.role }}: {{ message.content }}
+        {%- for call in message.tool_calls %}<tool_call>{{ call|tojson }}</tool_call>{% endfor -%}
+        {%- endfor -%}";
+
+    fn preparer() -> Preparer {
+        let facts = ModelFacts {
+            can_chat: true,
+            can_complete: true,
+            sampling: values(&Params::default()),
+            ..ModelFacts::default()
+        };
+        let loaded = Loaded {
+            decoder: None,
+            vocabulary: Arc::new(FakeVocabulary),
+            embedder: None,
+            facts,
+            template: Some(HERMES.into()),
+        };
+        Preparer::new(&loaded).unwrap()
+    }
+
+    fn chat(tool_choice: ToolChoice) -> Job {
+        Job::Chat(Box::new(ChatJob {
+            messages: vec![Message {
+                content: Some("hi".into()),
+                ..Message::default()
+            }],
+            tools: vec![ToolDefinition {
+                name: "look".into(),
+                strict: Some(true),
+                ..ToolDefinition::default()
+            }],
+            tool_choice,
+            constraint: Some(Wanted::JsonObject),
+            ..ChatJob::default()
+        }))
+    }
+
+    #[test]
+    fn a_format_goes_with_tools_that_may_be_called_but_not_with_one_that_must() {
+        let preparer = preparer();
+        assert_eq!(preparer.facts().tool_format, "hermes");
+        let work = preparer.prepare(JobId(1), chat(ToolChoice::Auto)).unwrap();
+        let Work::Run(prepared) = work else {
+            panic!("{work:?}")
+        };
+        assert!(prepared.request.constraint.is_some());
+        for choice in [ToolChoice::Required, ToolChoice::Named("look".into())] {
+            let failure = preparer.prepare(JobId(2), chat(choice)).unwrap_err();
+            assert_eq!(failure.param.as_deref(), Some("tool_choice"));
+        }
+    }
 }
