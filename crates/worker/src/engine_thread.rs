@@ -280,6 +280,10 @@ impl EngineThread {
     }
 
     fn cancel(&mut self, key: JobKey) {
+        if let Some(scheduler) = &mut self.scheduler {
+            // Of a key that is none of its own it drops the canceller's hint.
+            scheduler.cancel(key);
+        }
         let at = self.texts.iter().position(|texts| texts.key == key);
         if let Some(texts) = at.and_then(|at| self.texts.remove(at)) {
             let message = "The caller went away".to_owned();
@@ -291,8 +295,6 @@ impl EngineThread {
                     param: None,
                 },
             );
-        } else if let Some(scheduler) = &mut self.scheduler {
-            scheduler.cancel(key);
         }
     }
 
@@ -390,4 +392,59 @@ pub(crate) fn unsupported(message: &str) -> JobFailure {
 
 fn saturate(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::fake::{FakeDecoder, FakeEmbedder, FakeVocabulary, Script};
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+
+    fn thread() -> (EngineThread, UnboundedReceiver<FromWorker>) {
+        let (events, outbox) = tokio::sync::mpsc::unbounded_channel();
+        let config = SchedulerConfig {
+            slots: 2,
+            queue_max: 4,
+            pass_target: PASS_TARGET,
+        };
+        let decoder = FakeDecoder::new(FakeDecoder::usual_shape(), Script::Hash);
+        let clock = || Duration::ZERO;
+        let vocabulary = Arc::new(FakeVocabulary);
+        let thread = EngineThread {
+            scheduler: Some(Scheduler::new(Box::new(decoder), vocabulary, config, clock)),
+            embedder: Some(Box::new(FakeEmbedder)),
+            answers: HashMap::new(),
+            events,
+            state: Arc::default(),
+            slots: 2,
+            queue_max: 4,
+            cells: 1024,
+            texts: VecDeque::new(),
+        };
+        (thread, outbox)
+    }
+
+    #[test]
+    fn a_cancelled_embedding_leaves_no_hint_behind() {
+        let (mut thread, mut outbox) = thread();
+        let canceller = thread.scheduler.as_ref().unwrap().canceller();
+        let before = format!("{canceller:?}");
+        for id in [7, 8].map(JobId) {
+            let inputs = vec![vec![97], vec![98]];
+            thread.obey(Command::Embed { id, inputs });
+            canceller.hint(JobKey(id.0));
+            thread.obey(Command::Cancel(id));
+        }
+        assert_eq!(format!("{canceller:?}"), before);
+        for id in [7, 8].map(JobId) {
+            let Some(FromWorker::Event { id: of, event }) = outbox.blocking_recv() else {
+                panic!("no event")
+            };
+            let Event::Failed(failure) = event else {
+                panic!("{event:?}")
+            };
+            assert_eq!((of, failure.kind), (id, FailureKind::Cancelled));
+        }
+    }
 }
