@@ -280,12 +280,13 @@ impl Preparer {
     }
 
     fn completion(&self, id: JobId, job: CompletionJob) -> Result<Work, JobFailure> {
-        let (tokens, text) = match &job.prompt {
-            Prompt::Text(text) => (
-                self.vocabulary.tokenize(text, true, true),
-                Some(text.clone()),
-            ),
-            Prompt::Tokens(tokens) => (tokens.clone(), None),
+        let (tokens, text, n_hidden) = match &job.prompt {
+            Prompt::Text(text) => {
+                let tokens = self.vocabulary.tokenize(text, true, true);
+                let n_hidden = self.n_added_in_front(&tokens, text);
+                (tokens, Some(text.clone()), n_hidden)
+            }
+            Prompt::Tokens(tokens) => (tokens.clone(), None, 0),
         };
         if !job.echo {
             // With echo, 0 asks for the prompt alone, with its log-probabilities.
@@ -301,8 +302,15 @@ impl Preparer {
             .echo
             .then(|| text.unwrap_or_else(|| self.text_of(&request.prompt)));
         let parsers = (0..request.n).map(|_| None).collect();
-        let answer = Answer::new(values(&request.sampling), parsers).with_echo(echo);
+        let answer = Answer::new(values(&request.sampling), parsers).with_echo(echo, n_hidden);
         Ok(Work::Run(Box::new(Prepared { request, answer })))
+    }
+
+    /// Whether the vocabulary put a token (BOS) before those of the text: 1 or 0.
+    fn n_added_in_front(&self, tokens: &[TokenId], text: &str) -> usize {
+        let plain = self.vocabulary.tokenize(text, false, true);
+        let added = tokens != plain && tokens.get(1..).is_some_and(|rest| rest.starts_with(&plain));
+        usize::from(added)
     }
 
     fn embedding(&self, job: EmbeddingJob) -> Result<Work, JobFailure> {
@@ -649,6 +657,15 @@ mod tests {
         for choice in [ToolChoice::Required, ToolChoice::Named("look".into())] {
             let failure = preparer.prepare(JobId(2), chat(choice)).unwrap_err();
             assert_eq!(failure.param.as_deref(), Some("tool_choice"));
+        }
+    }
+
+    #[test]
+    fn an_echo_leaves_out_the_token_that_its_text_does_not_show() {
+        let preparer = preparer();
+        // The fake's tokens are bytes, and 1 stands for a BOS here.
+        for (tokens, n_added) in [(&[97, 98][..], 0), (&[1, 97, 98], 1), (&[98, 97], 0)] {
+            assert_eq!(preparer.n_added_in_front(tokens, "ab"), n_added);
         }
     }
 }

@@ -269,6 +269,15 @@ impl Scheduler {
         let job = &mut self.running[lease.job];
         let choice = &job.choices[lease.choice];
         let n_top = job.request.logprobs.unwrap_or(0);
+        if choice.n_kv == 0 {
+            let (token, bytes) = token_text(&*self.vocabulary, choice.tokens[0]);
+            job.prompt_logprobs = vec![TokenLogprob {
+                token,
+                bytes,
+                logprob: None,
+                top: Vec::new(),
+            }];
+        }
         for at in 0..lease.n_rows {
             let next = choice.n_kv + at + 1;
             if next >= job.prompt_len {
@@ -340,16 +349,12 @@ fn token_logprob(
     n_top: usize,
 ) -> TokenLogprob {
     let found = sampling::logprobs(logits, token, n_top);
-    let text = |token| {
-        let bytes = vocabulary.piece(token, true);
-        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
-    };
-    let (name, bytes) = text(token);
+    let (name, bytes) = token_text(vocabulary, token);
     let top = found
         .top
         .iter()
         .map(|(token, logprob)| {
-            let (token, bytes) = text(*token);
+            let (token, bytes) = token_text(vocabulary, *token);
             TopLogprob {
                 token,
                 bytes,
@@ -360,9 +365,14 @@ fn token_logprob(
     TokenLogprob {
         token: name,
         bytes,
-        logprob: found.logprob,
+        logprob: Some(found.logprob),
         top,
     }
+}
+
+fn token_text(vocabulary: &dyn Vocabulary, token: TokenId) -> (String, Vec<u8>) {
+    let bytes = vocabulary.piece(token, true);
+    (String::from_utf8_lossy(&bytes).into_owned(), bytes)
 }
 
 fn internal(what: &(impl std::fmt::Display + ?Sized)) -> JobFailure {

@@ -523,6 +523,36 @@ fn recurrent_state_is_reused_whole_or_not_at_all() {
 }
 
 #[test]
+fn every_token_of_a_prompt_is_told_and_the_first_has_no_probability() {
+    // Read in one pass, and in several.
+    for ubatch in [64, 4] {
+        let shape = Shape {
+            ubatch,
+            ..FakeDecoder::usual_shape()
+        };
+        let mut scheduler = scheduler(shape, Script::Hash, 1);
+        let echoed = Request {
+            logprobs: Some(1),
+            prompt_logprobs: true,
+            ..request(1, "a prompt", 1)
+        };
+        scheduler.submit(echoed).unwrap();
+        let mut told = Vec::new();
+        while scheduler.has_work() {
+            for output in scheduler.step() {
+                if let Output::Prompt { logprobs, .. } = output {
+                    told.extend(logprobs);
+                }
+            }
+        }
+        let text: String = told.iter().map(|token| token.token.as_str()).collect();
+        assert_eq!(text, "a prompt");
+        let known: Vec<bool> = told.iter().map(|token| token.logprob.is_some()).collect();
+        assert_eq!(known, [false, true, true, true, true, true, true, true]);
+    }
+}
+
+#[test]
 fn a_thought_over_its_budget_is_closed() {
     let shape = FakeDecoder::usual_shape();
     let thought = crate::ThoughtSpec {
