@@ -17,8 +17,8 @@ use proto::{
     ToolDefinition,
 };
 use sampling::{
-    Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar, Params, TokenBytes,
-    TokenKind,
+    BREAKER_BYTES_MAX, Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar,
+    Params, TokenBytes, TokenKind,
 };
 
 use crate::answer::Answer;
@@ -52,6 +52,8 @@ pub(crate) struct Preparer {
     defaults: Params,
     /// Built at the first constrained request: a large vocabulary takes a while.
     constraints: OnceLock<Result<ConstraintFactory, String>>,
+    /// The usual ones, built at the first request with DRY: that reads the vocabulary.
+    usual_breakers: OnceLock<Arc<DryBreakers>>,
 }
 
 impl Preparer {
@@ -73,6 +75,7 @@ impl Preparer {
             facts,
             defaults,
             constraints: OnceLock::new(),
+            usual_breakers: OnceLock::new(),
         })
     }
 
@@ -438,7 +441,7 @@ impl Preparer {
         };
         let params = match params.dry_multiplier > 0.0 {
             true => Params {
-                dry_breakers: self.breakers(asked),
+                dry_breakers: self.breakers(asked)?,
                 ..params
             },
             false => params,
@@ -450,10 +453,24 @@ impl Preparer {
     }
 
     /// Tokens that end a repetition, by the strings asked for or the usual ones.
-    fn breakers(&self, asked: &SamplingOverrides) -> Arc<DryBreakers> {
+    fn breakers(&self, asked: &SamplingOverrides) -> Result<Arc<DryBreakers>, JobFailure> {
         const USUAL: [&str; 4] = ["\n", ":", "\"", "*"];
-        let usual = || USUAL.map(str::to_owned).to_vec();
-        let strings = asked.dry_sequence_breakers.clone().unwrap_or_else(usual);
+        let Some(strings) = &asked.dry_sequence_breakers else {
+            let usual = || self.breakers_of(&USUAL.map(str::to_owned));
+            return Ok(Arc::clone(self.usual_breakers.get_or_init(usual)));
+        };
+        let too_long = |text: &&String| text.len() > BREAKER_BYTES_MAX;
+        if let Some(text) = strings.iter().find(too_long) {
+            let message = format!(
+                "A sequence breaker has {} bytes, the limit is {BREAKER_BYTES_MAX}",
+                text.len()
+            );
+            return Err(invalid("dry_sequence_breakers", message));
+        }
+        Ok(self.breakers_of(strings))
+    }
+
+    fn breakers_of(&self, strings: &[String]) -> Arc<DryBreakers> {
         let ids = 0..TokenId::try_from(self.vocabulary.n_tokens()).unwrap_or(TokenId::MAX);
         let pieces: Vec<Vec<u8>> = ids
             .clone()
@@ -464,7 +481,7 @@ impl Preparer {
             self.vocabulary
                 .tokenize(&String::from_utf8_lossy(bytes), false, false)
         };
-        Arc::new(DryBreakers::from_strings(&strings, pieces, tokenize))
+        Arc::new(DryBreakers::from_strings(strings, pieces, tokenize))
     }
 
     fn compile(&self, wanted: &Wanted, field: &str) -> Result<Constraint, JobFailure> {
@@ -667,5 +684,29 @@ mod tests {
         for (tokens, n_added) in [(&[97, 98][..], 0), (&[1, 97, 98], 1), (&[98, 97], 0)] {
             assert_eq!(preparer.n_added_in_front(tokens, "ab"), n_added);
         }
+    }
+
+    #[test]
+    fn sequence_breakers_are_taken_whole_or_refused() {
+        let preparer = preparer();
+        let breakers = |strings: Option<Vec<String>>| {
+            preparer.breakers(&SamplingOverrides {
+                dry_sequence_breakers: strings,
+                ..SamplingOverrides::default()
+            })
+        };
+        let (one, other) = (breakers(None).unwrap(), breakers(None).unwrap());
+        assert!(Arc::ptr_eq(&one, &other) && !one.is_empty());
+        let whole = "é".repeat(32);
+        let cut = "é".repeat(20);
+        assert_ne!(
+            breakers(Some(vec![whole.clone()])),
+            breakers(Some(vec![cut]))
+        );
+        let failure = breakers(Some(vec![format!("{whole}.")])).unwrap_err();
+        assert_eq!(
+            failure.message,
+            "A sequence breaker has 65 bytes, the limit is 64"
+        );
     }
 }
