@@ -81,7 +81,6 @@ pub struct LlamaEngine {
 pub struct EngineFacts {
     pub model: Model,
     pub context: u32,
-    pub cells: u32,
     pub batch: u32,
     pub ubatch: u32,
     pub sequences: u32,
@@ -121,7 +120,6 @@ impl LlamaEngine {
         let embedder = LlamaEmbedder::new(&model, options, context, purpose);
         let facts = EngineFacts {
             context: decoder.as_ref().map_or(context, |decoder| decoder.limit),
-            cells: report.map_or(0, |report| report.cells),
             batch: report.map_or(options.batch, |report| report.batch),
             ubatch: report.map_or(options.ubatch, |report| report.ubatch),
             sequences: report.map_or(1, |report| report.sequences),

@@ -222,7 +222,6 @@ impl Desk {
         let preparer = Preparer::new(&loaded).map_err(ServeError::Template)?;
         let facts = preparer.facts().clone();
         let engine = EngineHandle::start(Parts {
-            cells: facts.context,
             slots: facts.slots as usize,
             queue_max: facts.queue_max as usize,
             decoder: loaded.decoder,

@@ -58,6 +58,7 @@ pub struct Totals {
     pub draft_accepted_tokens: u64,
     pub prefill: Duration,
     pub decode: Duration,
+    /// Ended, however they did; those that failed or were cancelled are among them.
     pub jobs: u64,
     pub jobs_failed: u64,
     pub jobs_cancelled: u64,
@@ -68,6 +69,8 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotView {
     pub key: JobKey,
+    /// From 0; a job keeps it as long as it runs.
+    pub slot: usize,
     pub prompt_tokens: usize,
     /// Of those, in the KV cache.
     pub prompt_done: usize,
@@ -78,6 +81,8 @@ pub struct SlotView {
 pub struct SchedulerState {
     pub slots: Vec<SlotView>,
     pub queued: usize,
+    /// Tokens the KV cache can hold.
+    pub cells: usize,
     /// Tokens held by running sequences; those shared count more than once.
     pub running_tokens: usize,
     pub cached_tokens: usize,
@@ -159,7 +164,6 @@ impl Scheduler {
         if !self.shape.can_cut {
             request.speculation = None;
         }
-        self.totals.jobs += 1;
         let job = Job::new(request, (self.clock)());
         self.queue.push_back(job);
         // A request that finds a free slot never counts as waiting.
@@ -180,6 +184,7 @@ impl Scheduler {
         } else {
             return;
         }
+        self.totals.jobs += 1;
         self.totals.jobs_cancelled += 1;
         self.outputs.push(Output::Failed {
             key,
@@ -228,6 +233,7 @@ impl Scheduler {
         SchedulerState {
             slots: self.running.iter().map(view).collect(),
             queued: self.queue.len(),
+            cells: self.shape.cells,
             running_tokens: running().map(|choice| choice.n_kv).sum(),
             cached_tokens: self.sequences.cached_tokens(),
             cached_prefixes: self.sequences.n_cached(),
@@ -317,6 +323,10 @@ impl Scheduler {
     fn start(&mut self, mut job: Job) {
         let reuse = job.request.cache_prompt && !job.request.prompt_logprobs;
         let mut n_cached = 0;
+        let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
+        job.slot = (0..self.config.slots)
+            .find(|slot| !taken(slot))
+            .unwrap_or(0);
         // Further choices join once this one holds the prompt again.
         let first = job
             .choices
@@ -530,6 +540,7 @@ impl Scheduler {
             self.release(sequence);
         }
         self.admission_paused = false;
+        self.totals.jobs += 1;
         self.totals.jobs_failed += 1;
         self.outputs.push(Output::Failed {
             key: job.key(),
@@ -574,6 +585,7 @@ impl Scheduler {
     }
 
     fn count(&mut self, job: &Job) {
+        self.totals.jobs += 1;
         self.totals.completion_tokens += u64::from(job.usage.completion_tokens);
         self.totals.draft_tokens += u64::from(job.usage.draft_tokens);
         self.totals.draft_accepted_tokens += u64::from(job.usage.draft_accepted_tokens);
@@ -587,6 +599,7 @@ fn view(job: &Job) -> SlotView {
     let first = &job.choices[0];
     SlotView {
         key: job.key(),
+        slot: job.slot,
         prompt_tokens: job.prompt_len,
         prompt_done: first.n_kv.min(job.prompt_len),
         generated_tokens: job.usage.completion_tokens as usize,

@@ -482,6 +482,28 @@ fn cancelling_frees_the_slot_and_keeps_the_prefix() {
 }
 
 #[test]
+fn a_job_keeps_its_slot_and_counts_once_it_has_ended() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 2);
+    for (key, max_tokens) in [(1, 2), (2, 20), (3, 5)] {
+        scheduler.submit(request(key, "p", max_tokens)).unwrap();
+    }
+    let mut seen = BTreeMap::new();
+    while scheduler.has_work() {
+        for slot in scheduler.state().slots {
+            assert_eq!(*seen.entry(slot.key).or_insert(slot.slot), slot.slot);
+        }
+        scheduler.step();
+        let state = scheduler.state();
+        assert_eq!(
+            state.totals.jobs as usize,
+            3 - state.slots.len() - state.queued
+        );
+    }
+    // The third took the place of the first, beside the second.
+    assert_eq!(Vec::from_iter(seen.into_values()), [0, 1, 0]);
+}
+
+#[test]
 fn a_pass_that_serves_nobody_is_aborted() {
     let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 2);
     scheduler.submit(request(1, &"x".repeat(60), 4)).unwrap();
