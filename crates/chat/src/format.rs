@@ -128,14 +128,8 @@ impl ToolFormat {
         }
     }
 
-    /// The format of that [`name`](Self::name).
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        FORMATS.into_iter().find(|format| format.name() == name)
-    }
-
-    /// All formats, for lists of choices.
-    pub fn all() -> impl Iterator<Item = Self> {
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
         FORMATS.into_iter()
     }
 
@@ -240,11 +234,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_go_both_ways() {
+    fn names_are_distinct() {
         for format in ToolFormat::all() {
-            assert_eq!(ToolFormat::by_name(format.name()), Some(format));
+            let same = ToolFormat::all().filter(|other| other.name() == format.name());
+            assert_eq!(same.count(), 1, "{format:?}");
         }
-        assert_eq!(ToolFormat::by_name("x"), None);
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //! the whole grammar falls back to the generic form, which the parser of every format
 //! reads, too.
 //!
-//! Keywords llguidance does not know are ignored rather than refused, and separators
+//! A schema with a keyword that no grammar can express is refused when the grammar is
+//! compiled, not here; the caller may then ask again with weaker schemas. Separators
 //! are fixed, because a grammar that allows white space everywhere lets a model write
 //! white space for ever.
 

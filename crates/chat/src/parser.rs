@@ -58,7 +58,6 @@ pub struct OutputParser {
     space: String,
     place: TextPlace,
     thought_begun: bool,
-    reasoning_chars: usize,
     n_calls: u32,
     n_unfinished: u32,
     n_rescanned: usize,
@@ -129,7 +128,6 @@ impl OutputParser {
             space: String::new(),
             place: TextPlace::Start,
             thought_begun: false,
-            reasoning_chars: 0,
             n_calls: 0,
             n_unfinished: 0,
             n_rescanned: 0,
@@ -181,22 +179,6 @@ impl OutputParser {
     #[must_use]
     pub fn unfinished_calls(&self) -> u32 {
         self.n_unfinished
-    }
-
-    /// Whether the next text belongs to a thought.
-    #[must_use]
-    pub fn in_reasoning(&self) -> bool {
-        match &self.mode {
-            Mode::Reasoning => true,
-            Mode::Call(call) => call.in_thought && call.n_started == 0,
-            Mode::Text => false,
-        }
-    }
-
-    /// Characters of reasoning given out so far.
-    #[must_use]
-    pub fn reasoning_chars(&self) -> usize {
-        self.reasoning_chars
     }
 
     fn drain(&mut self) {
@@ -447,7 +429,6 @@ impl OutputParser {
             self.thought_begun = true;
         }
         text.push(c);
-        self.reasoning_chars += text.chars().count();
         self.emit(Delta::Reasoning { text });
     }
 

@@ -56,12 +56,6 @@ impl ReasoningTags {
         })
     }
 
-    /// The family of that name.
-    #[must_use]
-    pub fn by_name(name: &str) -> Option<Self> {
-        REASONING_TAGS.into_iter().find(|tags| tags.name == name)
-    }
-
     /// Whether `prompt` ends with an opening tag that the model's answer continues.
     #[must_use]
     pub fn left_open_by(&self, prompt: &str) -> bool {
@@ -93,7 +87,6 @@ mod tests {
         assert_eq!(seed.name, "seed");
         assert!(seed.left_open_by("<bos>assistant\n<seed:think>\n"));
         assert!(!seed.left_open_by("<seed:think></seed:think>"));
-        assert_eq!(ReasoningTags::by_name("mistral").unwrap().open, "[THINK]");
         assert_eq!(
             end_of_reasoning(&ReasoningTags::default()),
             "\n</think>\n\n"

@@ -1,9 +1,11 @@
 //! Chat templates: from messages and tools to the prompt a model was trained on.
 //!
 //! A template comes out of a model file, so it is treated as untrusted input: its
-//! size, its running time, its depth and its output are limited. What it can do is
+//! size, its running time, its depth and its output are limited. Its memory is not:
+//! the template engine has no such limit, and a text that is put behind itself forty
+//! times ends the process for want of memory. That is the worker's process only. What it can do is
 //! not declared anywhere, so [`Template::compile`] finds out by rendering small
-//! probe conversations and looking at what came out ([`Features`]). Messages it
+//! probe conversations and looking at what came out (`Features`). Messages it
 //! cannot take are rewritten, and every rewriting is told in [`Rendered::warnings`].
 
 mod adapt;
@@ -23,7 +25,7 @@ use crate::format::ToolFormat;
 use crate::reasoning::ReasoningTags;
 pub use environment::{FUEL_MAX, RECURSION_MAX};
 use environment::{Raised, TEMPLATE_NAME, environment, strftime, to_template_value};
-pub use probe::Features;
+use probe::Features;
 
 /// Most bytes a template's source may have. The largest published ones are near 30 KiB.
 pub const SOURCE_BYTES_MAX: usize = 512 << 10;
@@ -98,7 +100,6 @@ pub struct Template {
     features: Features,
     tool_format: ToolFormat,
     reasoning: Option<ReasoningTags>,
-    is_fallback: bool,
 }
 
 impl fmt::Debug for Template {
@@ -134,7 +135,6 @@ impl Template {
             features: Features::default(),
             tool_format: ToolFormat::Generic,
             reasoning: ReasoningTags::detect(source),
-            is_fallback: false,
         };
         template.features = probe::features(&template, source)?;
         if template.features.supports_tools {
@@ -148,16 +148,7 @@ impl Template {
     /// # Errors
     /// None in practice; the source is compiled like any other.
     pub fn fallback(tokens: TemplateTokens) -> Result<Self, TemplateError> {
-        let template = Self::compile(CHATML, tokens)?;
-        Ok(Self {
-            is_fallback: true,
-            ..template
-        })
-    }
-
-    #[must_use]
-    pub fn features(&self) -> &Features {
-        &self.features
+        Self::compile(CHATML, tokens)
     }
 
     /// How the model writes tool calls. `Generic` where the template knows no tools:
@@ -171,11 +162,6 @@ impl Template {
     #[must_use]
     pub fn reasoning_tags(&self) -> Option<ReasoningTags> {
         self.reasoning
-    }
-
-    #[must_use]
-    pub fn is_fallback(&self) -> bool {
-        self.is_fallback
     }
 
     /// Renders the prompt, adapting messages the template cannot take.

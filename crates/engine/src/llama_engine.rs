@@ -57,6 +57,12 @@ pub enum OpenError {
     ContextSetting { given: u32, max: u32 },
     #[error("batch is {batch}, it must be at least {sequences}: one token of each sequence")]
     BatchTooSmall { batch: u32, sequences: u32 },
+    /// Neither text nor vectors come out of it.
+    #[error(
+        "the model's pooling_type is {pooling_type}; 0 to 3 can be served, and 4 is a reranker, \
+         which scores texts and neither answers nor embeds"
+    )]
+    Pooling { pooling_type: String },
     #[error("a first pass through the model failed: {0}")]
     WarmUp(llama::DecodeError),
 }
@@ -75,7 +81,6 @@ pub struct LlamaEngine {
 pub struct EngineFacts {
     pub model: Model,
     pub context: u32,
-    pub cells: u32,
     pub batch: u32,
     pub ubatch: u32,
     pub sequences: u32,
@@ -106,15 +111,15 @@ impl LlamaEngine {
             progress,
         )?;
         let context = choose_context(options, &model)?;
-        let decoder = match model.has_decoder() && !is_embedding_model(&model) {
-            true => Some(LlamaDecoder::open(options, &model, context)?),
-            false => None,
+        let purpose = purpose(&model)?;
+        let decoder = match purpose {
+            Purpose::Generate => Some(LlamaDecoder::open(options, &model, context)?),
+            Purpose::Embed(_) => None,
         };
         let report = decoder.as_ref().map(|decoder| decoder.context.report());
-        let embedder = LlamaEmbedder::new(&model, options, context);
+        let embedder = LlamaEmbedder::new(&model, options, context, purpose);
         let facts = EngineFacts {
             context: decoder.as_ref().map_or(context, |decoder| decoder.limit),
-            cells: report.map_or(0, |report| report.cells),
             batch: report.map_or(options.batch, |report| report.batch),
             ubatch: report.map_or(options.ubatch, |report| report.ubatch),
             sequences: report.map_or(1, |report| report.sequences),
@@ -146,12 +151,28 @@ fn choose_context(options: &OpenOptions, model: &Model) -> Result<u32, OpenError
     Ok(given)
 }
 
-/// Encoders, and decoders trained to give vectors.
-fn is_embedding_model(model: &Model) -> bool {
+/// What a model was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Text. It embeds, too, with the mean over its tokens.
+    Generate,
+    Embed(Pooling),
+}
+
+fn purpose(model: &Model) -> Result<Purpose, OpenError> {
     let architecture = model.meta("general.architecture").unwrap_or_default();
-    let pooling = model.meta(&format!("{architecture}.pooling_type"));
-    // 0 is "none", which chat models may state.
-    pooling.is_some_and(|pooling| pooling != "0") || !model.has_decoder()
+    let meta = |key: &str| model.meta(&format!("{architecture}.{key}"));
+    // Tokens that see those after them cannot be generated one after another.
+    let is_encoder = !model.has_decoder() || meta("attention.causal").as_deref() == Some("false");
+    // llama.cpp's numbers: none, mean, cls, last.
+    match meta("pooling_type").as_deref() {
+        Some("1" | "2" | "3") => Ok(Purpose::Embed(Pooling::Model)),
+        None | Some("0") if is_encoder => Ok(Purpose::Embed(Pooling::Mean)),
+        None | Some("0") => Ok(Purpose::Generate),
+        Some(other) => Err(OpenError::Pooling {
+            pooling_type: other.to_owned(),
+        }),
+    }
 }
 
 fn base_params(options: &OpenOptions) -> ContextParams {
@@ -361,17 +382,14 @@ impl Vocabulary for LlamaVocabulary {
 pub struct LlamaEmbedder {
     model: Model,
     params: ContextParams,
-    pooled_by_model: bool,
     context: Option<Context>,
 }
 
 impl LlamaEmbedder {
-    fn new(model: &Model, options: &OpenOptions, context: u32) -> Self {
-        let pooled_by_model = is_embedding_model(model);
-        let tokens = if pooled_by_model {
-            context
-        } else {
-            context.min(EMBED_TOKENS_MAX)
+    fn new(model: &Model, options: &OpenOptions, context: u32, purpose: Purpose) -> Self {
+        let (pooling, tokens) = match purpose {
+            Purpose::Embed(pooling) => (pooling, context),
+            Purpose::Generate => (Pooling::Mean, context.min(EMBED_TOKENS_MAX)),
         };
         let params = ContextParams {
             cells: tokens,
@@ -382,25 +400,14 @@ impl LlamaEmbedder {
             outputs: tokens,
             type_k: CacheType::F16,
             type_v: CacheType::F16,
-            embeddings: Some(if pooled_by_model {
-                Pooling::Model
-            } else {
-                Pooling::Mean
-            }),
+            embeddings: Some(pooling),
             ..base_params(options)
         };
         Self {
             model: model.clone(),
             params,
-            pooled_by_model,
             context: None,
         }
-    }
-
-    /// The GGUF states how its vectors are pooled; otherwise it is the mean.
-    #[must_use]
-    pub fn pooled_by_model(&self) -> bool {
-        self.pooled_by_model
     }
 }
 

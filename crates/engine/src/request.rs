@@ -88,7 +88,7 @@ pub enum Output {
         done: u32,
         total: u32,
     },
-    /// Log-probabilities of the prompt's tokens from the second on.
+    /// Log-probabilities of the prompt's tokens; the first has none.
     Prompt {
         key: JobKey,
         logprobs: Vec<TokenLogprob>,

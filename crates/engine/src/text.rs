@@ -186,7 +186,7 @@ mod tests {
         let token = |text: &str| TokenLogprob {
             token: text.to_owned(),
             bytes: text.as_bytes().to_vec(),
-            logprob: -1.0,
+            logprob: Some(-1.0),
             top: Vec::new(),
         };
         let mut stream = TextStream::new(&["stop".to_owned()]);

@@ -27,7 +27,7 @@ pub const TOP_LOGPROBS_MAX: i64 = 20;
 /// Inputs of one embedding request.
 pub const EMBEDDING_INPUTS_MAX: usize = 2048;
 /// Bytes of a grammar, a regular expression or a schema.
-pub const GRAMMAR_BYTES_MAX: usize = 512 << 10;
+pub const GRAMMAR_BYTES_MAX: usize = 256 << 10;
 /// Sequence breakers of the DRY sampler.
 pub const DRY_BREAKERS_MAX: usize = 16;
 /// Bytes of one sequence breaker.

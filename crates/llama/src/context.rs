@@ -220,11 +220,18 @@ impl Context {
         }
     }
 
-    /// The pooled embedding of a sequence of the last batch.
+    /// The pooled embedding of a sequence of the last batch; `None` also where the
+    /// context ranks texts instead.
     #[must_use]
     pub fn embedding(&self, sequence: i32) -> Option<&[f32]> {
-        // SAFETY: null if there is none, else `n_embd` floats that stay until the
-        // next `decode`, which needs `&mut self`.
+        // SAFETY: the context is live; this only reads.
+        let pooling = unsafe { sys::llama_pooling_type(self.context.as_ptr()) };
+        if pooling == sys::LLAMA_POOLING_TYPE_RANK {
+            // There are `n_cls_out` floats then, often just one.
+            return None;
+        }
+        // SAFETY: null if there is none, else `n_embd` floats, as the context does not
+        // rank, that stay until the next `decode`, which needs `&mut self`.
         unsafe {
             let pointer = sys::llama_get_embeddings_seq(self.context.as_ptr(), sequence);
             (!pointer.is_null())

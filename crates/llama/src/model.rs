@@ -242,13 +242,6 @@ impl Model {
         token(unsafe { sys::llama_vocab_eos(self.vocab()) })
     }
 
-    /// Whether prompts begin with BOS.
-    #[must_use]
-    pub fn adds_bos(&self) -> bool {
-        // SAFETY: the vocabulary is live.
-        unsafe { sys::llama_vocab_get_add_bos(self.vocab()) }
-    }
-
     /// Whether `token` ends a generation.
     #[must_use]
     pub fn is_end_of_generation(&self, token: Token) -> bool {

@@ -27,7 +27,9 @@ pub enum ToWorker {
     Inspect {
         ticket: u64,
     },
-    /// Take no new jobs, finish the running ones, answer `Drained`, exit.
+    /// Take no new jobs, finish those the engine has and answer `Drained`; requests that
+    /// are still being prepared fail with `Draining`. The endpoint closes the connection
+    /// then, which ends the worker.
     Drain,
 }
 

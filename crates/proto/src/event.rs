@@ -116,8 +116,9 @@ pub enum FinishReason {
 pub struct TokenLogprob {
     pub token: String,
     pub bytes: Vec<u8>,
-    /// Natural logarithm of the probability before any sampling filter.
-    pub logprob: f32,
+    /// Natural logarithm of the probability before any sampling filter; `None` for the
+    /// first token of a prompt, which follows nothing.
+    pub logprob: Option<f32>,
     pub top: Vec<TopLogprob>,
 }
 

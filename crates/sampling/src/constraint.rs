@@ -292,23 +292,6 @@ impl Constraint {
         self.has_ended || self.matcher.is_stopped()
     }
 
-    /// How many of the drafted tokens, from the first, would be accepted one after
-    /// another. Stops before an end-of-generation token. The state does not change.
-    pub fn validate_draft(&mut self, tokens: &[TokenId]) -> usize {
-        if self.is_stopped() {
-            return 0;
-        }
-        let ids: Vec<u32> = tokens
-            .iter()
-            .take_while(|token| {
-                !self.vocabulary.is_end(**token) && self.vocabulary.is_usable(**token)
-            })
-            .filter_map(|token| u32::try_from(*token).ok())
-            .collect();
-        // An error means the engine is spent; `mask` and `accept` report it.
-        self.matcher.validate_tokens(&ids).unwrap_or(0)
-    }
-
     /// An independent copy, for another choice that shares the beginning.
     #[must_use]
     pub fn fork(&self) -> Self {

@@ -9,10 +9,8 @@ use std::collections::HashMap;
 
 use crate::{Params, TokenId};
 
-/// Longer breakers are cut to this many bytes.
-pub const BREAKER_BYTES_MAX: usize = 40;
-/// Most tokens of a breaker after its first.
-pub const BREAKER_TAIL_TOKENS_MAX: usize = 20;
+/// Longest breaker, in bytes; the caller refuses longer ones.
+pub const BREAKER_BYTES_MAX: usize = 64;
 
 /// The penalty is cut here, so that a logit stays finite.
 const PENALTY_MAX: f64 = 1e30;
@@ -48,7 +46,7 @@ impl DryBreakers {
     ) -> Self {
         let mut breakers = Self::default();
         for string in strings.iter().filter(|s| !s.is_empty()) {
-            let text = &string.as_bytes()[..string.len().min(BREAKER_BYTES_MAX)];
+            let text = string.as_bytes();
             for (token, piece) in pieces.clone() {
                 if piece.windows(text.len()).any(|window| window == text) {
                     breakers.insert(token, Vec::new());
@@ -56,9 +54,7 @@ impl DryBreakers {
                 }
                 for overlap in 1..text.len().min(piece.len() + 1) {
                     if piece.ends_with(&text[..overlap]) {
-                        let mut tail = tokenize(&text[overlap..]);
-                        tail.truncate(BREAKER_TAIL_TOKENS_MAX);
-                        breakers.insert(token, tail);
+                        breakers.insert(token, tokenize(&text[overlap..]));
                     }
                 }
             }
@@ -71,8 +67,7 @@ impl DryBreakers {
         self.tails.is_empty()
     }
 
-    fn insert(&mut self, head: TokenId, mut tail: Vec<TokenId>) {
-        tail.truncate(BREAKER_TAIL_TOKENS_MAX);
+    fn insert(&mut self, head: TokenId, tail: Vec<TokenId>) {
         let tails = self.tails.entry(head).or_default();
         if !tails.contains(&tail) {
             tails.push(tail);

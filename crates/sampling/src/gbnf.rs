@@ -11,7 +11,7 @@ mod parse;
 
 use thiserror::Error;
 
-/// Deepest nesting of parentheses.
+/// Deepest nesting of parentheses and of repetitions of repetitions.
 pub const NESTING_MAX: usize = 64;
 /// Largest count in `{m,n}`, as in llama.cpp.
 pub const REPETITIONS_MAX: u32 = 2_000;

@@ -33,7 +33,7 @@ pub use constraint::{
     GRAMMAR_BYTES_MAX, GRAMMAR_SYMBOLS_MAX, Grammar, LEXER_STATES_MAX, PARSER_ITEMS_MAX,
     REGEX_BYTES_MAX, STEP_FUEL_MAX, STEP_ITEMS_MAX, StepError,
 };
-pub use dry::{BREAKER_BYTES_MAX, BREAKER_TAIL_TOKENS_MAX, DryBreakers};
+pub use dry::{BREAKER_BYTES_MAX, DryBreakers};
 pub use gbnf::{GbnfError, NESTING_MAX, REPETITIONS_MAX, to_lark as gbnf_to_lark};
 pub use logprobs::{LOGPROB_FLOOR, TokenLogprobs, logprobs};
 pub use mask::TokenMask;

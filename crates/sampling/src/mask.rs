@@ -43,12 +43,6 @@ impl TokenMask {
         }
     }
 
-    pub fn forbid(&mut self, token: TokenId) {
-        if let Some((word, bit)) = self.position(token) {
-            self.words[word] &= !bit;
-        }
-    }
-
     #[must_use]
     pub fn is_allowed(&self, token: TokenId) -> bool {
         self.position(token)
@@ -124,8 +118,7 @@ mod tests {
         assert!(!mask.is_allowed(35) && !mask.is_allowed(-1));
         mask.allow(40);
         mask.allow(-3);
-        mask.forbid(34);
-        assert_eq!(mask.count(), 34);
+        assert_eq!(mask.count(), 35);
         mask.copy_from_words(&[u32::MAX, u32::MAX, u32::MAX]);
         assert_eq!(mask, TokenMask::all(35));
         mask.copy_from_words(&[0b101]);

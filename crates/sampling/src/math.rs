@@ -54,6 +54,20 @@ pub(crate) fn max(logits: &[f32]) -> f32 {
     tail.iter().fold(over_lanes, best)
 }
 
+/// Difference between the two largest logits.
+pub(crate) fn margin(logits: &[f32]) -> f32 {
+    let (mut best, mut second) = (f32::NEG_INFINITY, f32::NEG_INFINITY);
+    for &x in logits {
+        if x > best {
+            second = best;
+            best = x;
+        } else if x > second {
+            second = x;
+        }
+    }
+    best - second
+}
+
 /// The sum of e^(x - max) over the row.
 pub(crate) fn sum_exp(logits: &[f32], max: f32) -> f64 {
     let mut total = 0.0;

@@ -87,17 +87,17 @@ pub struct ParamError {
 impl Params {
     /// Checks every value; `n_vocab` bounds the token ids. NaN and infinities are refused.
     pub fn validate(&self, n_vocab: usize) -> Result<(), ParamError> {
-        // Upper bounds that llama.cpp does not set are where the result no longer changes.
+        // The endpoint's ranges, which are OpenAI's where OpenAI has the value.
         let ranges: [(&'static str, f32, f32, f32); 9] = [
-            ("temperature", self.temperature, 0.0, 10.0),
+            ("temperature", self.temperature, 0.0, 2.0),
             ("top_p", self.top_p, 0.0, 1.0),
             ("min_p", self.min_p, 0.0, 1.0),
             ("typical_p", self.typical_p, 0.0, 1.0),
             ("repeat_penalty", self.repeat_penalty, 0.01, 10.0),
             ("presence_penalty", self.presence_penalty, -2.0, 2.0),
             ("frequency_penalty", self.frequency_penalty, -2.0, 2.0),
-            ("dry_multiplier", self.dry_multiplier, 0.0, 100.0),
-            ("dry_base", self.dry_base, 1.0, 100.0),
+            ("dry_multiplier", self.dry_multiplier, 0.0, 10.0),
+            ("dry_base", self.dry_base, 1.0, 10.0),
         ];
         for (field, value, low, high) in ranges {
             in_range(field, value, low, high)?;
@@ -175,15 +175,15 @@ mod tests {
         let table: [(Set, &str); 16] = [
             (
                 |p| p.temperature = -0.1,
-                "`temperature` is -0.1; allowed is 0 to 10",
+                "`temperature` is -0.1; allowed is 0 to 2",
             ),
             (
                 |p| p.temperature = f32::NAN,
-                "`temperature` is NaN; allowed is 0 to 10",
+                "`temperature` is NaN; allowed is 0 to 2",
             ),
             (
                 |p| p.temperature = f32::INFINITY,
-                "`temperature` is inf; allowed is 0 to 10",
+                "`temperature` is inf; allowed is 0 to 2",
             ),
             (|p| p.top_p = 1.5, "`top_p` is 1.5; allowed is 0 to 1"),
             (|p| p.min_p = -1.0, "`min_p` is -1; allowed is 0 to 1"),
@@ -202,11 +202,11 @@ mod tests {
             ),
             (
                 |p| p.dry_multiplier = -1.0,
-                "`dry_multiplier` is -1; allowed is 0 to 100",
+                "`dry_multiplier` is -1; allowed is 0 to 10",
             ),
             (
                 |p| p.dry_base = 0.5,
-                "`dry_base` is 0.5; allowed is 1 to 100",
+                "`dry_base` is 0.5; allowed is 1 to 10",
             ),
             (
                 |p| p.repeat_last_n = -2,

@@ -112,6 +112,17 @@ impl Sampler {
         self.draw().ok_or(no_candidate)
     }
 
+    /// How far the token that greedy sampling takes is ahead of the next best: both
+    /// after bias, penalties and mask. Infinite where there is no next best.
+    pub fn greedy_margin(&mut self, logits: &[f32], mask: Option<&TokenMask>) -> f32 {
+        if self.changes_row(mask) {
+            self.change_row(logits, mask);
+            math::margin(&self.row)
+        } else {
+            math::margin(logits)
+        }
+    }
+
     fn changes_row(&self, mask: Option<&TokenMask>) -> bool {
         mask.is_some()
             || !self.params.logit_bias.is_empty()

@@ -12,6 +12,8 @@ pub(crate) struct Answer {
     choices: Vec<ChoiceAnswer>,
     /// Text to repeat in front of each choice.
     echo: Option<String>,
+    /// Tokens of the prompt that its text does not show: a BOS that was added.
+    n_hidden: usize,
     /// Stop strings that the format needs, not the caller: not reported as theirs.
     own_stops: Vec<String>,
 }
@@ -39,6 +41,7 @@ impl Answer {
             warnings: Vec::new(),
             choices,
             echo: None,
+            n_hidden: 0,
             own_stops: Vec::new(),
         }
     }
@@ -47,8 +50,13 @@ impl Answer {
         Self { warnings, ..self }
     }
 
-    pub(crate) fn with_echo(self, echo: Option<String>) -> Self {
-        Self { echo, ..self }
+    /// `n_hidden`: tokens in front of the prompt that are not part of its text.
+    pub(crate) fn with_echo(self, echo: Option<String>, n_hidden: usize) -> Self {
+        Self {
+            echo,
+            n_hidden,
+            ..self
+        }
     }
 
     pub(crate) fn with_own_stops(self, own_stops: Vec<String>) -> Self {
@@ -96,16 +104,9 @@ impl Answer {
 
     fn prompt(&mut self, logprobs: &[TokenLogprob]) -> Vec<Event> {
         // The echoed text went out with `Started`; these belong to it.
-        let count = self.choices.len();
-        (0..count)
-            .map(|choice| Event::Delta {
-                choice: index(choice),
-                delta: Delta::Text {
-                    text: String::new(),
-                },
-                logprobs: logprobs.to_vec(),
-            })
-            .collect()
+        let shown = logprobs.get(self.n_hidden..).unwrap_or_default();
+        let text = String::new();
+        self.to_all(&Delta::Text { text }, shown)
     }
 
     fn to_all(&self, delta: &Delta, logprobs: &[TokenLogprob]) -> Vec<Event> {

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::{
-    Canceller, Decoder, Embedder, JobKey, Scheduler, SchedulerConfig, TokenId, Vocabulary,
+    Canceller, Decoder, Embedder, JobKey, Scheduler, SchedulerConfig, SchedulerState, TokenId,
+    Vocabulary,
 };
 use proto::{
     Event, FailureKind, FromWorker, JobFailure, JobId, KvUse, SlotPhase, SlotState, WorkerState,
@@ -49,7 +50,6 @@ pub(crate) struct Parts {
     pub(crate) embedder: Option<Box<dyn Embedder>>,
     pub(crate) slots: usize,
     pub(crate) queue_max: usize,
-    pub(crate) cells: u32,
     pub(crate) events: UnboundedSender<FromWorker>,
 }
 
@@ -78,8 +78,8 @@ impl EngineHandle {
             state: Arc::clone(&state),
             slots: parts.slots,
             queue_max: parts.queue_max,
-            cells: parts.cells,
             texts: VecDeque::new(),
+            embedded: Embedded::default(),
         };
         thread.publish();
         std::thread::Builder::new()
@@ -124,9 +124,19 @@ struct EngineThread {
     state: Arc<Mutex<WorkerState>>,
     slots: usize,
     queue_max: usize,
-    cells: u32,
     /// Texts to embed; their requests take turns, one text each.
     texts: VecDeque<Texts>,
+    embedded: Embedded,
+}
+
+/// Counters of embedding requests since the start.
+#[derive(Debug, Default)]
+struct Embedded {
+    jobs: u64,
+    failed: u64,
+    cancelled: u64,
+    tokens: u64,
+    took: Duration,
 }
 
 /// An embedding request in progress.
@@ -251,9 +261,18 @@ impl EngineThread {
         let Some(embedder) = &mut self.embedder else {
             return;
         };
-        match embedder.embed(&texts.inputs[texts.vectors.len()]) {
-            Ok(vector) => texts.vectors.push(vector),
+        let input = &texts.inputs[texts.vectors.len()];
+        let started = Instant::now();
+        let result = embedder.embed(input);
+        self.embedded.took += started.elapsed();
+        match result {
+            Ok(vector) => {
+                self.embedded.tokens += input.len() as u64;
+                texts.vectors.push(vector);
+            }
             Err(error) => {
+                self.embedded.jobs += 1;
+                self.embedded.failed += 1;
                 let kind = FailureKind::Internal;
                 let message = error.to_string();
                 return self.fail(
@@ -269,6 +288,7 @@ impl EngineThread {
         if texts.vectors.len() < texts.inputs.len() {
             return self.texts.push_back(texts);
         }
+        self.embedded.jobs += 1;
         let prompt_tokens = saturate(texts.inputs.iter().map(Vec::len).sum());
         self.emit(
             texts.key,
@@ -280,8 +300,14 @@ impl EngineThread {
     }
 
     fn cancel(&mut self, key: JobKey) {
+        if let Some(scheduler) = &mut self.scheduler {
+            // Of a key that is none of its own it drops the canceller's hint.
+            scheduler.cancel(key);
+        }
         let at = self.texts.iter().position(|texts| texts.key == key);
         if let Some(texts) = at.and_then(|at| self.texts.remove(at)) {
+            self.embedded.jobs += 1;
+            self.embedded.cancelled += 1;
             let message = "The caller went away".to_owned();
             self.fail(
                 texts.key,
@@ -291,17 +317,12 @@ impl EngineThread {
                     param: None,
                 },
             );
-        } else if let Some(scheduler) = &mut self.scheduler {
-            scheduler.cancel(key);
         }
     }
 
     fn step(&mut self) {
-        let Some(scheduler) = &mut self.scheduler else {
-            return;
-        };
-        let outputs = scheduler.step();
-        for output in outputs {
+        let outputs = self.scheduler.as_mut().map(Scheduler::step);
+        for output in outputs.into_iter().flatten() {
             let key = output.key();
             let Some(answer) = self.answers.get_mut(&key) else {
                 continue;
@@ -334,14 +355,32 @@ impl EngineThread {
     }
 
     fn look(&self) -> WorkerState {
-        let Some(scheduler) = &self.scheduler else {
-            return WorkerState::default();
-        };
-        let seen = scheduler.state();
+        let mut state = WorkerState::default();
+        if let Some(scheduler) = &self.scheduler {
+            self.look_at_scheduler(&scheduler.state(), &mut state);
+        }
+        let Embedded {
+            jobs,
+            failed,
+            cancelled,
+            tokens,
+            took,
+        } = self.embedded;
+        // The first of them has its turn, the others wait.
+        state.queued += saturate(self.texts.len().saturating_sub(1));
+        state.prompt_tokens_total += tokens;
+        state.prefill_seconds_total += took.as_secs_f64();
+        state.jobs_total += jobs;
+        state.jobs_failed_total += failed;
+        state.jobs_cancelled_total += cancelled;
+        state
+    }
+
+    fn look_at_scheduler(&self, seen: &SchedulerState, state: &mut WorkerState) {
         let totals = seen.totals;
         let count = saturate;
         let slots = (0..self.slots).map(|slot| {
-            let view = seen.slots.get(slot);
+            let view = seen.slots.iter().find(|view| view.slot == slot);
             SlotState {
                 slot: count(slot),
                 job: view.map(|view| JobId(view.key.0)),
@@ -355,11 +394,11 @@ impl EngineThread {
                 generated_tokens: view.map_or(0, |view| count(view.generated_tokens)),
             }
         });
-        WorkerState {
+        *state = WorkerState {
             slots: slots.collect(),
             queued: count(seen.queued),
             kv: KvUse {
-                cells: self.cells,
+                cells: count(seen.cells),
                 cells_running: count(seen.running_tokens),
                 cells_cached: count(seen.cached_tokens),
                 cached_prefixes: count(seen.cached_prefixes),
@@ -376,7 +415,7 @@ impl EngineThread {
             jobs_failed_total: totals.jobs_failed,
             jobs_cancelled_total: totals.jobs_cancelled,
             preemptions_total: totals.preemptions,
-        }
+        };
     }
 }
 
@@ -390,4 +429,78 @@ pub(crate) fn unsupported(message: &str) -> JobFailure {
 
 fn saturate(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::fake::{FakeDecoder, FakeEmbedder, FakeVocabulary, Script};
+    use tokio::sync::mpsc::UnboundedReceiver;
+
+    use super::*;
+
+    fn thread() -> (EngineThread, UnboundedReceiver<FromWorker>) {
+        let (events, outbox) = tokio::sync::mpsc::unbounded_channel();
+        let config = SchedulerConfig {
+            slots: 2,
+            queue_max: 4,
+            pass_target: PASS_TARGET,
+        };
+        let decoder = FakeDecoder::new(FakeDecoder::usual_shape(), Script::Hash);
+        let clock = || Duration::ZERO;
+        let vocabulary = Arc::new(FakeVocabulary);
+        let thread = EngineThread {
+            scheduler: Some(Scheduler::new(Box::new(decoder), vocabulary, config, clock)),
+            embedder: Some(Box::new(FakeEmbedder)),
+            answers: HashMap::new(),
+            events,
+            state: Arc::default(),
+            slots: 2,
+            queue_max: 4,
+            texts: VecDeque::new(),
+            embedded: Embedded::default(),
+        };
+        (thread, outbox)
+    }
+
+    #[test]
+    fn a_cancelled_embedding_leaves_no_hint_behind() {
+        let (mut thread, mut outbox) = thread();
+        let canceller = thread.scheduler.as_ref().unwrap().canceller();
+        let before = format!("{canceller:?}");
+        for id in [7, 8].map(JobId) {
+            let inputs = vec![vec![97], vec![98]];
+            thread.obey(Command::Embed { id, inputs });
+            canceller.hint(JobKey(id.0));
+            thread.obey(Command::Cancel(id));
+        }
+        assert_eq!(format!("{canceller:?}"), before);
+        for id in [7, 8].map(JobId) {
+            let Some(FromWorker::Event { id: of, event }) = outbox.blocking_recv() else {
+                panic!("no event")
+            };
+            let Event::Failed(failure) = event else {
+                panic!("{event:?}")
+            };
+            assert_eq!((of, failure.kind), (id, FailureKind::Cancelled));
+        }
+    }
+
+    #[test]
+    fn embeddings_are_counted_and_wait_like_others() {
+        let (mut thread, _outbox) = thread();
+        for id in [1, 2, 3].map(JobId) {
+            let inputs = vec![vec![97, 98]];
+            thread.obey(Command::Embed { id, inputs });
+        }
+        assert_eq!(thread.look().queued, 2);
+        thread.obey(Command::Cancel(JobId(3)));
+        while thread.has_work() {
+            thread.embed_one();
+            thread.step();
+        }
+        let state = thread.state.lock().unwrap().clone();
+        let counts = (state.jobs_total, state.jobs_cancelled_total);
+        assert_eq!((counts, state.prompt_tokens_total), ((3, 1), 4));
+        assert_eq!((state.queued, state.kv.cells), (0, 1024));
+    }
 }

@@ -211,6 +211,22 @@ fn cache_type(cache: CacheType) -> llama::CacheType {
     }
 }
 
+/// The name by which the setting takes it.
+fn type_name(cache: llama::CacheType) -> String {
+    let name = match cache {
+        llama::CacheType::F32 => "f32",
+        llama::CacheType::F16 => "f16",
+        llama::CacheType::Bf16 => "bf16",
+        llama::CacheType::Q8_0 => "q8_0",
+        llama::CacheType::Q5_0 => "q5_0",
+        llama::CacheType::Q5_1 => "q5_1",
+        llama::CacheType::Q4_0 => "q4_0",
+        llama::CacheType::Q4_1 => "q4_1",
+        llama::CacheType::Iq4Nl => "iq4_nl",
+    };
+    name.to_owned()
+}
+
 fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
     let log = log_lines();
     let said: Vec<&str> = log
@@ -236,6 +252,7 @@ fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
             LoadFailureKind::Resources,
             "; use a smaller context, fewer slots or a smaller KV type",
         ),
+        OpenError::Pooling { .. } => (LoadFailureKind::Artifact, ""),
         OpenError::WarmUp(_) => (LoadFailureKind::Resources, ""),
     };
     failure(kind, format!("{}: {error}{said}{fix}", spec.path.display()))
@@ -251,7 +268,6 @@ fn facts(
     let text = |token: Option<i32>| {
         token.map(|token| String::from_utf8_lossy(&model.piece(token, true)).into_owned())
     };
-    let type_name = |cache: llama::CacheType| format!("{cache:?}").to_lowercase();
     ModelFacts {
         name: spec.name.clone(),
         path: spec.path.clone(),
@@ -279,7 +295,7 @@ fn facts(
         can_chat: can_complete,
         can_embed: true,
         can_complete,
-        sampling: sampling_defaults(model),
+        sampling: sampling_defaults(|key| model.meta(key), model.n_vocab() as usize),
         bos: text(model.bos()),
         eos: text(model.eos()),
         speculation: spec.speculation,
@@ -288,32 +304,39 @@ fn facts(
     }
 }
 
-/// The engine's sampling defaults, overridden by what the GGUF recommends.
-fn sampling_defaults(model: &llama::Model) -> SamplingValues {
+/// The engine's sampling defaults, overridden by what the GGUF recommends. A value
+/// out of its range is left out, with a line in the log.
+fn sampling_defaults(meta: impl Fn(&str) -> Option<String>, n_vocab: usize) -> SamplingValues {
+    type Set = fn(&mut Params, f64);
+    const KEYS: [(&str, Set); 6] = [
+        ("temp", |params, value| params.temperature = value as f32),
+        // Below 0 becomes 0, and both are off.
+        ("top_k", |params, value| params.top_k = value as u32),
+        ("top_p", |params, value| params.top_p = value as f32),
+        ("min_p", |params, value| params.min_p = value as f32),
+        ("penalty_repeat", |params, value| {
+            params.repeat_penalty = value as f32;
+        }),
+        ("penalty_last_n", |params, value| {
+            params.repeat_last_n = value as i32;
+        }),
+    ];
     let mut params = Params::default();
-    let number = |key: &str| {
-        model
-            .meta(&format!("general.sampling.{key}"))?
-            .parse::<f64>()
-            .ok()
-    };
-    let set = |target: &mut f32, key: &str| {
-        if let Some(value) = number(key) {
-            *target = value as f32;
+    for (key, set) in KEYS {
+        let key = format!("general.sampling.{key}");
+        let Some(text) = meta(&key) else { continue };
+        let mut changed = params.clone();
+        let valid = match text.parse::<f64>() {
+            Ok(value) => {
+                set(&mut changed, value);
+                changed.validate(n_vocab).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(format!("{text:?}: {error}")),
+        };
+        match valid {
+            Ok(()) => params = changed,
+            Err(error) => tracing::warn!("the model recommends {key}, which is left out: {error}"),
         }
-    };
-    set(&mut params.temperature, "temp");
-    set(&mut params.top_p, "top_p");
-    set(&mut params.min_p, "min_p");
-    set(&mut params.repeat_penalty, "penalty_repeat");
-    if let Some(top_k) = number("top_k").filter(|top_k| *top_k >= 0.0) {
-        params.top_k = top_k as u32;
-    }
-    if let Some(last_n) = number("penalty_last_n") {
-        params.repeat_last_n = last_n as i32;
-    }
-    if params.validate(model.n_vocab() as usize).is_err() {
-        params = Params::default();
     }
     values(&params)
 }
@@ -398,6 +421,36 @@ fn reported_gpu_layers() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kv_types_are_told_as_the_setting_takes_them() {
+        for name in [
+            "f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl",
+        ] {
+            let setting: CacheType = serde_json::from_value(name.into()).unwrap();
+            assert_eq!(type_name(cache_type(setting)), name);
+        }
+    }
+
+    #[test]
+    fn a_bad_recommendation_spoils_no_other() {
+        let meta = |key: &str| match key.strip_prefix("general.sampling.")? {
+            "temp" => Some("0.5".to_owned()),
+            "top_p" => Some("7".to_owned()),
+            "min_p" => Some("little".to_owned()),
+            "top_k" => Some("-1".to_owned()),
+            "penalty_last_n" => Some("32".to_owned()),
+            _ => None,
+        };
+        let usual = values(&Params::default());
+        let expected = SamplingValues {
+            temperature: 0.5,
+            top_k: 0,
+            repeat_last_n: 32,
+            ..usual
+        };
+        assert_eq!(sampling_defaults(meta, 10), expected);
+    }
 
     #[test]
     fn kv_bytes_are_summed_over_devices_and_kinds() {

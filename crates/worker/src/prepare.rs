@@ -17,8 +17,8 @@ use proto::{
     ToolDefinition,
 };
 use sampling::{
-    Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar, Params, TokenBytes,
-    TokenKind,
+    BREAKER_BYTES_MAX, Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar,
+    Params, TokenBytes, TokenKind,
 };
 
 use crate::answer::Answer;
@@ -52,6 +52,8 @@ pub(crate) struct Preparer {
     defaults: Params,
     /// Built at the first constrained request: a large vocabulary takes a while.
     constraints: OnceLock<Result<ConstraintFactory, String>>,
+    /// The usual ones, built at the first request with DRY: that reads the vocabulary.
+    usual_breakers: OnceLock<Arc<DryBreakers>>,
 }
 
 impl Preparer {
@@ -74,6 +76,7 @@ impl Preparer {
             facts,
             defaults,
             constraints: OnceLock::new(),
+            usual_breakers: OnceLock::new(),
         })
     }
 
@@ -156,24 +159,25 @@ impl Preparer {
         rendered: &Rendered,
         warnings: &mut Vec<String>,
     ) -> Result<Option<Constraint>, JobFailure> {
-        let grammar = self.tool_grammar(job, &job.tools, rendered)?;
-        match (grammar, &job.constraint) {
-            (Some(_), Some(_)) => Err(invalid(
+        let Some(format) = &job.constraint else {
+            return match self.tool_grammar(job, &job.tools, rendered)? {
+                Some(grammar) => self.call_constraint(&grammar, job, rendered, warnings),
+                None => Ok(None),
+            };
+        };
+        if matches!(job.tool_choice, ToolChoice::Required | ToolChoice::Named(_)) {
+            return Err(invalid(
                 "tool_choice",
                 "tool_choice demands a call and response_format demands an answer: ask for one of them"
                     .into(),
-            )),
-            (Some(grammar), None) => self.call_constraint(&grammar, job, rendered, warnings),
-            (None, Some(constraint)) => {
-                if !job.tools.is_empty() {
-                    warnings.push(
-                        "response_format holds for the whole answer, so no tool can be called".into(),
-                    );
-                }
-                Ok(Some(self.compile(constraint, "response_format")?))
-            }
-            (None, None) => Ok(None),
+            ));
         }
+        if !job.tools.is_empty() {
+            warnings.push(
+                "response_format holds for the whole answer, so no tool can be called".into(),
+            );
+        }
+        Ok(Some(self.compile(format, "response_format")?))
     }
 
     fn tool_grammar(
@@ -280,12 +284,13 @@ impl Preparer {
     }
 
     fn completion(&self, id: JobId, job: CompletionJob) -> Result<Work, JobFailure> {
-        let (tokens, text) = match &job.prompt {
-            Prompt::Text(text) => (
-                self.vocabulary.tokenize(text, true, true),
-                Some(text.clone()),
-            ),
-            Prompt::Tokens(tokens) => (tokens.clone(), None),
+        let (tokens, text, n_hidden) = match &job.prompt {
+            Prompt::Text(text) => {
+                let tokens = self.vocabulary.tokenize(text, true, true);
+                let n_hidden = self.n_added_in_front(&tokens, text);
+                (tokens, Some(text.clone()), n_hidden)
+            }
+            Prompt::Tokens(tokens) => (tokens.clone(), None, 0),
         };
         if !job.echo {
             // With echo, 0 asks for the prompt alone, with its log-probabilities.
@@ -301,8 +306,15 @@ impl Preparer {
             .echo
             .then(|| text.unwrap_or_else(|| self.text_of(&request.prompt)));
         let parsers = (0..request.n).map(|_| None).collect();
-        let answer = Answer::new(values(&request.sampling), parsers).with_echo(echo);
+        let answer = Answer::new(values(&request.sampling), parsers).with_echo(echo, n_hidden);
         Ok(Work::Run(Box::new(Prepared { request, answer })))
+    }
+
+    /// Whether the vocabulary put a token (BOS) before those of the text: 1 or 0.
+    fn n_added_in_front(&self, tokens: &[TokenId], text: &str) -> usize {
+        let plain = self.vocabulary.tokenize(text, false, true);
+        let added = tokens != plain && tokens.get(1..).is_some_and(|rest| rest.starts_with(&plain));
+        usize::from(added)
     }
 
     fn embedding(&self, job: EmbeddingJob) -> Result<Work, JobFailure> {
@@ -430,7 +442,7 @@ impl Preparer {
         };
         let params = match params.dry_multiplier > 0.0 {
             true => Params {
-                dry_breakers: self.breakers(asked),
+                dry_breakers: self.breakers(asked)?,
                 ..params
             },
             false => params,
@@ -442,10 +454,24 @@ impl Preparer {
     }
 
     /// Tokens that end a repetition, by the strings asked for or the usual ones.
-    fn breakers(&self, asked: &SamplingOverrides) -> Arc<DryBreakers> {
+    fn breakers(&self, asked: &SamplingOverrides) -> Result<Arc<DryBreakers>, JobFailure> {
         const USUAL: [&str; 4] = ["\n", ":", "\"", "*"];
-        let usual = || USUAL.map(str::to_owned).to_vec();
-        let strings = asked.dry_sequence_breakers.clone().unwrap_or_else(usual);
+        let Some(strings) = &asked.dry_sequence_breakers else {
+            let usual = || self.breakers_of(&USUAL.map(str::to_owned));
+            return Ok(Arc::clone(self.usual_breakers.get_or_init(usual)));
+        };
+        let too_long = |text: &&String| text.len() > BREAKER_BYTES_MAX;
+        if let Some(text) = strings.iter().find(too_long) {
+            let message = format!(
+                "A sequence breaker has {} bytes, the limit is {BREAKER_BYTES_MAX}",
+                text.len()
+            );
+            return Err(invalid("dry_sequence_breakers", message));
+        }
+        Ok(self.breakers_of(strings))
+    }
+
+    fn breakers_of(&self, strings: &[String]) -> Arc<DryBreakers> {
         let ids = 0..TokenId::try_from(self.vocabulary.n_tokens()).unwrap_or(TokenId::MAX);
         let pieces: Vec<Vec<u8>> = ids
             .clone()
@@ -456,7 +482,7 @@ impl Preparer {
             self.vocabulary
                 .tokenize(&String::from_utf8_lossy(bytes), false, false)
         };
-        Arc::new(DryBreakers::from_strings(&strings, pieces, tokenize))
+        Arc::new(DryBreakers::from_strings(strings, pieces, tokenize))
     }
 
     fn compile(&self, wanted: &Wanted, field: &str) -> Result<Constraint, JobFailure> {
@@ -587,4 +613,101 @@ fn defaults(facts: &ModelFacts) -> Params {
 fn fresh_seed() -> u64 {
     use std::hash::{BuildHasher, RandomState};
     RandomState::new().hash_one(SystemTime::now()) >> 11
+}
+
+#[cfg(test)]
+mod tests {
+    use engine::fake::FakeVocabulary;
+    use proto::Message;
+
+    use super::*;
+
+    const HERMES: &str = "\
+        {%- for tool in tools %}<tools>{{ tool|tojson }}</tools><tool_call>{% endfor -%}
+        {%- for message in messages -%}
+        {{ message.role }}: {{ message.content }}
+        {%- for call in message.tool_calls %}<tool_call>{{ call|tojson }}</tool_call>{% endfor -%}
+        {%- endfor -%}";
+
+    fn preparer() -> Preparer {
+        let facts = ModelFacts {
+            can_chat: true,
+            can_complete: true,
+            sampling: values(&Params::default()),
+            ..ModelFacts::default()
+        };
+        let loaded = Loaded {
+            decoder: None,
+            vocabulary: Arc::new(FakeVocabulary),
+            embedder: None,
+            facts,
+            template: Some(HERMES.into()),
+        };
+        Preparer::new(&loaded).unwrap()
+    }
+
+    fn chat(tool_choice: ToolChoice) -> Job {
+        Job::Chat(Box::new(ChatJob {
+            messages: vec![Message {
+                content: Some("hi".into()),
+                ..Message::default()
+            }],
+            tools: vec![ToolDefinition {
+                name: "look".into(),
+                strict: Some(true),
+                ..ToolDefinition::default()
+            }],
+            tool_choice,
+            constraint: Some(Wanted::JsonObject),
+            ..ChatJob::default()
+        }))
+    }
+
+    #[test]
+    fn a_format_goes_with_tools_that_may_be_called_but_not_with_one_that_must() {
+        let preparer = preparer();
+        assert_eq!(preparer.facts().tool_format, "hermes");
+        let work = preparer.prepare(JobId(1), chat(ToolChoice::Auto)).unwrap();
+        let Work::Run(prepared) = work else {
+            panic!("{work:?}")
+        };
+        assert!(prepared.request.constraint.is_some());
+        for choice in [ToolChoice::Required, ToolChoice::Named("look".into())] {
+            let failure = preparer.prepare(JobId(2), chat(choice)).unwrap_err();
+            assert_eq!(failure.param.as_deref(), Some("tool_choice"));
+        }
+    }
+
+    #[test]
+    fn an_echo_leaves_out_the_token_that_its_text_does_not_show() {
+        let preparer = preparer();
+        // The fake's tokens are bytes, and 1 stands for a BOS here.
+        for (tokens, n_added) in [(&[97, 98][..], 0), (&[1, 97, 98], 1), (&[98, 97], 0)] {
+            assert_eq!(preparer.n_added_in_front(tokens, "ab"), n_added);
+        }
+    }
+
+    #[test]
+    fn sequence_breakers_are_taken_whole_or_refused() {
+        let preparer = preparer();
+        let breakers = |strings: Option<Vec<String>>| {
+            preparer.breakers(&SamplingOverrides {
+                dry_sequence_breakers: strings,
+                ..SamplingOverrides::default()
+            })
+        };
+        let (one, other) = (breakers(None).unwrap(), breakers(None).unwrap());
+        assert!(Arc::ptr_eq(&one, &other) && !one.is_empty());
+        let whole = "é".repeat(32);
+        let cut = "é".repeat(20);
+        assert_ne!(
+            breakers(Some(vec![whole.clone()])),
+            breakers(Some(vec![cut]))
+        );
+        let failure = breakers(Some(vec![format!("{whole}.")])).unwrap_err();
+        assert_eq!(
+            failure.message,
+            "A sequence breaker has 65 bytes, the limit is 64"
+        );
+    }
 }

@@ -35,8 +35,8 @@ pub enum ServeError {
     OutOfOrder { expected: &'static str },
 }
 
-/// Speaks the protocol over `stream` until it closes, the model fails to load, or
-/// a drain is done.
+/// Speaks the protocol over `stream` until it closes or the model fails to load. After
+/// a drain the worker stays until the endpoint closes the stream.
 pub async fn serve<S, L>(stream: S, loader: L) -> Result<(), ServeError>
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
@@ -44,8 +44,9 @@ where
 {
     let (mut reader, writer) = tokio::io::split(stream);
     let (events, outbox) = mpsc::unbounded_channel();
-    let writing = tokio::spawn(write_all(writer, outbox));
-    let result = converse(&mut reader, events, loader).await;
+    let (given_up, unsendable) = mpsc::unbounded_channel();
+    let writing = tokio::spawn(write_all(writer, outbox, given_up));
+    let result = converse(&mut reader, events, unsendable, loader).await;
     // Every sender is gone now but the engine's, which ends with its last event.
     match writing.await {
         Ok(written) => result.and(written),
@@ -56,6 +57,7 @@ where
 async fn converse<R, L>(
     reader: &mut R,
     events: UnboundedSender<FromWorker>,
+    unsendable: UnboundedReceiver<JobId>,
     loader: L,
 ) -> Result<(), ServeError>
 where
@@ -92,7 +94,7 @@ where
             return Ok(());
         }
     };
-    let mut desk = Desk::open(loaded, events)?;
+    let mut desk = Desk::open(loaded, events, unsendable)?;
     desk.serve(reader).await
 }
 
@@ -126,43 +128,72 @@ async fn load<L: Loader>(
     }
 }
 
+/// Writes what comes out of the outbox. Jobs with an event that cannot be sent go to
+/// `given_up`, for somebody to cancel them.
 async fn write_all<W>(
     writer: W,
     mut outbox: UnboundedReceiver<FromWorker>,
+    given_up: UnboundedSender<JobId>,
 ) -> Result<(), ServeError>
 where
     W: AsyncWrite + Unpin,
 {
     let mut writer = BufWriter::new(writer);
+    let mut frames = Frames {
+        failed: HashSet::new(),
+        given_up,
+    };
     while let Some(message) = outbox.recv().await {
-        write_message(&mut writer, &message).await?;
+        if let Some(frame) = frames.encode(&message)? {
+            writer.write_all(&frame).await?;
+        }
         // Events of one pass come together; one write carries them.
         while let Ok(message) = outbox.try_recv() {
-            write_message(&mut writer, &message).await?;
+            if let Some(frame) = frames.encode(&message)? {
+                writer.write_all(&frame).await?;
+            }
         }
         writer.flush().await?;
     }
     Ok(())
 }
 
-/// Writes a message; an answer over the frame limit becomes its job's failure.
-async fn write_message<W>(writer: &mut W, message: &FromWorker) -> Result<(), ServeError>
-where
-    W: AsyncWrite + Unpin,
-{
-    let frame = match (frame::encode(message), message) {
-        (Err(error @ FrameError::TooLarge { .. }), FromWorker::Event { id, .. }) => {
-            let failure = JobFailure {
-                kind: FailureKind::InvalidRequest,
-                message: format!("The answer is too large to send: {error}"),
-                param: None,
-            };
-            let event = Event::Failed(failure);
-            frame::encode(&FromWorker::Event { id: *id, event })?
+/// Makes frames of messages. An event over the frame limit becomes its job's failure,
+/// and nothing more is said of that job.
+struct Frames {
+    /// Jobs that were told to have failed and whose own last event is yet to come.
+    failed: HashSet<JobId>,
+    given_up: UnboundedSender<JobId>,
+}
+
+impl Frames {
+    fn encode(&mut self, message: &FromWorker) -> Result<Option<Vec<u8>>, FrameError> {
+        let FromWorker::Event { id, event } = message else {
+            return frame::encode(message).map(Some);
+        };
+        let is_last = event.is_last();
+        if self.failed.contains(id) {
+            if is_last {
+                self.failed.remove(id);
+            }
+            return Ok(None);
         }
-        (frame, _) => frame?,
-    };
-    Ok(writer.write_all(&frame).await?)
+        let error = match frame::encode(message) {
+            Err(error @ FrameError::TooLarge { .. }) => error,
+            frame => return frame.map(Some),
+        };
+        if !is_last {
+            self.failed.insert(*id);
+            // The receiver is gone only once the conversation is over.
+            let _ = self.given_up.send(*id);
+        }
+        let event = Event::Failed(JobFailure {
+            kind: FailureKind::InvalidRequest,
+            message: format!("The answer is too large to send: {error}"),
+            param: None,
+        });
+        frame::encode(&FromWorker::Event { id: *id, event }).map(Some)
+    }
 }
 
 /// Takes messages in and hands work out.
@@ -177,15 +208,20 @@ struct Desk {
     prepared: UnboundedReceiver<(JobId, Result<Work, JobFailure>)>,
     prepared_sender: UnboundedSender<(JobId, Result<Work, JobFailure>)>,
     preparing_max: usize,
+    /// Running jobs of which an event could not be sent.
+    unsendable: UnboundedReceiver<JobId>,
     draining: bool,
 }
 
 impl Desk {
-    fn open(loaded: Loaded, events: UnboundedSender<FromWorker>) -> Result<Self, ServeError> {
+    fn open(
+        loaded: Loaded,
+        events: UnboundedSender<FromWorker>,
+        unsendable: UnboundedReceiver<JobId>,
+    ) -> Result<Self, ServeError> {
         let preparer = Preparer::new(&loaded).map_err(ServeError::Template)?;
         let facts = preparer.facts().clone();
         let engine = EngineHandle::start(Parts {
-            cells: facts.context,
             slots: facts.slots as usize,
             queue_max: facts.queue_max as usize,
             decoder: loaded.decoder,
@@ -205,6 +241,7 @@ impl Desk {
             prepared,
             prepared_sender,
             preparing_max,
+            unsendable,
             draining: false,
         })
     }
@@ -236,6 +273,7 @@ impl Desk {
                         self.start(id, work);
                     }
                 }
+                Some(id) = self.unsendable.recv() => self.engine.send(Command::Cancel(id)),
                 () = self.events.closed() => return Ok(None),
             }
         }
@@ -354,4 +392,76 @@ fn resident_bytes() -> u64 {
         .nth(1)
         .and_then(|pages| pages.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use proto::Delta;
+
+    use super::*;
+
+    fn text(id: u64, len: usize) -> FromWorker {
+        let delta = Delta::Text {
+            text: "x".repeat(len),
+        };
+        let event = Event::Delta {
+            choice: 0,
+            delta,
+            logprobs: Vec::new(),
+        };
+        FromWorker::Event {
+            id: JobId(id),
+            event,
+        }
+    }
+
+    fn cancelled(id: u64) -> FromWorker {
+        FromWorker::Event {
+            id: JobId(id),
+            event: Event::Failed(JobFailure {
+                kind: FailureKind::Cancelled,
+                message: "gone".into(),
+                param: None,
+            }),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_event_cannot_be_sent_fails_once_and_is_given_up() {
+        let (events, outbox) = mpsc::unbounded_channel();
+        let (given_up, mut unsendable) = mpsc::unbounded_channel();
+        let too_long = frame::FRAME_BYTES_MAX as usize;
+        let sent = [
+            text(1, 5),
+            text(1, too_long),
+            text(1, 5),
+            text(2, 5),
+            cancelled(1),
+            cancelled(2),
+            // The id may come again, for another job.
+            text(1, 5),
+        ];
+        for message in sent {
+            send(&events, message);
+        }
+        drop(events);
+        let mut written = Vec::new();
+        write_all(&mut written, outbox, given_up).await.unwrap();
+        assert_eq!(unsendable.recv().await, Some(JobId(1)));
+        assert_eq!(unsendable.recv().await, None);
+        let mut got = Vec::new();
+        let mut rest = &written[..];
+        while let Some(message) = frame::read::<FromWorker, _>(&mut rest).await.unwrap() {
+            got.push(message);
+        }
+        let FromWorker::Event {
+            id: JobId(1),
+            event: Event::Failed(failure),
+        } = got.remove(1)
+        else {
+            panic!("{got:?}")
+        };
+        assert!(failure.message.contains("67108864"), "{}", failure.message);
+        assert_eq!(got, [text(1, 5), text(2, 5), cancelled(2), text(1, 5)]);
+    }
 }

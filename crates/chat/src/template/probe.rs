@@ -7,7 +7,7 @@ use super::{Template, TemplateError, Values};
 
 /// What a template was seen to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Features {
+pub(super) struct Features {
     /// A system message at the start reaches the prompt.
     pub supports_system: bool,
     /// A system message later in the conversation does, too.
@@ -36,14 +36,6 @@ pub struct Features {
     pub reads_reasoning_effort: bool,
     /// With its defaults the generation prompt ends inside an open thought.
     pub opens_thinking: bool,
-}
-
-impl Features {
-    /// The template can be told not to think.
-    #[must_use]
-    pub fn supports_thinking_switch(&self) -> bool {
-        self.thinking_switch.is_some()
-    }
 }
 
 /// Names templates use for the switch, the most common first.

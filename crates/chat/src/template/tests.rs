@@ -114,7 +114,7 @@ fn smollm2_gets_its_default_system_message_and_no_more() {
          <|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     );
     assert!(rendered.warnings.is_empty() && !rendered.opens_thinking && !rendered.starts_with_bos);
-    let features = template.features();
+    let features = &template.features;
     assert!(features.supports_system && features.supports_late_system);
     assert!(!features.supports_tools && !features.supports_tool_calls);
     assert!(!features.supports_tool_results && !features.requires_alternation);
@@ -142,7 +142,7 @@ fn tools_are_described_in_words_to_a_template_without_them() {
 #[test]
 fn qwen3_renders_tools_and_thinks_on_request() {
     let template = compile(QWEN3);
-    let features = template.features();
+    let features = &template.features;
     assert!(features.supports_tools && features.supports_tool_calls);
     assert!(features.supports_tool_results && features.wants_object_arguments);
     assert_eq!(features.thinking_switch, Some("enable_thinking"));
@@ -173,7 +173,7 @@ fn qwen3_renders_tools_and_thinks_on_request() {
 fn llama3_wants_objects_and_reads_the_clock() {
     let template = compile(LLAMA3);
     assert_eq!(template.tool_format(), ToolFormat::Llama3);
-    assert!(template.features().wants_object_arguments);
+    assert!(template.features.wants_object_arguments);
     let rendered = render(&template, &tool_turns(), &plain()).unwrap();
     assert_eq!(
         rendered.prompt,
@@ -197,7 +197,7 @@ fn llama3_wants_objects_and_reads_the_clock() {
 #[test]
 fn mistral_gets_short_ids_and_alternating_turns() {
     let template = compile(MISTRAL);
-    let features = template.features();
+    let features = &template.features;
     assert!(features.wants_short_call_ids && features.requires_alternation);
     assert!(features.supports_system && !features.supports_late_system);
     assert_eq!(template.tool_format(), ToolFormat::Mistral);
@@ -238,7 +238,7 @@ fn a_system_message_is_folded_where_there_is_no_system_role() {
         (folded, 0)
     );
     let template = compile(GEMMA1);
-    assert!(!template.features().supports_system);
+    assert!(!template.features.supports_system);
     let by_us = render(&template, &turns, &plain()).unwrap();
     assert_eq!((by_us.prompt.as_str(), by_us.warnings.len()), (folded, 1));
     let error = render(&template, &[message(Role::Assistant, "x")], &plain()).unwrap_err();
@@ -257,7 +257,7 @@ fn a_system_message_is_folded_where_there_is_no_system_role() {
 #[test]
 fn deepseek_takes_arguments_as_text_and_opens_a_thought() {
     let template = compile(DEEPSEEK);
-    let features = template.features();
+    let features = &template.features;
     assert!(!features.wants_object_arguments && features.opens_thinking);
     assert!(features.supports_tool_calls && !features.supports_tools);
     let rendered = render(&template, &tool_turns(), &plain()).unwrap();
@@ -290,7 +290,7 @@ fn lfm2_lists_its_tools() {
          ]<|tool_list_end|><|im_end|>\n<|im_start|>user\nOslo?<|im_end|>\n<|im_start|>assistant\n"
     );
     // It shows no calls, so they are written as the model writes them.
-    assert!(!template.features().supports_tool_calls);
+    assert!(!template.features.supports_tool_calls);
     let rendered = render(&template, &tool_turns(), &with_tool()).unwrap();
     assert!(rendered.prompt.ends_with(
         "<|im_start|>assistant\n<|tool_call_start|>[get_weather(city='Oslo', days=2)]<|tool_call_end|><|im_end|>\n\
@@ -303,7 +303,7 @@ fn lfm2_lists_its_tools() {
 fn glm_renders_arguments_one_by_one() {
     let template = compile(GLM4);
     assert_eq!(template.tool_format(), ToolFormat::Glm);
-    assert_eq!(template.features().thinking_switch, Some("enable_thinking"));
+    assert_eq!(template.features.thinking_switch, Some("enable_thinking"));
     let rendered = render(&template, &tool_turns(), &plain()).unwrap();
     assert_eq!(
         rendered.prompt,
@@ -388,7 +388,6 @@ fn long_conversations_stay_within_the_limits() {
 #[test]
 fn the_fallback_is_chatml() {
     let template = Template::fallback(TemplateTokens::default()).unwrap();
-    assert!(template.is_fallback());
     let turns = [message(Role::System, "S"), user("U")];
     assert_eq!(
         render(&template, &turns, &plain()).unwrap().prompt,

@@ -182,7 +182,7 @@ impl Scheduler {
                 .decoder
                 .logits(row)
                 .ok_or_else(|| internal("a row has no logits"))?;
-            if choice.sampler.is_greedy() && margin(logits) < NEAR_TIE_LOGITS {
+            if is_near_tie(choice, logits)? {
                 choice.careful = true;
                 break;
             }
@@ -269,6 +269,15 @@ impl Scheduler {
         let job = &mut self.running[lease.job];
         let choice = &job.choices[lease.choice];
         let n_top = job.request.logprobs.unwrap_or(0);
+        if choice.n_kv == 0 {
+            let (token, bytes) = token_text(&*self.vocabulary, choice.tokens[0]);
+            job.prompt_logprobs = vec![TokenLogprob {
+                token,
+                bytes,
+                logprob: None,
+                top: Vec::new(),
+            }];
+        }
         for at in 0..lease.n_rows {
             let next = choice.n_kv + at + 1;
             if next >= job.prompt_len {
@@ -295,6 +304,20 @@ impl Scheduler {
     }
 }
 
+/// Whether the next token is the better of two that are too close to call.
+fn is_near_tie(choice: &mut Choice, logits: &[f32]) -> Result<bool, JobFailure> {
+    if !choice.sampler.is_greedy() || !choice.forced.is_empty() {
+        return Ok(false);
+    }
+    let constrained = choice.is_constrained();
+    let constraint = choice.constraint.as_mut().filter(|_| constrained);
+    let mask = match constraint {
+        Some(constraint) => Some(constraint.mask().map_err(|error| internal(&error))?),
+        None => None,
+    };
+    Ok(choice.sampler.greedy_margin(logits, mask) < NEAR_TIE_LOGITS)
+}
+
 /// The next token of a choice: forced, or sampled under its constraint.
 fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure> {
     let constrained = choice.is_constrained();
@@ -319,21 +342,6 @@ fn next_token(choice: &mut Choice, logits: &[f32]) -> Result<TokenId, JobFailure
     Ok(token)
 }
 
-/// Difference between the two highest logits.
-fn margin(logits: &[f32]) -> f32 {
-    let mut best = f32::NEG_INFINITY;
-    let mut second = f32::NEG_INFINITY;
-    for logit in logits {
-        if *logit > best {
-            second = best;
-            best = *logit;
-        } else if *logit > second {
-            second = *logit;
-        }
-    }
-    best - second
-}
-
 fn token_logprob(
     vocabulary: &dyn Vocabulary,
     logits: &[f32],
@@ -341,16 +349,12 @@ fn token_logprob(
     n_top: usize,
 ) -> TokenLogprob {
     let found = sampling::logprobs(logits, token, n_top);
-    let text = |token| {
-        let bytes = vocabulary.piece(token, true);
-        (String::from_utf8_lossy(&bytes).into_owned(), bytes)
-    };
-    let (name, bytes) = text(token);
+    let (name, bytes) = token_text(vocabulary, token);
     let top = found
         .top
         .iter()
         .map(|(token, logprob)| {
-            let (token, bytes) = text(*token);
+            let (token, bytes) = token_text(vocabulary, *token);
             TopLogprob {
                 token,
                 bytes,
@@ -361,9 +365,14 @@ fn token_logprob(
     TokenLogprob {
         token: name,
         bytes,
-        logprob: found.logprob,
+        logprob: Some(found.logprob),
         top,
     }
+}
+
+fn token_text(vocabulary: &dyn Vocabulary, token: TokenId) -> (String, Vec<u8>) {
+    let bytes = vocabulary.piece(token, true);
+    (String::from_utf8_lossy(&bytes).into_owned(), bytes)
 }
 
 fn internal(what: &(impl std::fmt::Display + ?Sized)) -> JobFailure {

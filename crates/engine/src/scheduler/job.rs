@@ -17,6 +17,8 @@ use crate::{SequenceId, TokenId, Vocabulary};
 pub(crate) struct Job {
     pub(crate) request: Request,
     pub(crate) prompt_len: usize,
+    /// Which of the slots it has; of no meaning in the queue.
+    pub(crate) slot: usize,
     pub(crate) choices: Vec<Choice>,
     /// Choices after the first have been split off; before, only the first runs.
     pub(crate) forked: bool,
@@ -86,6 +88,7 @@ impl Job {
         let prompt_len = first.tokens.len();
         Self {
             prompt_len,
+            slot: 0,
             choices: vec![first],
             forked: request.n <= 1,
             usage: Usage {

@@ -69,6 +69,8 @@ pub struct Totals {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotView {
     pub key: JobKey,
+    /// From 0; a job keeps it as long as it runs.
+    pub slot: usize,
     pub prompt_tokens: usize,
     /// Of those, in the KV cache.
     pub prompt_done: usize,
@@ -79,6 +81,8 @@ pub struct SlotView {
 pub struct SchedulerState {
     pub slots: Vec<SlotView>,
     pub queued: usize,
+    /// Tokens the KV cache can hold.
+    pub cells: usize,
     /// Tokens held by running sequences; those shared count more than once.
     pub running_tokens: usize,
     pub cached_tokens: usize,
@@ -101,6 +105,8 @@ pub struct Scheduler {
     /// After a preemption nothing is admitted until a job ends, or the same job
     /// would come back at once and fill the cache again.
     admission_paused: bool,
+    /// The pass is a prompt's alone, because streams leave it no room.
+    is_prompts_turn: bool,
     rows: Vec<Row>,
     outputs: Vec<Output>,
     totals: Totals,
@@ -136,6 +142,7 @@ impl Scheduler {
             pace: Pace::new(config.pass_target),
             canceller,
             admission_paused: false,
+            is_prompts_turn: false,
             rows: Vec::new(),
             outputs: Vec::new(),
             totals: Totals::default(),
@@ -226,6 +233,7 @@ impl Scheduler {
         SchedulerState {
             slots: self.running.iter().map(view).collect(),
             queued: self.queue.len(),
+            cells: self.shape.cells,
             running_tokens: running().map(|choice| choice.n_kv).sum(),
             cached_tokens: self.sequences.cached_tokens(),
             cached_prefixes: self.sequences.n_cached(),
@@ -315,6 +323,10 @@ impl Scheduler {
     fn start(&mut self, mut job: Job) {
         let reuse = job.request.cache_prompt && !job.request.prompt_logprobs;
         let mut n_cached = 0;
+        let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
+        job.slot = (0..self.config.slots)
+            .find(|slot| !taken(slot))
+            .unwrap_or(0);
         // Further choices join once this one holds the prompt again.
         let first = job
             .choices
@@ -450,13 +462,15 @@ impl Scheduler {
         choice.parked = true;
     }
 
-    /// Lets choices without a sequence share the prompt of one that holds it.
+    /// Lets choices without a sequence share the prompt of one that holds it. Where
+    /// none does, the first of them reads it again, and the others wait for that.
     fn join_choices(&mut self) {
         for at in 0..self.running.len() {
             let job = &self.running[at];
             let len = job.prompt_len;
             let holder = job.choices.iter().find(|choice| choice.n_kv >= len);
             let Some(from) = holder.and_then(|choice| choice.sequence) else {
+                self.read_again(at);
                 continue;
             };
             for choice in 0..self.running[at].choices.len() {
@@ -470,6 +484,21 @@ impl Scheduler {
                 choice.n_kv = if shared { len } else { 0 };
             }
         }
+    }
+
+    /// Starts the first waiting choice of a job of which no choice runs: the one that
+    /// held the prompt has ended, and its state could not be cut back to the prompt.
+    fn read_again(&mut self, at: usize) {
+        let job = &self.running[at];
+        let waiting = job.choices.iter().position(Choice::waits_for_prompt);
+        let Some(choice) = waiting.filter(|_| !job.choices.iter().any(Choice::is_running)) else {
+            return;
+        };
+        let tokens = job.choices[choice].tokens.clone();
+        let (sequence, n_kv) = self.attach(&tokens, job.request.cache_prompt);
+        let choice = &mut self.running[at].choices[choice];
+        choice.sequence = sequence;
+        choice.n_kv = n_kv;
     }
 
     fn release(&mut self, sequence: SequenceId) {
@@ -570,6 +599,7 @@ fn view(job: &Job) -> SlotView {
     let first = &job.choices[0];
     SlotView {
         key: job.key(),
+        slot: job.slot,
         prompt_tokens: job.prompt_len,
         prompt_done: first.n_kv.min(job.prompt_len),
         generated_tokens: job.usage.completion_tokens as usize,

@@ -4,6 +4,10 @@ use crate::scheduler::job::Job;
 use crate::scheduler::{Scheduler, Shape};
 use crate::{Row, SequenceId, TokenId};
 
+/// One part in so many of the rows is for a prompt that is being read. Streams that
+/// take more take turns with it, a pass each.
+const KEPT_SHARE: usize = 4;
+
 /// The rows one choice has in a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Lease {
@@ -42,8 +46,26 @@ impl Scheduler {
             outputs,
         };
         let n_decoding = self.running.iter().map(n_decoding).sum::<usize>();
-        let mut drafts = budget.outputs.saturating_sub(n_decoding);
-        for (at, job) in self.running.iter_mut().enumerate() {
+        let is_reading = self.running.iter().any(is_reading);
+        // What drafts leave to a prompt, and the logits it ends with. Drafts also stay
+        // below `ubatch`: in a pass that is split, llama.cpp's sliding-window cache may
+        // forget what the first rows of a sequence attend to when it places the last.
+        let kept = if is_reading {
+            ubatch.div_ceil(KEPT_SHARE)
+        } else {
+            0
+        };
+        let streams_max = ubatch - kept;
+        self.is_prompts_turn = is_reading && n_decoding > streams_max && !self.is_prompts_turn;
+        let mut drafts = outputs
+            .saturating_sub(kept.min(1))
+            .min(streams_max)
+            .saturating_sub(n_decoding);
+        let streams = match self.is_prompts_turn {
+            true => &mut [],
+            false => self.running.as_mut_slice(),
+        };
+        for (at, job) in streams.iter_mut().enumerate() {
             for choice in 0..job.choices.len() {
                 let draft = if can_cut {
                     draft(job, choice, drafts, context)
@@ -78,6 +100,13 @@ fn n_decoding(job: &Job) -> usize {
     let decoding =
         |choice: &&super::Choice| choice.is_running() && choice.is_decoding(job.prompt_len);
     job.choices.iter().filter(decoding).count()
+}
+
+/// Whether a choice of the job has tokens to read before it can go on.
+fn is_reading(job: &Job) -> bool {
+    let reading =
+        |choice: &super::Choice| choice.is_running() && !choice.is_decoding(job.prompt_len);
+    job.choices.iter().any(reading)
 }
 
 /// Draft tokens for a choice, within what may still be generated.

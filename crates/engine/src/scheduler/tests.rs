@@ -248,6 +248,26 @@ fn speculation_changes_nothing_but_the_number_of_passes() {
 }
 
 #[test]
+fn a_draft_that_a_bias_makes_a_close_race_does_not_stand() {
+    let drafted = |bias| {
+        let mut request = Request {
+            speculation: Some(Speculation {
+                draft_tokens_max: 8,
+                ngram: 2,
+            }),
+            ..request(1, "abcdeabcde", 40)
+        };
+        request.sampling.logit_bias = vec![(TokenId::from(b'z'), bias)];
+        alone(FakeDecoder::usual_shape(), &Script::Cycle(5), request)
+    };
+    // The fake's logits are 10 for the next token and 0 for the others.
+    let (clear, close) = (drafted(5.0), drafted(9.8));
+    assert_eq!(clear.texts, close.texts);
+    assert!(clear.usage.draft_accepted_tokens > 30, "{:?}", clear.usage);
+    assert_eq!(close.usage.draft_accepted_tokens, 0);
+}
+
+#[test]
 fn a_full_cache_delays_but_loses_nothing() {
     let shape = Shape {
         cells: 80,
@@ -277,24 +297,28 @@ fn a_full_cache_delays_but_loses_nothing() {
 
 #[test]
 fn choices_that_do_not_fit_together_take_turns() {
-    let shape = Shape {
-        cells: 60,
-        ..FakeDecoder::usual_shape()
-    };
-    let three = Request {
-        n: 3,
-        ..request(1, "twenty characters...", 30)
-    };
-    let tight = alone(shape, &Script::Hash, three);
-    let one = alone(
-        FakeDecoder::usual_shape(),
-        &Script::Hash,
-        request(1, "twenty characters...", 30),
-    );
-    for choice in 0..3 {
-        assert_eq!(tight.texts[&choice], one.texts[&0]);
+    // Where state cannot be cut, the choice that ends leaves no prompt to the others.
+    for can_cut in [true, false] {
+        let shape = Shape {
+            cells: 60,
+            can_cut,
+            ..FakeDecoder::usual_shape()
+        };
+        let three = Request {
+            n: 3,
+            ..request(1, "twenty characters...", 30)
+        };
+        let tight = alone(shape, &Script::Hash, three);
+        let one = alone(
+            FakeDecoder::usual_shape(),
+            &Script::Hash,
+            request(1, "twenty characters...", 30),
+        );
+        for choice in 0..3 {
+            assert_eq!(tight.texts[&choice], one.texts[&0]);
+        }
+        assert_eq!(tight.usage.completion_tokens, 90);
     }
-    assert_eq!(tight.usage.completion_tokens, 90);
 }
 
 #[test]
@@ -389,6 +413,54 @@ fn a_long_prompt_does_not_stall_a_running_stream() {
 }
 
 #[test]
+fn a_prompt_is_read_beside_any_number_of_streams() {
+    let shape = Shape {
+        ubatch: 8,
+        sequences: 16,
+        ..FakeDecoder::usual_shape()
+    };
+    // Drafts that always stand take all the rows and logits they can get.
+    for speculation in [
+        None,
+        Some(Speculation {
+            draft_tokens_max: 8,
+            ngram: 1,
+        }),
+    ] {
+        let mut scheduler = scheduler(shape, Script::Cycle(5), 9);
+        for key in 0..8 {
+            let stream = Request {
+                speculation,
+                ..request(key, "abcdeabcde", 400)
+            };
+            scheduler.submit(stream).unwrap();
+        }
+        while scheduler
+            .state()
+            .slots
+            .iter()
+            .any(|slot| slot.generated_tokens == 0)
+        {
+            scheduler.step();
+        }
+        scheduler.submit(request(8, "a newcomer", 1)).unwrap();
+        let mut passes = 0;
+        while scheduler.state().slots.len() == 9 {
+            scheduler.step();
+            passes += 1;
+            assert!(passes < 20, "{:?}", scheduler.state());
+        }
+        assert!(
+            scheduler
+                .state()
+                .slots
+                .iter()
+                .all(|slot| slot.key != JobKey(8))
+        );
+    }
+}
+
+#[test]
 fn cancelling_frees_the_slot_and_keeps_the_prefix() {
     let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
     scheduler
@@ -410,6 +482,28 @@ fn cancelling_frees_the_slot_and_keeps_the_prefix() {
     assert_eq!(jobs, 2, "a job that has not ended is not counted");
     assert_eq!(run(&mut scheduler)[&3].cached, 19);
     assert_eq!(scheduler.state().totals.jobs, 3);
+}
+
+#[test]
+fn a_job_keeps_its_slot_and_counts_once_it_has_ended() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 2);
+    for (key, max_tokens) in [(1, 2), (2, 20), (3, 5)] {
+        scheduler.submit(request(key, "p", max_tokens)).unwrap();
+    }
+    let mut seen = BTreeMap::new();
+    while scheduler.has_work() {
+        for slot in scheduler.state().slots {
+            assert_eq!(*seen.entry(slot.key).or_insert(slot.slot), slot.slot);
+        }
+        scheduler.step();
+        let state = scheduler.state();
+        assert_eq!(
+            state.totals.jobs as usize,
+            3 - state.slots.len() - state.queued
+        );
+    }
+    // The third took the place of the first, beside the second.
+    assert_eq!(Vec::from_iter(seen.into_values()), [0, 1, 0]);
 }
 
 #[test]
@@ -454,6 +548,36 @@ fn recurrent_state_is_reused_whole_or_not_at_all() {
 }
 
 #[test]
+fn every_token_of_a_prompt_is_told_and_the_first_has_no_probability() {
+    // Read in one pass, and in several.
+    for ubatch in [64, 4] {
+        let shape = Shape {
+            ubatch,
+            ..FakeDecoder::usual_shape()
+        };
+        let mut scheduler = scheduler(shape, Script::Hash, 1);
+        let echoed = Request {
+            logprobs: Some(1),
+            prompt_logprobs: true,
+            ..request(1, "a prompt", 1)
+        };
+        scheduler.submit(echoed).unwrap();
+        let mut told = Vec::new();
+        while scheduler.has_work() {
+            for output in scheduler.step() {
+                if let Output::Prompt { logprobs, .. } = output {
+                    told.extend(logprobs);
+                }
+            }
+        }
+        let text: String = told.iter().map(|token| token.token.as_str()).collect();
+        assert_eq!(text, "a prompt");
+        let known: Vec<bool> = told.iter().map(|token| token.logprob.is_some()).collect();
+        assert_eq!(known, [false, true, true, true, true, true, true, true]);
+    }
+}
+
+#[test]
 fn a_thought_over_its_budget_is_closed() {
     let shape = FakeDecoder::usual_shape();
     let thought = crate::ThoughtSpec {
@@ -487,9 +611,10 @@ proptest! {
         slots in 1_usize..5,
         cells in 90_usize..300,
         speculate in any::<bool>(),
+        can_cut in any::<bool>(),
     ) {
         let prompts = ["", "the common beginning", "the common beginning and more", "another", "another one entirely", "x"];
-        let shape = Shape { cells, sequences: 6, context: 80, ..FakeDecoder::usual_shape() };
+        let shape = Shape { cells, sequences: 6, context: 80, can_cut, ..FakeDecoder::usual_shape() };
         let speculation = speculate.then_some(Speculation { draft_tokens_max: 4, ngram: 1 });
         let make = |key: usize, job: &(usize, u32, u32, bool, u64)| Request {
             n: job.2, speculation, ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)

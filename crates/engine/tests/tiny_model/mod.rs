@@ -19,6 +19,13 @@ pub(crate) enum Architecture {
     Gemma3,
 }
 
+/// What the metadata say a model is for; `None` leaves a key out.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Purpose {
+    pub(crate) pooling_type: Option<u32>,
+    pub(crate) is_causal: Option<bool>,
+}
+
 pub(crate) const WINDOW: u32 = 24;
 
 #[derive(Debug)]
@@ -28,11 +35,15 @@ pub(crate) struct TinyModel {
 
 impl TinyModel {
     pub(crate) fn write(architecture: Architecture) -> Self {
+        Self::write_for(architecture, Purpose::default())
+    }
+
+    pub(crate) fn write_for(architecture: Architecture, purpose: Purpose) -> Self {
         let mut file = tempfile::Builder::new()
             .suffix(".gguf")
             .tempfile()
             .expect("a temporary file");
-        let bytes = Gguf::new(architecture).into_bytes();
+        let bytes = Gguf::new(architecture, purpose).into_bytes();
         file.write_all(&bytes).expect("room for a small file");
         Self { file }
     }
@@ -53,15 +64,15 @@ struct Gguf {
 }
 
 impl Gguf {
-    fn new(architecture: Architecture) -> Self {
+    fn new(architecture: Architecture, purpose: Purpose) -> Self {
         let mut gguf = Self::default();
-        gguf.hyperparameters(architecture);
+        gguf.hyperparameters(architecture, purpose);
         gguf.tokenizer();
         gguf.tensors(architecture);
         gguf
     }
 
-    fn hyperparameters(&mut self, architecture: Architecture) {
+    fn hyperparameters(&mut self, architecture: Architecture, purpose: Purpose) {
         let (name, n_layer) = match architecture {
             Architecture::Llama => ("llama", 3),
             Architecture::Gemma3 => ("gemma3", 6),
@@ -80,6 +91,12 @@ impl Gguf {
         self.f32(&key("rope.freq_base"), 10_000.0);
         if matches!(architecture, Architecture::Gemma3) {
             self.u32(&key("attention.sliding_window"), WINDOW);
+        }
+        if let Some(pooling_type) = purpose.pooling_type {
+            self.u32(&key("pooling_type"), pooling_type);
+        }
+        if let Some(is_causal) = purpose.is_causal {
+            self.bool(&key("attention.causal"), is_causal);
         }
     }
 
@@ -192,6 +209,11 @@ impl Gguf {
     fn f32(&mut self, key: &str, value: f32) {
         self.key(key, 6);
         self.pairs.extend(value.to_le_bytes());
+    }
+
+    fn bool(&mut self, key: &str, value: bool) {
+        self.key(key, 7);
+        self.pairs.push(u8::from(value));
     }
 
     fn string(&mut self, key: &str, value: &str) {

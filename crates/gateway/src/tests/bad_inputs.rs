@@ -114,7 +114,7 @@ fn numbers() -> Vec<Case> {
             "dry_multiplier",
             &["-1", "0 to 10"],
         ),
-        chat("dry_base", json!(99), "dry_base", &["99", "0 to 10"]),
+        chat("dry_base", json!(99), "dry_base", &["99", "1 to 10"]),
         chat(
             "dry_allowed_length",
             json!(-1),
@@ -462,7 +462,7 @@ fn tools_and_formats() -> Vec<Case> {
             "grammar",
             json!("x".repeat(600_000)),
             "grammar",
-            &["600000", "524288"],
+            &["600000", "262144"],
         ),
         chat(
             "reasoning_effort",

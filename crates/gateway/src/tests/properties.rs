@@ -52,7 +52,7 @@ fn events(n: usize, pieces: Vec<(usize, Piece)>, reasons: Vec<FinishReason>) -> 
                 logprobs.push(TokenLogprob {
                     token: text.clone(),
                     bytes: text.as_bytes().to_vec(),
-                    logprob: -1.0,
+                    logprob: Some(-1.0),
                     top: Vec::new(),
                 });
                 Delta::Text { text }

@@ -61,7 +61,7 @@ fn token(text: &str, logprob: f32) -> TokenLogprob {
     TokenLogprob {
         token: text.into(),
         bytes: text.as_bytes().to_vec(),
-        logprob,
+        logprob: Some(logprob),
         top: vec![
             TopLogprob {
                 token: text.into(),

@@ -48,7 +48,6 @@ fn walk(mut constraint: Constraint, rng: &mut Rng) -> Option<String> {
         assert!(!allowed.is_empty());
         let forbidden = (rng.next_u64() % vocabulary.n_tokens() as u64) as TokenId;
         if !mask.is_allowed(forbidden) {
-            assert_eq!(constraint.validate_draft(&[forbidden]), 0);
             let rejected = StepError::Rejected { token: forbidden };
             assert_eq!(constraint.accept(forbidden), Err(rejected));
         }
@@ -62,9 +61,6 @@ fn walk(mut constraint: Constraint, rng: &mut Rng) -> Option<String> {
             allowed
         };
         let token = pool[(rng.next_u64() % pool.len() as u64) as usize];
-        if !vocabulary.is_end(token) {
-            assert_eq!(constraint.validate_draft(&[token]), 1);
-        }
         constraint.accept(token).unwrap();
         if vocabulary.is_end(token) {
             assert!(constraint.is_stopped() && constraint.is_complete());
@@ -256,10 +252,6 @@ fn control_tokens_come_only_where_a_grammar_names_them() {
             constraint.mask().unwrap().iter().collect::<Vec<_>>(),
             [TOOL]
         );
-        assert_eq!(
-            constraint.validate_draft(&[TOOL, b't'.into(), b'r'.into(), b'y'.into()]),
-            3
-        );
         constraint.accept(TOOL).unwrap();
         for token in bytes("true") {
             constraint.accept(token).unwrap();
@@ -281,7 +273,6 @@ fn the_end_of_an_answer() {
     let mut ended_early = constraint.fork();
     ended_early.accept(TURN_END).unwrap();
     assert!(ended_early.is_stopped() && ended_early.is_complete());
-    assert_eq!(ended_early.validate_draft(&bytes("b")), 0);
     assert!(ended_early.accept(b'b'.into()).is_err());
     constraint.accept(b'b'.into()).unwrap();
     assert!(constraint.is_stopped());
@@ -292,26 +283,6 @@ fn the_end_of_an_answer() {
     constraint.accept(END).unwrap();
     constraint.accept(END).unwrap();
     assert!(constraint.accept(b'b'.into()).is_err());
-}
-
-#[test]
-fn drafts_are_cut_at_the_first_token_that_does_not_fit() {
-    let mut constraint = compile(&schema(json!({"const": {"a": [true, "é"]}})));
-    let draft = bytes("{\"a\": [true, \"é\"]}");
-    assert_eq!(constraint.validate_draft(&draft), draft.len());
-    assert_eq!(constraint.validate_draft(&bytes("{\"a\": [fal")), 7);
-    assert_eq!(constraint.validate_draft(&[]), 0);
-    assert_eq!(
-        constraint.validate_draft(&[b'{'.into(), END, b'"'.into()]),
-        1
-    );
-    assert_eq!(constraint.validate_draft(&[b'{'.into(), 259, -5]), 1);
-    assert_eq!(constraint.validate_draft(&[b'{'.into(), 1_000_000]), 1);
-    // Nothing of this moved the state.
-    for token in draft {
-        constraint.accept(token).unwrap();
-    }
-    assert!(constraint.is_stopped());
 }
 
 #[test]

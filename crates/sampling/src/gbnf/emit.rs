@@ -71,8 +71,18 @@ impl Regexes<'_> {
                 all
             }
             Node::Choice(options) => {
-                let options: Option<Vec<String>> = options.iter().map(|o| self.node(o)).collect();
-                format!("(?:{})", options?.join("|"))
+                let mut all = String::from("(?:");
+                for (index, option) in options.iter().enumerate() {
+                    if index > 0 {
+                        all.push('|');
+                    }
+                    all.push_str(&self.node(option)?);
+                    if all.len() > REGEX_BYTES_MAX {
+                        return None;
+                    }
+                }
+                all.push(')');
+                all
             }
             Node::Repeat { item, min, max } => {
                 let max = max.map_or(String::new(), |max| max.to_string());
@@ -91,32 +101,32 @@ fn rules(grammar: &Grammar) -> String {
         queue: VecDeque::new(),
         n_groups: 0,
     };
-    let root = writer.atom(&Node::Rule(grammar.root));
+    let root = writer.rule(grammar.root);
     // Writing to a String cannot fail.
     let _ = writeln!(out, "start: {root}");
     while let Some((name, node)) = writer.queue.pop_front() {
         let body = match node {
             Work::Rule(number) => writer.body(&grammar.rules[number]),
-            Work::Group(node) => writer.body(&node),
+            Work::Group(node) => writer.body(node),
         };
         let _ = writeln!(out, "{name}: {body}");
     }
     out
 }
 
-enum Work {
+enum Work<'a> {
     Rule(usize),
-    Group(Node),
+    Group(&'a Node),
 }
 
-struct Writer {
+struct Writer<'a> {
     seen: Vec<bool>,
-    queue: VecDeque<(String, Work)>,
+    queue: VecDeque<(String, Work<'a>)>,
     n_groups: usize,
 }
 
-impl Writer {
-    fn body(&mut self, node: &Node) -> String {
+impl<'a> Writer<'a> {
+    fn body(&mut self, node: &'a Node) -> String {
         match node {
             Node::Choice(options) => {
                 let options: Vec<String> = options.iter().map(|o| self.sequence(o)).collect();
@@ -126,7 +136,7 @@ impl Writer {
         }
     }
 
-    fn sequence(&mut self, node: &Node) -> String {
+    fn sequence(&mut self, node: &'a Node) -> String {
         match node {
             Node::Sequence(items) if items.is_empty() => "\"\"".to_string(),
             Node::Sequence(items) => {
@@ -137,7 +147,7 @@ impl Writer {
         }
     }
 
-    fn term(&mut self, node: &Node) -> String {
+    fn term(&mut self, node: &'a Node) -> String {
         match node {
             Node::Repeat { item, min, max } => {
                 let atom = self.atom(item);
@@ -156,27 +166,28 @@ impl Writer {
     }
 
     /// Something a repetition can follow.
-    fn atom(&mut self, node: &Node) -> String {
+    fn atom(&mut self, node: &'a Node) -> String {
         match node {
             Node::Characters(class) => format!("/{}/", class_regex(class)),
             Node::Token(name) => name.clone(),
-            Node::Rule(number) => {
-                let name = format!("r{number}");
-                if !std::mem::replace(&mut self.seen[*number], true) {
-                    self.queue.push_back((name.clone(), Work::Rule(*number)));
-                }
-                name
-            }
+            Node::Rule(number) => self.rule(*number),
             Node::Sequence(items) if items.is_empty() => "\"\"".to_string(),
             Node::Sequence(items) if items.len() == 1 => self.atom(&items[0]),
             group => {
                 let name = format!("g{}", self.n_groups);
                 self.n_groups += 1;
-                self.queue
-                    .push_back((name.clone(), Work::Group(group.clone())));
+                self.queue.push_back((name.clone(), Work::Group(group)));
                 name
             }
         }
+    }
+
+    fn rule(&mut self, number: usize) -> String {
+        let name = format!("r{number}");
+        if !std::mem::replace(&mut self.seen[number], true) {
+            self.queue.push_back((name.clone(), Work::Rule(number)));
+        }
+        name
     }
 }
 

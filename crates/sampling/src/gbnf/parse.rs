@@ -49,17 +49,15 @@ impl Parser<'_> {
         let Some(&root) = self.numbers.get("root") else {
             return Err(self.error(self.text.len(), "the grammar has no rule `root`"));
         };
-        let mut rules = Vec::with_capacity(self.rules.len());
-        for slot in &self.rules {
-            match &slot.node {
-                Some(node) => rules.push(node.clone()),
-                None => {
-                    let message = format!("rule `{}` is not defined", slot.name);
-                    return Err(self.error(slot.at, &message));
-                }
-            }
+        if let Some(slot) = self.rules.iter().find(|slot| slot.node.is_none()) {
+            let message = format!("rule `{}` is not defined", slot.name);
+            return Err(self.error(slot.at, &message));
         }
-        Ok(Grammar { rules, root })
+        let rules = self.rules.into_iter().filter_map(|slot| slot.node);
+        Ok(Grammar {
+            rules: rules.collect(),
+            root,
+        })
     }
 
     fn rule(&mut self) -> Parsed<()> {
@@ -144,9 +142,11 @@ impl Parser<'_> {
     }
 
     fn repeated(&mut self, mut item: Node, newlines: Newlines) -> Parsed<Node> {
+        let mut depth = self.depth;
         loop {
             let before = self.at;
             self.skip_space(newlines);
+            let start = self.at;
             let (min, max) = match self.peek() {
                 Some('*') => (0, None),
                 Some('+') => (1, None),
@@ -158,6 +158,23 @@ impl Parser<'_> {
                 }
             };
             self.at += 1;
+            if let Node::Repeat {
+                min: inner_min,
+                max: inner_max,
+                ..
+            } = &mut item
+                && is_simple(min, max)
+                && is_simple(*inner_min, *inner_max)
+            {
+                *inner_min *= min;
+                *inner_max = inner_max.and(max);
+                continue;
+            }
+            depth += 1;
+            if depth > NESTING_MAX {
+                let message = format!("parentheses and repetitions nest deeper than {NESTING_MAX}");
+                return Err(self.error(start, &message));
+            }
             item = Node::Repeat {
                 item: Box::new(item),
                 min,
@@ -304,7 +321,7 @@ impl Parser<'_> {
         let start = self.at;
         self.depth += 1;
         if self.depth > NESTING_MAX {
-            let message = format!("parentheses nest deeper than {NESTING_MAX}");
+            let message = format!("parentheses and repetitions nest deeper than {NESTING_MAX}");
             return Err(self.error(start, &message));
         }
         self.at += 1;
@@ -399,6 +416,12 @@ impl Parser<'_> {
             message: message.to_string(),
         }
     }
+}
+
+/// Whether a count is that of `*`, `+` or `?`. A repetition of a repetition with such
+/// counts is one: the two together have no gap.
+fn is_simple(min: u32, max: Option<u32>) -> bool {
+    min <= 1 && max.is_none_or(|max| max == 1)
 }
 
 fn is_name(c: char) -> bool {

@@ -146,7 +146,30 @@ fn errors_name_line_and_column() {
     let deep = format!("root ::= {}\"a\"{}", "(".repeat(65), ")".repeat(65));
     assert_eq!(
         to_lark(&deep).unwrap_err().message,
-        "parentheses nest deeper than 64"
+        "parentheses and repetitions nest deeper than 64"
+    );
+}
+
+#[test]
+fn repetitions_of_repetitions_are_one_or_have_a_limit() {
+    let table = [
+        ("\"a\"**", "(?:a){0,}"),
+        ("\"a\"++", "(?:a){1,}"),
+        ("\"a\"+?", "(?:a){0,}"),
+        ("\"a\"??", "(?:a){0,1}"),
+        ("(\"a\"?)+", "(?:a){0,}"),
+        ("\"a\"*{2}", "(?:(?:a){0,}){2,2}"),
+    ];
+    for (gbnf, regex) in table {
+        let lark = to_lark(&format!("root ::= {gbnf}")).unwrap();
+        assert_eq!(lark, format!("start: /{regex}/\n"), "{gbnf}");
+    }
+    let long = format!("root ::= \"a\"{}", "*".repeat(250_000));
+    assert_eq!(to_lark(&long).unwrap(), "start: /(?:a){0,}/\n");
+    let deep = format!("root ::= \"a\"{} root", "{2}".repeat(80_000));
+    assert_eq!(
+        to_lark(&deep).unwrap_err().to_string(),
+        "GBNF line 1, column 205: parentheses and repetitions nest deeper than 64"
     );
 }
 
@@ -160,6 +183,10 @@ fn growth_is_bounded() {
     text.push_str("a40 ::= \"x\"\n");
     let lark = to_lark(&text).unwrap();
     assert!(lark.len() < 2_000, "{}", lark.len());
+    // Each option is a regex of 16,000 bytes.
+    let long = format!("x ::= \"{}\"\n", "a".repeat(16_000));
+    let text = format!("root ::= x{}\n{long}", " | x".repeat(50_000));
+    assert!(to_lark(&text).unwrap().len() < 1_000_000);
 }
 
 proptest::proptest! {

@@ -378,3 +378,21 @@ fn buffers_stop_growing_after_the_first_tokens() {
     }
     assert_eq!(capacities(&sampler), warm);
 }
+
+#[test]
+fn the_margin_is_that_of_the_row_greedy_sampling_sees() {
+    let logits = [1.0, 4.0, 3.0, -INF];
+    let mut sampler = Sampler::new(&plain(0.0));
+    assert_eq!(sampler.greedy_margin(&logits, None), 1.0);
+    let mut mask = TokenMask::none(4);
+    mask.allow(0);
+    mask.allow(2);
+    assert_eq!(sampler.greedy_margin(&logits, Some(&mask)), 2.0);
+    let params = Params {
+        logit_bias: vec![(0, 2.75)],
+        banned: vec![2],
+        ..plain(0.0)
+    };
+    assert_eq!(Sampler::new(&params).greedy_margin(&logits, None), 0.25);
+    assert_eq!(sampler.greedy_margin(&[1.0, -INF], None), INF);
+}

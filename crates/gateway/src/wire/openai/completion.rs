@@ -223,8 +223,8 @@ impl CompletionEncoder {
             let top = token.top.iter();
             let top = top.map(|top| (top.token.clone(), Value::from(wire_logprob(top.logprob))));
             out.text_offset.push(*sent);
-            out.token_logprobs.push(wire_logprob(token.logprob));
-            out.top_logprobs.push(top.collect());
+            out.token_logprobs.push(token.logprob.map(wire_logprob));
+            out.top_logprobs.push(token.logprob.map(|_| top.collect()));
             out.tokens.push(token.token.clone());
             *sent += token.token.chars().count();
         }
@@ -263,9 +263,10 @@ pub(crate) struct CompletionChoice {
 #[derive(Debug, Default, Serialize, ToSchema)]
 pub(crate) struct ListLogprobs {
     tokens: Vec<String>,
-    token_logprobs: Vec<f32>,
-    #[schema(value_type = Vec<Object>)]
-    top_logprobs: Vec<Map<String, Value>>,
+    /// `null` for the first token of an echoed prompt.
+    token_logprobs: Vec<Option<f32>>,
+    #[schema(value_type = Vec<Option<Object>>)]
+    top_logprobs: Vec<Option<Map<String, Value>>>,
     /// In characters from the start of the text.
     text_offset: Vec<usize>,
 }

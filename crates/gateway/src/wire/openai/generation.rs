@@ -105,7 +105,7 @@ fn sampling(fields: &mut GenerationFields) -> Result<SamplingOverrides, ApiError
         presence_penalty: float("presence_penalty", fields.presence_penalty, -2.0, 2.0)?,
         frequency_penalty: float("frequency_penalty", fields.frequency_penalty, -2.0, 2.0)?,
         dry_multiplier: float("dry_multiplier", fields.dry_multiplier, 0.0, 10.0)?,
-        dry_base: float("dry_base", fields.dry_base, 0.0, 10.0)?,
+        dry_base: float("dry_base", fields.dry_base, 1.0, 10.0)?,
         dry_allowed_length: unsigned(dry_length),
         dry_penalty_last_n: signed(dry_last_n),
         dry_sequence_breakers: dry_breakers(fields)?,

@@ -75,7 +75,7 @@ macro_rules! shared_fields {
                 repeat_last_n: i64,
                 /// Strength of the DRY penalty, 0 to 10; 0 is off.
                 dry_multiplier: f64,
-                /// 0 to 10.
+                /// 1 to 10.
                 dry_base: f64,
                 /// Length of repetition that is still free.
                 dry_allowed_length: i64,

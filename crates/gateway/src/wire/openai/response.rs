@@ -377,7 +377,8 @@ impl From<&TokenLogprob> for WireToken {
         });
         Self {
             token: token.token.clone(),
-            logprob: wire_logprob(token.logprob),
+            // What a chat answers with was generated, so it has one.
+            logprob: token.logprob.map_or(LOGPROB_MIN, wire_logprob),
             bytes: token.bytes.clone(),
             top_logprobs: top.collect(),
         }

@@ -1,0 +1,79 @@
+//! What a model is served as follows from what its file says it was made for.
+
+#![expect(clippy::expect_used, reason = "test code")]
+
+mod tiny_model;
+
+use engine::{Embedder, LlamaEngine, OpenError, OpenOptions};
+use llama::{CacheType, FlashAttention};
+use tiny_model::{Architecture, Purpose, TinyModel};
+
+fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
+    // Its log is long and says nothing of this.
+    llama::init(|_, _| {});
+    let options = OpenOptions {
+        path: model.path().to_owned(),
+        context: Some(64),
+        context_max: 64,
+        slots: 1,
+        batch: 64,
+        ubatch: 16,
+        threads: 1,
+        threads_batch: 1,
+        type_k: CacheType::F32,
+        type_v: CacheType::F32,
+        flash_attention: FlashAttention::Off,
+        gpu_layers: Some(0),
+        mmap: false,
+        swa_full: false,
+    };
+    LlamaEngine::open(&options, |_| true)
+}
+
+/// The vector of a text, and whether the model also generates.
+fn vector(architecture: Architecture, purpose: Purpose) -> (Vec<f32>, bool) {
+    let model = TinyModel::write_for(architecture, purpose);
+    let mut engine = open(&model).expect("the tiny model loads");
+    let vector = engine.embedder.embed(&[70, 71, 72]).expect("a vector");
+    (vector, engine.decoder.is_some())
+}
+
+#[test]
+fn a_reranker_is_refused() {
+    for pooling_type in [4, 9] {
+        let purpose = Purpose {
+            pooling_type: Some(pooling_type),
+            is_causal: None,
+        };
+        let model = TinyModel::write_for(Architecture::Llama, purpose);
+        let error = open(&model).expect_err("it gives no vectors");
+        let message = error.to_string();
+        assert!(
+            message.contains(&format!("pooling_type is {pooling_type};")),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn models_embed_as_their_files_say() {
+    let purpose = |pooling_type, is_causal| Purpose {
+        pooling_type,
+        is_causal,
+    };
+    // Without a way to pool, an encoder gives the mean.
+    let (unstated, generates) = vector(Architecture::Llama, purpose(None, Some(false)));
+    assert!(!generates);
+    let (mean, generates) = vector(Architecture::Llama, purpose(Some(1), Some(false)));
+    assert!(!generates);
+    assert_eq!((unstated.len(), &unstated), (32, &mean));
+    let (last, _) = vector(Architecture::Llama, purpose(Some(3), Some(false)));
+    assert_ne!(last, mean);
+    // A chat model does both.
+    for architecture in [Architecture::Llama, Architecture::Gemma3] {
+        let (vector, generates) = vector(architecture, purpose(Some(0), None));
+        assert!(generates);
+        assert_eq!(vector.len(), 32);
+    }
+    assert!(open(&TinyModel::write(Architecture::Llama)).is_ok());
+}
