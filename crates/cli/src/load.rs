@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use config::{CacheType, Config, FlashAttention, SpeculationMode};
+use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
 use models::Found;
 use proto::{LoadSpec, ModelFacts};
 use supervisor::{Fleet, FleetConfig, ProcessLauncher};
@@ -26,6 +26,7 @@ pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
         kv_type_k: config.kv_type_k.map(cache_type),
         kv_type_v: config.kv_type_v.map(cache_type),
         flash_attention: config.flash_attention.map(flash_attention),
+        kernels: config.kernels.map(kernels),
         gpu_layers: config.gpu_layers,
         mmap: config.mmap,
         swa_full: config.swa_full,
@@ -130,6 +131,13 @@ fn flash_attention(of: FlashAttention) -> proto::FlashAttention {
         FlashAttention::Auto => proto::FlashAttention::Auto,
         FlashAttention::On => proto::FlashAttention::On,
         FlashAttention::Off => proto::FlashAttention::Off,
+    }
+}
+
+fn kernels(of: Kernels) -> proto::Kernels {
+    match of {
+        Kernels::Own => proto::Kernels::Own,
+        Kernels::Ggml => proto::Kernels::Ggml,
     }
 }
 

@@ -23,7 +23,7 @@ pub use flags::augment;
 pub use raw::{Effective, RawConfig, Source, file_to_read};
 pub use reference::reference_markdown;
 pub use resolve::{
-    CacheType, Config, FlashAttention, LogFormat, LogLevel, Speculation, SpeculationMode,
+    CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, Speculation, SpeculationMode,
 };
 pub use settings::{Group, Kind, SETTINGS, Setting, setting};
 

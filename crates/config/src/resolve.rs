@@ -37,6 +37,7 @@ pub struct Config {
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
+    pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
     pub swa_full: Option<bool>,
@@ -85,6 +86,7 @@ choice!(
     }
 );
 choice!(FlashAttention { Auto = "auto", On = "on", Off = "off" });
+choice!(Kernels { Own = "own", Ggml = "ggml" });
 choice!(LogLevel {
     Error = "error",
     Warn = "warn",
@@ -187,6 +189,7 @@ impl Reader<'_> {
             kv_type_k: self.choice("kv_type_k", CacheType::from_word),
             kv_type_v: self.choice("kv_type_v", CacheType::from_word),
             flash_attention: self.choice("flash_attention", FlashAttention::from_word),
+            kernels: self.choice("kernels", Kernels::from_word),
             gpu_layers: self.count("gpu_layers"),
             mmap: self.parsed("mmap"),
             swa_full: self.parsed("swa_full"),

@@ -370,6 +370,15 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "kernels",
+        group: Group::Engine,
+        doc: "Who computes on the CPU: our own kernels, with ggml's for what they do not take, \
+              or ggml's alone.",
+        kind: Kind::Choice(&["own", "ggml"]),
+        unset: "own",
+        ..BASE
+    },
+    Setting {
         name: "gpu_layers",
         group: Group::Engine,
         doc: "Layers to keep on the GPU; all of them when it is more than the model has.",

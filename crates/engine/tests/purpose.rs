@@ -10,7 +10,7 @@ use tiny_model::{Architecture, Purpose, TinyModel};
 
 fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
     // Its log is long and says nothing of this.
-    llama::init(|_, _| {});
+    llama::init(|_, _| {}, llama::Kernels::Own);
     let options = OpenOptions {
         path: model.path().to_owned(),
         context: Some(64),

@@ -87,7 +87,8 @@ pub(crate) const STATUS_FAILED: c_int = -1;
 pub(crate) const STATUS_SUCCESS: c_int = 0;
 pub(crate) const STATUS_ABORTED: c_int = 1;
 
-pub(crate) const DEVICE_ACCEL: c_int = 3;
+/// `GGML_BACKEND_DEVICE_TYPE_IGPU`.
+pub(crate) const DEVICE_INTEGRATED: c_int = 2;
 
 pub(crate) type AbortCallback = Option<unsafe extern "C" fn(*mut c_void) -> bool>;
 

@@ -1,10 +1,13 @@
 //! Memory: one type of buffer for what a graph computes, one for packed weights.
 //!
 //! ggml knows one buffer type of a device, [`host`]: plain memory in ggml's own layouts,
-//! which the CPU back end can use as well. When tensors are allocated together as a list,
-//! which is how weights come, they get a buffer of the type [`packed`] instead. It is not
-//! host memory to anybody else: a tensor of a packable type is kept as panels there
-//! (`kernels::matmul`), and is given back in ggml's layout when somebody reads it.
+//! which the CPU back end can use as well. Tensors that are allocated as a list with
+//! weights among them get a buffer of the type [`packed`] instead. It is not host memory to
+//! anybody else: a weight of a packable type is kept as panels there (`kernels::matmul`),
+//! and is given back in ggml's layout when somebody reads it.
+//!
+//! A weight is known by its name, which in GGUF ends in `.weight`. The KV cache, which
+//! may be of the same types and comes as a list too, has other names.
 
 use crate::abi::{self, Buffer, BufferInterface, BufferType, Tensor};
 use crate::device;
@@ -15,6 +18,7 @@ use std::alloc::Layout;
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A cache line, and a vector of AVX-512.
@@ -94,7 +98,7 @@ impl Packed {
 
     /// What would be kept as panels if the tensor came into a buffer of packed weights.
     pub(crate) fn would_be(root: &Tensor) -> Option<Self> {
-        let weight_type = weight_type(root.kind)?;
+        let weight_type = weight_type(root.kind).filter(|_| is_weight(root))?;
         let [k, rows, n2, n3] = root.shape();
         let fits = k.is_multiple_of(weight_type.block_len())
             && root.nb[0] == weight_type.block_bytes()
@@ -200,6 +204,14 @@ impl Packed {
             }
         });
     }
+}
+
+/// Whether the name is a weight's. Tests of operations, whose tensors have other names, set
+/// `SEXTANT_KERNELS_PACK=all`.
+fn is_weight(root: &Tensor) -> bool {
+    static ALL: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os("SEXTANT_KERNELS_PACK").is_some_and(|all| all == "all"));
+    root.name().ends_with(b".weight") || *ALL
 }
 
 /// Bytes on their way into panels.
@@ -453,7 +465,13 @@ extern "C" fn alloc_list(
 ) -> *mut Buffer {
     guard(ptr::null_mut(), || {
         let size = list_size(buffer_type, tensors, count);
-        let buffer = allocate(packed(), size);
+        // SAFETY: ggml gives a list of tensors.
+        let has_weights = unsafe {
+            list(tensors, count)
+                .iter()
+                .any(|tensor| Packed::would_be(&**tensor).is_some())
+        };
+        let buffer = allocate(if has_weights { packed() } else { host() }, size);
         if buffer.is_null() {
             return buffer;
         }

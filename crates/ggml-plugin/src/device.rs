@@ -121,8 +121,12 @@ extern "C" fn device_memory(_: *mut Device, free: *mut usize, total: *mut usize)
     }
 }
 
+/// "Integrated GPU": a device that computes in the host's memory, and that llama.cpp puts
+/// all layers on where there is no GPU. As `ACCEL` it would get operations too, but not the
+/// layers: llama.cpp would then give every norm to the CPU, which cuts a graph in sixty,
+/// and refuse flash attention by itself.
 extern "C" fn device_type(_: *mut Device) -> c_int {
-    abi::DEVICE_ACCEL
+    abi::DEVICE_INTEGRATED
 }
 
 extern "C" fn device_properties(device: *mut Device, properties: *mut DeviceProperties) {
@@ -131,7 +135,7 @@ extern "C" fn device_properties(device: *mut Device, properties: *mut DeviceProp
         description: device_description(device),
         memory_free: 0,
         memory_total: 0,
-        kind: abi::DEVICE_ACCEL,
+        kind: abi::DEVICE_INTEGRATED,
         device_id: ptr::null(),
         capabilities: [false, false, false, false, true],
     };

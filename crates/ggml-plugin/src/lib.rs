@@ -2,10 +2,10 @@
 //!
 //! Two products of one code: [`registry`] is linked into the worker, and the shared
 //! library of this crate is loaded by any llama.cpp with back ends in libraries when
-//! `GGML_BACKEND_PATH` names it. Either way ggml sees one device of the kind `ACCEL`,
-//! which stands before the CPU's own: weights of the types it can pack come to it, and it
-//! takes each operation that it can compute exactly ([`support`]). What it declines, the
-//! CPU back end does, in the same memory.
+//! `GGML_BACKEND_PATH` names it. Either way ggml sees one device that computes in the
+//! host's memory: where no GPU is, llama.cpp puts the layers on it. Weights of the types it
+//! can pack come to it, and it takes each operation that it can compute exactly
+//! ([`support`]). What it declines, the CPU back end does, in the same memory.
 //!
 //! | module | what |
 //! |---|---|
@@ -28,6 +28,18 @@ mod support;
 mod tensor;
 
 pub use device::{Refusal, registry};
+
+/// The name of the instruction set that the kernels use.
+#[must_use]
+pub fn instruction_set() -> &'static str {
+    kernels::Isa::best().level().name()
+}
+
+/// Where the device is, to tell it from others.
+#[must_use]
+pub fn device_address() -> *mut std::ffi::c_void {
+    device::device().cast()
+}
 
 /// What ggml looks for in a library that it loads.
 ///

@@ -7,6 +7,16 @@ use kernels::matmul::WeightType;
 pub(crate) type Shape = [usize; abi::MAX_DIMS];
 
 impl Tensor {
+    pub(crate) fn name(&self) -> &[u8] {
+        let end = self
+            .name
+            .iter()
+            .position(|byte| *byte == 0)
+            .unwrap_or(self.name.len());
+        // SAFETY: characters of C and bytes are of one size.
+        unsafe { std::slice::from_raw_parts(self.name.as_ptr().cast(), end) }
+    }
+
     /// Elements of each dimension; a negative number, which ggml never has, counts as 0.
     pub(crate) fn shape(&self) -> Shape {
         self.ne.map(|n| usize::try_from(n).unwrap_or(0))

@@ -5,7 +5,6 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::plugin;
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
@@ -294,8 +293,6 @@ fn raw_params(params: &ContextParams, abort: &Arc<AtomicBool>) -> sys::llama_con
     raw.type_k = ggml_type(params.type_k);
     raw.type_v = ggml_type(params.type_v);
     raw.flash_attn_type = match params.flash_attention {
-        // llama.cpp's own answer is no wherever another device than the layer's attends.
-        FlashAttention::Auto if plugin::is_registered() => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
         FlashAttention::Off => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,

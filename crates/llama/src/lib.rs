@@ -50,11 +50,21 @@ pub fn init(sink: LogSink, kernels: Kernels) {
     });
 }
 
-/// The CPU features and back ends that llama.cpp found, as one line.
+/// The CPU features and back ends that llama.cpp found, as one line; our kernels first.
 #[must_use]
 pub fn system_info() -> String {
     // SAFETY: returns a pointer to a static, NUL-terminated string.
-    ffi::string(unsafe { sys::llama_print_system_info() })
+    let of_ggml = ffi::string(unsafe { sys::llama_print_system_info() });
+    match plugin::instruction_set() {
+        Some(instructions) => format!("own : {instructions} = 1 | {of_ggml}"),
+        None => of_ggml,
+    }
+}
+
+/// Whether there is a GPU, of its own or integrated, that llama.cpp can use.
+#[must_use]
+pub fn has_gpu() -> bool {
+    plugin::has_gpu()
 }
 
 /// The version of the llama.cpp that was compiled in.

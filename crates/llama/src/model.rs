@@ -105,7 +105,8 @@ impl Model {
             LoadMode::Mmap => sys::LLAMA_LOAD_MODE_MMAP,
             LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
         };
-        if let Some(layers) = params.gpu_layers {
+        // Our kernels count as a device; without a GPU they have all layers.
+        if let Some(layers) = params.gpu_layers.filter(|_| crate::has_gpu()) {
             raw.n_gpu_layers = layers;
         }
         raw.progress_callback = Some(on_progress);

@@ -80,6 +80,7 @@ pub struct LoadSpec {
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
+    pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
     /// Keep all tokens of sliding-window layers, so that any prefix can be reused.
@@ -111,6 +112,15 @@ pub enum FlashAttention {
     Off,
 }
 
+/// Who computes on the CPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kernels {
+    /// Our own, with ggml's for what they do not take.
+    Own,
+    Ggml,
+}
+
 /// What the engine reports after loading: values in force, never wishes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -139,7 +149,7 @@ pub struct ModelFacts {
     pub kv_bytes: u64,
     pub flash_attention: bool,
     pub gpu_layers: u32,
-    /// The CPU features llama.cpp was compiled for and found.
+    /// Whose kernels compute, and the CPU features that they use.
     pub kernels: String,
     pub llama_version: String,
     /// Chat is possible (a decoder with a template, its own or the fallback).

@@ -15,7 +15,7 @@ pub mod frame;
 pub mod job;
 
 pub use control::{
-    CacheType, FlashAttention, FromWorker, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
+    CacheType, FlashAttention, FromWorker, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
     ModelFacts, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{

@@ -32,14 +32,6 @@ pub use serve::{ServeError, serve};
 /// which the supervisor keeps the end of.
 pub fn main(socket: &Path) -> anyhow::Result<()> {
     die_with_parent();
-    llama::init(
-        log_line,
-        if std::env::var("SEXTANT_KERNELS").as_deref() == Ok("ggml") {
-            llama::Kernels::Ggml
-        } else {
-            llama::Kernels::Own
-        },
-    );
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         // Preparing requests must not take the cores from the engine.

@@ -55,6 +55,7 @@ impl Loader for LlamaLoader {
         let file = check_file(spec)?;
         let options = options(spec)?;
         clear_log();
+        llama::init(crate::log_line, kernels(spec));
         let engine = LlamaEngine::open(&options, |fraction| {
             progress(fraction);
             true
@@ -93,6 +94,14 @@ fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
         };
         failure(kind, fault.to_string())
     })
+}
+
+/// Our own unless asked otherwise. A worker loads one model, so this is the process's choice.
+fn kernels(spec: &LoadSpec) -> llama::Kernels {
+    match spec.kernels {
+        None | Some(proto::Kernels::Own) => llama::Kernels::Own,
+        Some(proto::Kernels::Ggml) => llama::Kernels::Ggml,
+    }
 }
 
 fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
@@ -411,6 +420,10 @@ fn reported_flash_attention(asked: llama::FlashAttention) -> bool {
 }
 
 fn reported_gpu_layers() -> u32 {
+    // Without a GPU llama.cpp counts the layers of our own device.
+    if !llama::has_gpu() {
+        return 0;
+    }
     let offloaded = |line: &String| {
         let (_, rest) = line.split_once("offloaded ")?;
         rest.split('/').next()?.parse().ok()

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use axum::extract::State;
 use axum::response::Response;
-use proto::{CacheType, FlashAttention, LoadSpec, ModelFacts, WorkerState};
+use proto::{CacheType, FlashAttention, Kernels, LoadSpec, ModelFacts, WorkerState};
 use serde::{Deserialize, Serialize};
 use supervisor::{ModelPhase, ModelStatus};
 use utoipa::ToSchema;
@@ -42,6 +42,9 @@ pub(crate) struct LoadRequest {
     /// `auto`, `on` or `off`
     #[schema(value_type = Option<String>)]
     flash_attention: Option<FlashAttention>,
+    /// `own` or `ggml`
+    #[schema(value_type = Option<String>)]
+    kernels: Option<Kernels>,
     gpu_layers: Option<u32>,
     mmap: Option<bool>,
     swa_full: Option<bool>,
@@ -80,6 +83,7 @@ impl LoadRequest {
             kv_type_k: self.kv_type_k,
             kv_type_v: self.kv_type_v,
             flash_attention: self.flash_attention,
+            kernels: self.kernels,
             gpu_layers: self.gpu_layers,
             mmap: self.mmap,
             swa_full: self.swa_full,
