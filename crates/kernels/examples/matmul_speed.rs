@@ -1,8 +1,12 @@
 //! Integer operations a second of `kernels::matmul` on one core, prefill and decode.
 //!
-//! `cargo run --release -p kernels --example matmul_speed [columns]`
+//! `cargo run --release -p kernels --example matmul_speed [isa]`: the fastest if not given.
+//!
+//! The workspace is built for the machine at hand; for what AVX2 does on a machine without
+//! AVX-512, build with `RUSTFLAGS="-C target-cpu=x86-64-v3"`.
 
 use kernels::Isa;
+use kernels::isa::Level;
 use kernels::matmul::{self, Operands, Products, WeightType, multiply, quantize_tile, tile_bytes};
 use std::time::Instant;
 
@@ -10,8 +14,13 @@ const K: usize = 2048;
 /// Rows enough that the weights do not fit the caches: 8,192 x 2,048.
 const PANELS: usize = 512;
 
-fn main() {
-    let isa = Isa::best();
+fn main() -> Result<(), &'static str> {
+    let isa = match std::env::args().nth(1) {
+        Some(name) => Level::from_name(&name)
+            .and_then(Isa::detect)
+            .ok_or("not a set of instructions of this machine; scalar, avx2, avx512-vnni?")?,
+        None => Isa::best(),
+    };
     println!("{isa}, k {K}, one core");
     for weight_type in WeightType::ALL {
         let panel_bytes = weight_type.panel_bytes(K);
@@ -45,4 +54,5 @@ fn main() {
             );
         }
     }
+    Ok(())
 }
