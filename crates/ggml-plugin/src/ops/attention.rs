@@ -4,7 +4,7 @@ use super::{Context, floats, floats_mut};
 use crate::abi::{Tensor, kind};
 use kernels::attention::{
     Attention, CacheRows, CacheType, Mask, Queries, RowId, attend, attend_span, finish, merge,
-    partial_len, spans,
+    partial_len, partial_len_of, spans,
 };
 use std::sync::atomic::Ordering;
 
@@ -93,8 +93,7 @@ impl<'g> AttentionStep<'g> {
 
     /// Floats of the partial result of one span of a piece with all its positions.
     fn partial_floats(&self) -> usize {
-        // Its length is a matter of sizes alone.
-        self.positions * self.group() * (self.values.shape()[0] + 2)
+        partial_len_of(self.positions * self.group(), self.values.shape()[0])
     }
 
     /// Shared memory that the step needs; 0 when the cells are not split.
@@ -166,7 +165,7 @@ impl<'g> AttentionStep<'g> {
         problem: &Attention<'_>,
     ) -> &'a mut [f32] {
         let len = partial_len(problem);
-        debug_assert!(len <= self.partial_floats());
+        assert!(len <= self.partial_floats());
         // SAFETY: the caller's promise.
         unsafe { floats_mut(shared.add(index * self.partial_floats() * 4), len) }
     }

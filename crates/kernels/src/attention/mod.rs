@@ -200,7 +200,11 @@ struct Layout {
 
 impl Layout {
     fn of(problem: &Attention<'_>) -> Self {
-        let sums = problem.values.head_size.next_multiple_of(16);
+        Self::new(problem.values.head_size)
+    }
+
+    fn new(value_size: usize) -> Self {
+        let sums = value_size.next_multiple_of(16);
         Self {
             sums,
             total: sums + 16,
@@ -218,7 +222,13 @@ impl Layout {
 /// How many floats the partial result of a span takes, for all rows.
 #[must_use]
 pub fn partial_len(problem: &Attention<'_>) -> usize {
-    problem.rows() * Layout::of(problem).row
+    partial_len_of(problem.rows(), problem.values.head_size)
+}
+
+/// [`partial_len`] of a problem with `rows` query rows and heads of values of that size.
+#[must_use]
+pub fn partial_len_of(rows: usize, value_size: usize) -> usize {
+    rows * Layout::new(value_size).row
 }
 
 /// Attends to one span of the cells. Panics where the problem's slices are too short for
