@@ -129,10 +129,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         None => true,
     };
     for model in [&SMOLLM2, &GEMMA3].into_iter().filter(wanted) {
-        let (table, faults) = one_model(model, &peer, arguments.threads)?;
-        println!("{table}");
-        report += &table;
-        unexplained += faults;
+        for kernels in ["ggml", "own"] {
+            let (table, faults) = one_model(model, kernels, &peer, arguments.threads)?;
+            println!("{table}");
+            report += &table;
+            unexplained += faults;
+        }
     }
     if arguments.only.is_none() {
         let folder = root().join("docs/benchmarks");
@@ -148,13 +150,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// The model's table, and how many differences nothing explains.
-fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, usize)> {
+/// The model's table on those kernels, and how many differences nothing explains.
+fn one_model(
+    model: &TestModel,
+    kernels: &str,
+    peer: &Peer,
+    threads: u32,
+) -> Result<(String, usize)> {
+    // The same kernels round alike, other kernels as much apart as those for several rows.
+    let tie_nats = if kernels == "ggml" {
+        TIE_NATS
+    } else {
+        TIE_WITH_DRAFTS_NATS
+    };
     let setting = Setting {
         model: models::ensure(model)?,
         threads,
         slots: 1,
         context_per_slot: 2048,
+        our_flags: vec!["--kernels".to_owned(), kernels.to_owned()],
         peer_flags: PEER_FLAGS.iter().map(|flag| (*flag).to_owned()).collect(),
     };
     let theirs = Server::peer(peer, &setting)?;
@@ -184,7 +198,7 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
             }
         };
         let to_peer = cell(
-            compare(&answer, &ask(&theirs, prompt, Drafts::Off)?, TIE_NATS),
+            compare(&answer, &ask(&theirs, prompt, Drafts::Off)?, tie_nats),
             &mut same,
         );
         let to_self = cell(
@@ -195,7 +209,7 @@ fn one_model(model: &TestModel, peer: &Peer, threads: u32) -> Result<(String, us
         let _ = writeln!(table, "| {count} | {prompt} | {to_peer} | {to_self} |");
     }
     let heading = format!(
-        "\n## {}\n\n{same} of {count} outputs are the same as llama-server's. With drafts, \
+        "\n## {}, kernels: {kernels}\n\n{same} of {count} outputs are the same as llama-server's. With drafts, \
          {same_drafted} of {count} are the same\nas without; {stood} of {drafted} drafted tokens \
          stood.\n\n| | prompt | against llama-server | drafts against none |\n|---|---|---|---|\n",
         model.file

@@ -36,6 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         threads: 2,
         slots: 4,
         context_per_slot: 2048,
+        our_flags: Vec::new(),
         peer_flags: Vec::new(),
     };
     let wanted = |suite| arguments.only.is_none_or(|only| only == suite);

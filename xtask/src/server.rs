@@ -23,6 +23,8 @@ pub(crate) struct Setting {
     pub(crate) slots: u32,
     /// Tokens each stream may use.
     pub(crate) context_per_slot: u32,
+    /// Further flags for Sextant alone.
+    pub(crate) our_flags: Vec<String>,
     /// Further flags for llama-server alone.
     pub(crate) peer_flags: Vec<String>,
 }
@@ -51,6 +53,7 @@ impl Server {
         ] {
             command.arg(flag).arg(value);
         }
+        command.args(&setting.our_flags);
         Self::start("sextant", command, port, "/ready")
     }
 

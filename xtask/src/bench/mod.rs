@@ -78,6 +78,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         threads: arguments.threads,
         slots: STREAMS_MAX,
         context_per_slot: arguments.context,
+        our_flags: Vec::new(),
         peer_flags: peer_flags.split_whitespace().map(str::to_owned).collect(),
     };
     let load_before = machine::load_average();

@@ -17,6 +17,9 @@ const LEVELS: &[&[&str]] = &[
     &["cli"],
 ];
 
+/// Crates with unsafe code, which state their own lints.
+const UNSAFE_ISLANDS: &[&str] = &["llama", "ggml-plugin", "kernels"];
+
 /// The one crate that may touch llama.cpp's C interface.
 const LLAMA_OWNER: &str = "llama";
 const LLAMA_BINDINGS: &str = "llama-cpp-sys-2";
@@ -104,10 +107,12 @@ fn edges(package: &Package, findings: &mut Vec<String>) {
     }
 }
 
-/// Every crate takes the workspace's lints, but for the unsafe island.
+/// Every crate takes the workspace's lints, but for the unsafe islands.
 fn manifest(package: &Package, findings: &mut Vec<String>) -> Result<()> {
     let text = fs::read_to_string(&package.manifest_path)?;
-    if package.name != LLAMA_OWNER && !text.contains("[lints]\nworkspace = true") {
+    if !UNSAFE_ISLANDS.contains(&package.name.as_str())
+        && !text.contains("[lints]\nworkspace = true")
+    {
         findings.push(format!(
             "{} does not take the workspace's lints ([lints] workspace = true)",
             package.name
