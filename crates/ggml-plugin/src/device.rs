@@ -7,21 +7,43 @@ use crate::graph::Engine;
 use crate::guard::guard;
 use crate::{buffer, support};
 use kernels::Isa;
+use kernels::isa::Level;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::fmt;
 use std::ptr;
+use std::sync::OnceLock;
+
+/// Names the instruction set that the kernels use instead of the machine's best; for tests.
+const ISA_VARIABLE: &str = "SEXTANT_KERNELS_ISA";
 
 /// Why the back end is not offered.
 #[derive(Clone, Debug)]
-pub struct Refusal(String);
+pub enum Refusal {
+    /// The host's ggml differs in this.
+    Host(String),
+    /// `SEXTANT_KERNELS_ISA` names a set of instructions that does not exist.
+    UnknownIsa(String),
+    /// `SEXTANT_KERNELS_ISA` names one that this machine does not have.
+    UnavailableIsa(Level),
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "this back end was built for another release of ggml: {}",
-            self.0
-        )
+        match self {
+            Self::Host(difference) => write!(
+                f,
+                "this back end was built for another release of ggml: {difference}"
+            ),
+            Self::UnknownIsa(name) => {
+                let names = Level::ALL.map(Level::name).join(", ");
+                write!(f, "{ISA_VARIABLE} is {name:?}; it must be one of {names}")
+            }
+            Self::UnavailableIsa(level) => {
+                let names: Vec<_> = Isa::available().map(|isa| isa.level().name()).collect();
+                let (name, names) = (level.name(), names.join(", "));
+                write!(f, "{ISA_VARIABLE} is {name}, but this machine has {names}")
+            }
+        }
     }
 }
 
@@ -64,12 +86,29 @@ static GUID: [u8; 16] = *b"sextant-kernels1";
 /// The registry to give to `ggml_backend_register`; it lives for ever.
 ///
 /// # Errors
-/// When the host numbers operations or types otherwise, or has other tensors.
+/// When the host numbers operations or types otherwise, or has other tensors; when the
+/// environment asks for instructions that cannot be had.
 pub fn registry() -> Result<*mut Registry, Refusal> {
-    match abi::host_mismatch() {
-        None => Ok((&raw const REGISTRY.0).cast_mut()),
-        Some(difference) => Err(Refusal(difference)),
+    if let Some(difference) = abi::host_mismatch() {
+        return Err(Refusal::Host(difference));
     }
+    isa()?;
+    Ok((&raw const REGISTRY.0).cast_mut())
+}
+
+/// The instruction set of this process: the environment's choice, else the best.
+fn isa() -> Result<Isa, Refusal> {
+    static ISA: OnceLock<Result<Isa, Refusal>> = OnceLock::new();
+    let choose = || {
+        let Some(name) = std::env::var_os(ISA_VARIABLE) else {
+            return Ok(Isa::best());
+        };
+        let name = name.to_string_lossy();
+        let level = Level::from_name(&name);
+        let level = level.ok_or_else(|| Refusal::UnknownIsa(name.into_owned()))?;
+        Isa::detect(level).ok_or(Refusal::UnavailableIsa(level))
+    };
+    ISA.get_or_init(choose).clone()
 }
 
 pub(crate) const fn device() -> *mut Device {
@@ -105,10 +144,12 @@ extern "C" fn device_name(_: *mut Device) -> *const c_char {
 }
 
 extern "C" fn device_description(_: *mut Device) -> *const c_char {
-    match Isa::best().level() {
-        kernels::isa::Level::Avx512Vnni => c"CPU kernels, avx512-vnni".as_ptr(),
-        kernels::isa::Level::Avx2 => c"CPU kernels, avx2".as_ptr(),
-        kernels::isa::Level::Scalar => c"CPU kernels, scalar".as_ptr(),
+    match isa().map(Isa::level) {
+        Ok(Level::Avx512Vnni) => c"CPU kernels, avx512-vnni".as_ptr(),
+        Ok(Level::Avx2) => c"CPU kernels, avx2".as_ptr(),
+        Ok(Level::Scalar) => c"CPU kernels, scalar".as_ptr(),
+        // Nothing was registered then.
+        Err(_) => c"CPU kernels".as_ptr(),
     }
 }
 
@@ -166,7 +207,10 @@ extern "C" fn supports_buffer_type(_: *mut Device, buffer_type: *mut BufferType)
 
 extern "C" fn init_backend(device: *mut Device, _: *const c_char) -> *mut Backend {
     guard(ptr::null_mut(), || {
-        let engine = Box::into_raw(Box::new(Engine::new(Isa::best())));
+        let Ok(isa) = isa() else {
+            return ptr::null_mut();
+        };
+        let engine = Box::into_raw(Box::new(Engine::new(isa)));
         Box::into_raw(Box::new(Backend {
             guid: &raw const GUID,
             get_name: backend_name,

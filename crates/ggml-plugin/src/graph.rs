@@ -6,11 +6,13 @@
 //! the last barrier has written, or writes what such a step reads.
 
 use crate::abi::{self, AbortCallback, Graph, Tensor, op};
+use crate::buffer::Packed;
 use crate::ops::attention::AttentionStep;
 use crate::ops::matmul::{Activations, MatMul};
 use crate::ops::rope::{RopeTables, Tables};
 use crate::ops::{Context, Step, rows};
 use crate::pool::{Part, Pool};
+use crate::support;
 use kernels::Isa;
 use kernels::attention::Scratch;
 use std::collections::HashMap;
@@ -218,10 +220,20 @@ struct Planner<'g, 't> {
     /// What steps since the last barrier read and write.
     reads: Vec<Touched>,
     writes: Vec<Touched>,
-    /// Whose rounded activations are in the shared memory.
-    rounded: Option<(*const Tensor, bool)>,
+    /// Which activations were rounded last.
+    rounded: Option<Rounded>,
     shared_bytes: usize,
     failed: bool,
+}
+
+/// Activations that are rounded, in the shared memory or in each thread's own.
+#[derive(Debug, PartialEq, Eq)]
+struct Rounded {
+    source: *const Tensor,
+    memory: Touched,
+    /// Tiles begin anew with each.
+    batches: usize,
+    local: bool,
 }
 
 /// The shared memory stands for itself in what a step touches.
@@ -267,13 +279,14 @@ impl<'g, 't> Planner<'g, 't> {
 
     fn add(&mut self, index: usize) {
         let node = self.nodes[index];
-        let is_view = matches!(
-            node.op,
-            op::NONE | op::RESHAPE | op::VIEW | op::PERMUTE | op::TRANSPOSE
-        );
-        if self.done[index] || is_view || !is_computed(node) {
+        if self.done[index] || node.is_view() || !is_computed(node) {
             return;
         }
+        debug_assert!(
+            support::supports(node),
+            "operation {} was declined",
+            node.op
+        );
         match node.op {
             op::MUL_MAT => self.add_matmul(node),
             op::RMS_NORM => self.add_rms_norm(index),
@@ -293,10 +306,15 @@ impl<'g, 't> Planner<'g, 't> {
     }
 
     fn push(&mut self, step: Step<'g>, reads: Vec<Touched>, writes: Vec<Touched>) {
+        let overlap = |a: &Touched, b: &Touched| a.start < b.end && b.start < a.end;
         let meet = |some: &[Touched], others: &[Touched]| {
-            let overlap = |a: &Touched, b: &Touched| a.start < b.end && b.start < a.end;
             some.iter().any(|a| others.iter().any(|b| overlap(a, b)))
         };
+        let is_stale =
+            |rounded: &Rounded| writes.iter().any(|write| overlap(write, &rounded.memory));
+        if self.rounded.as_ref().is_some_and(is_stale) {
+            self.rounded = None;
+        }
         let barrier =
             meet(&reads, &self.writes) || meet(&writes, &self.writes) || meet(&writes, &self.reads);
         if barrier {
@@ -319,8 +337,14 @@ impl<'g, 't> Planner<'g, 't> {
         let (weights, source) = unsafe { (&*weights, &*source) };
         let activations = Activations::new(source, matmul.k(), matmul.batches());
         let local = activations.columns() <= MatMul::LOCAL_COLUMNS_MAX;
-        let there = self.rounded == Some((std::ptr::from_ref(source), local));
-        self.rounded = Some((std::ptr::from_ref(source), local));
+        let wanted = Some(Rounded {
+            source: std::ptr::from_ref(source),
+            memory: touched(source),
+            batches: matmul.batches(),
+            local,
+        });
+        let there = self.rounded == wanted;
+        self.rounded = wanted;
         let mut reads = vec![touched(weights)];
         if local {
             // Each thread rounds the few columns for itself, which spares a barrier.
@@ -343,6 +367,8 @@ impl<'g, 't> Planner<'g, 't> {
     }
 
     /// A norm, and the product with its weights where nobody else wants the norm itself.
+    /// That nobody in this graph does is not enough: it may be a part of a larger one. But
+    /// when the product takes the norm's place in memory, nobody can.
     fn add_rms_norm(&mut self, index: usize) {
         let node = self.nodes[index];
         let next = self.nodes[index + 1..]
@@ -351,6 +377,8 @@ impl<'g, 't> Planner<'g, 't> {
         if let Some(next) = next.map(|next| index + 1 + next)
             && self.uses.get(&std::ptr::from_ref(node)) == Some(&1)
             && node.flags & abi::FLAG_OUTPUT == 0
+            && self.nodes[next].data == node.data
+            && self.nodes[next].nb == node.nb
             && let Some(weight) = rows::norm_weight(node, self.nodes[next])
         {
             self.done[next] = true;
@@ -391,7 +419,10 @@ impl<'g, 't> Planner<'g, 't> {
     }
 
     fn add_attention(&mut self, node: &'g Tensor) {
-        let Some(step) = AttentionStep::new(node, self.threads) else {
+        // Whoever allocated a list of tensors without their readers may have packed a cache.
+        let is_packed = sources(node).any(|source| Packed::of(source).is_some());
+        let step = AttentionStep::new(node, self.threads).filter(|_| !is_packed);
+        let Some(step) = step else {
             self.failed = true;
             return;
         };

@@ -3,17 +3,14 @@
 //! ggml asks before anything is allocated, so a decision here rests on types, shapes and
 //! strides, and on the buffers of what is allocated already.
 
-use crate::abi::{Tensor, kind, op};
+use crate::abi::{self, Tensor, kind, op};
 use crate::buffer::{self, Packed};
 use crate::ops::attention::cache_type;
 use crate::ops::{rope, rows};
 use crate::tensor::weight_type;
 
 pub(crate) fn supports(node: &Tensor) -> bool {
-    if matches!(
-        node.op,
-        op::NONE | op::RESHAPE | op::VIEW | op::PERMUTE | op::TRANSPOSE
-    ) {
+    if node.is_view() {
         return true;
     }
     if is_probe(node) {
@@ -24,7 +21,7 @@ pub(crate) fn supports(node: &Tensor) -> bool {
         .filter_map(|index| node.source(index))
         .chain([node])
         .any(|tensor| Packed::of(tensor).is_some());
-    if packed_elsewhere {
+    if packed_elsewhere || !is_apart_or_in_step(node) {
         return false;
     }
     match node.op {
@@ -56,6 +53,39 @@ fn is_probe(node: &Tensor) -> bool {
         .any(empty)
 }
 
+/// Whether no part of a source can be overwritten before it is read. Views of one tensor
+/// may share memory: an operation of rows can then work in place, where each row of the
+/// result is that row of the source, and nothing else can.
+fn is_apart_or_in_step(node: &Tensor) -> bool {
+    let range = |tensor: &Tensor| {
+        // SAFETY: the caller's tensor is alive.
+        tensor.view_offs..tensor.view_offs + unsafe { abi::ggml_nbytes(tensor) }
+    };
+    let of_rows = !matches!(
+        node.op,
+        op::MUL_MAT | op::GET_ROWS | op::SET_ROWS | op::FLASH_ATTN_EXT
+    );
+    let is_target = |index: usize| {
+        matches!(
+            (node.op, index),
+            (op::CPY | op::CONT | op::DUP, 1) | (op::SET_ROWS, 2)
+        )
+    };
+    let fits = |(index, source): (usize, &Tensor)| {
+        if is_target(index) || !std::ptr::eq(source.root(), node.root()) {
+            return true;
+        }
+        let (read, written) = (range(source), range(node));
+        let apart = read.end <= written.start || written.end <= read.start;
+        let shapes = source.shape() == node.shape() || (node.op == op::GLU && index == 0);
+        let in_step = shapes && source.nb == node.nb && read.start == written.start;
+        apart || (of_rows && in_step)
+    };
+    (0..node.src.len())
+        .filter_map(|index| node.source(index).map(|source| (index, source)))
+        .all(fits)
+}
+
 fn is_float(number: i32) -> bool {
     matches!(number, kind::F32 | kind::F16 | kind::BF16)
 }
@@ -76,10 +106,9 @@ fn matmul(node: &Tensor) -> bool {
     let repeats = n2 > 0 && n3 > 0 && c2.is_multiple_of(n2) && c3.is_multiple_of(n3);
     let row_bytes = weight_type.row_bytes(k);
     // A view of packed weights has no place of its own.
-    let whole = Packed::of(weights).is_none() || weights.view_src.is_null();
     weights.view_src.is_null()
-        && whole
         && repeats
+        && k > 0
         && k == columns_k
         && k.is_multiple_of(weight_type.block_len())
         && weights.nb[0] == weight_type.block_bytes()
@@ -178,9 +207,10 @@ fn rope(node: &Tensor) -> bool {
         && factors_fit
         && parameters.n_dims.is_multiple_of(2)
         && parameters.n_dims + parameters.offset <= node.shape()[0]
-        && node
-            .source(1)
-            .is_some_and(|positions| positions.kind == kind::I32)
+        && node.source(1).is_some_and(|positions| {
+            let [tokens, ..] = positions.shape();
+            positions.kind == kind::I32 && positions.nb[0] == 4 && tokens == node.shape()[2]
+        })
 }
 
 fn attention(node: &Tensor) -> bool {

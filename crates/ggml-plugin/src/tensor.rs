@@ -32,6 +32,15 @@ impl Tensor {
         self.shape().contains(&0)
     }
 
+    /// Whether it is memory under another shape, or memory that nothing computes.
+    pub(crate) fn is_view(&self) -> bool {
+        use abi::op;
+        matches!(
+            self.op,
+            op::NONE | op::RESHAPE | op::VIEW | op::PERMUTE | op::TRANSPOSE
+        )
+    }
+
     /// The `index`th source; null is none.
     pub(crate) fn source(&self, index: usize) -> Option<&Tensor> {
         // SAFETY: ggml's sources are null or tensors that live as long as the graph.

@@ -41,7 +41,8 @@ impl<'g> RopeTables<'g> {
     pub(crate) fn new(node: &'g Tensor, tables: &mut Tables) -> Option<(Self, bool)> {
         let positions = node.source(1)?;
         let factors = node.source(2);
-        let address = |tensor: &Tensor| tensor.data as usize;
+        // Not where the numbers are: that memory may hold others later in the graph.
+        let address = |tensor: &Tensor| std::ptr::from_ref(tensor) as usize;
         let sources = [address(positions), factors.map_or(0, address)];
         let tokens = node.shape()[2];
         let groups = &mut tables.0;

@@ -251,11 +251,14 @@ pub(crate) unsafe fn glu(context: Context<'_>, node: &Tensor, kind: Glu) {
 /// # Safety
 /// As for [`Step::run`].
 pub(crate) unsafe fn softmax(context: Context<'_>, node: &Tensor) {
-    let Context { isa, part, .. } = context;
+    let Context {
+        isa, part, local, ..
+    } = context;
     let Some(source) = node.source(0) else { return };
     let [len, n1, n2, _] = node.shape();
     for row in part.share(node.rows()) {
         let (i1, i2, i3) = (row % n1, row / n1 % n2, row / n1 / n2);
+        let (from, to) = (source.row(row), node.row(row));
         // SAFETY: `support` takes dense rows, the same place or apart.
         unsafe {
             let mask = match node.source(1) {
@@ -263,7 +266,11 @@ pub(crate) unsafe fn softmax(context: Context<'_>, node: &Tensor) {
                 Some(mask) => {
                     let [_, _, m2, m3] = mask.shape();
                     let place = mask.at([i1, i2 % m2, i3 % m3]);
-                    if mask.kind == kind::F32 {
+                    if mask.kind == kind::F32 && place == to {
+                        local.floats.clear();
+                        local.floats.extend_from_slice(floats(place, len));
+                        SoftmaxMask::F32(&local.floats)
+                    } else if mask.kind == kind::F32 {
                         SoftmaxMask::F32(floats(place, len))
                     } else {
                         SoftmaxMask::F16(std::slice::from_raw_parts(place.cast(), len))
@@ -279,7 +286,6 @@ pub(crate) unsafe fn softmax(context: Context<'_>, node: &Tensor) {
                 slope: 1.0,
                 sink,
             };
-            let (from, to) = (source.row(row), node.row(row));
             if from == to {
                 norm::softmax_in_place(isa, floats_mut(to, len), &arguments);
             } else {
