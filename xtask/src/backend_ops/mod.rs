@@ -50,6 +50,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "GGML_BACKEND_PATH",
         target_dir().join("release").join(library),
     );
+    // The tests' tensors have no names of weights.
+    command.env("SEXTANT_KERNELS_PACK", "all");
     if let Some(op) = &arguments.op {
         command.args(["-o", op]);
     }
