@@ -97,7 +97,7 @@ pub fn registry() -> Result<*mut Registry, Refusal> {
 }
 
 /// The instruction set of this process: the environment's choice, else the best.
-fn isa() -> Result<Isa, Refusal> {
+pub(crate) fn isa() -> Result<Isa, Refusal> {
     static ISA: OnceLock<Result<Isa, Refusal>> = OnceLock::new();
     let choose = || {
         let Some(name) = std::env::var_os(ISA_VARIABLE) else {

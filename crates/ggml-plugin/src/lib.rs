@@ -32,7 +32,7 @@ pub use device::{Refusal, registry};
 /// The name of the instruction set that the kernels use.
 #[must_use]
 pub fn instruction_set() -> &'static str {
-    kernels::Isa::best().level().name()
+    device::isa().map_or("none", |isa| isa.level().name())
 }
 
 /// Where the device is, to tell it from others.
