@@ -234,10 +234,21 @@ impl Drop for RequestWatch {
             .observe(seconds);
         let labels = RequestLabels {
             route,
-            method,
+            method: method_label(&method).to_owned(),
             status: self.status,
         };
         self.metrics.requests.get_or_create(&labels).inc();
+    }
+}
+
+/// The method as a label. HTTP lets any word be a method; each label that is new stays in
+/// memory, so words that no route knows share one.
+fn method_label(method: &str) -> &str {
+    const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+    if KNOWN.contains(&method) {
+        method
+    } else {
+        "other"
     }
 }
 
@@ -359,5 +370,17 @@ fn register_phases(registry: &mut Registry, models: &[(ModelStatus, Option<Worke
 fn labels(model: &str) -> ModelLabels {
     ModelLabels {
         model: model.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_that_nobody_knows_share_a_label() {
+        assert_eq!(method_label("POST"), "POST");
+        assert_eq!(method_label("BREW"), "other");
+        assert_eq!(method_label("post"), "other");
     }
 }
