@@ -45,7 +45,7 @@ pub fn init(sink: LogSink, kernels: Kernels) {
         // SAFETY: no argument; guarded so that it runs once, before any other call.
         unsafe { sys::llama_backend_init() };
         if kernels == Kernels::Own {
-            plugin::register();
+            plugin::register(sink);
         }
     });
 }

@@ -1,19 +1,25 @@
 //! Our own kernels as a back end of ggml.
 
+use crate::log::{Level, LogSink};
 use ggml_plugin::abi;
 use llama_cpp_sys_2 as sys;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static REGISTERED: AtomicBool = AtomicBool::new(false);
 
-/// Offers `ggml-plugin` to ggml, before its own back end for CPUs.
-pub(crate) fn register() {
-    // The release of llama.cpp is pinned and `LAYOUT` compares at compile time, so a
-    // refusal is a mistake of ours; the model still runs, on ggml's kernels.
-    if let Ok(registry) = ggml_plugin::registry() {
-        // SAFETY: the registry is a static of the version that ggml checks for.
-        unsafe { sys::ggml_backend_register(registry.cast()) };
-        REGISTERED.store(true, Ordering::Relaxed);
+/// Offers `ggml-plugin` to ggml, before its own back end for CPUs. Where it refuses, the
+/// model still runs, on ggml's kernels, and the log says why.
+pub(crate) fn register(sink: LogSink) {
+    match ggml_plugin::registry() {
+        Ok(registry) => {
+            // SAFETY: the registry is a static of the version that ggml checks for.
+            unsafe { sys::ggml_backend_register(registry.cast()) };
+            REGISTERED.store(true, Ordering::Relaxed);
+        }
+        Err(refusal) => sink(
+            Level::Error,
+            &format!("ggml's kernels compute alone: {refusal}"),
+        ),
     }
 }
 
