@@ -375,7 +375,7 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Who computes on the CPU: our own kernels, with ggml's for what they do not take, \
               or ggml's alone.",
         kind: Kind::Choice(&["own", "ggml"]),
-        unset: "own",
+        unset: "own where they take the model's types of weights",
         ..BASE
     },
     Setting {

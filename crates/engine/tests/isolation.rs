@@ -14,10 +14,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use engine::{
-    JobKey, LlamaEngine, OpenOptions, Output, Request, Scheduler, SchedulerConfig, TokenId,
-};
-use llama::{CacheType, FlashAttention};
+use engine::{JobKey, LlamaEngine, Output, Request, Scheduler, SchedulerConfig, TokenId};
 use proptest::prelude::*;
 use proto::{FailureKind, Speculation, TokenLogprob};
 
@@ -93,23 +90,8 @@ fn ask() -> impl Strategy<Value = Ask> {
 type Answers = BTreeMap<(u64, u32), Vec<TokenLogprob>>;
 
 fn scheduler(model: &tiny_model::TinyModel) -> Scheduler {
-    let options = OpenOptions {
-        path: model.path().to_owned(),
-        // Few enough cells that prefixes are dropped and jobs put back.
-        context: Some(192),
-        context_max: 192,
-        slots: 3,
-        batch: 64,
-        ubatch: 16,
-        threads: 1,
-        threads_batch: 1,
-        type_k: CacheType::F32,
-        type_v: CacheType::F32,
-        flash_attention: FlashAttention::Off,
-        gpu_layers: Some(0),
-        mmap: false,
-        swa_full: false,
-    };
+    // Few enough cells that prefixes are dropped and jobs put back.
+    let options = tiny_model::options(model, 192, 3);
     let mut engine = LlamaEngine::open(&options, |_| true).expect("the tiny model loads");
     let config = SchedulerConfig {
         slots: 3,

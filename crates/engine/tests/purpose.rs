@@ -4,29 +4,13 @@
 
 mod tiny_model;
 
-use engine::{Embedder, LlamaEngine, OpenError, OpenOptions};
-use llama::{CacheType, FlashAttention};
+use engine::{Embedder, LlamaEngine, OpenError};
 use tiny_model::{Architecture, Purpose, TinyModel};
 
 fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
     // Its log is long and says nothing of this.
     llama::init(|_, _| {}, llama::Kernels::Own);
-    let options = OpenOptions {
-        path: model.path().to_owned(),
-        context: Some(64),
-        context_max: 64,
-        slots: 1,
-        batch: 64,
-        ubatch: 16,
-        threads: 1,
-        threads_batch: 1,
-        type_k: CacheType::F32,
-        type_v: CacheType::F32,
-        flash_attention: FlashAttention::Off,
-        gpu_layers: Some(0),
-        mmap: false,
-        swa_full: false,
-    };
+    let options = tiny_model::options(model, 64, 1);
     LlamaEngine::open(&options, |_| true)
 }
 

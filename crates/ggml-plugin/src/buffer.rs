@@ -209,10 +209,10 @@ impl Packed {
 }
 
 /// Whether the name is a weight's. Tests of operations, whose tensors have other names, set
-/// `SEXTANT_KERNELS_PACK=all`.
+/// `GGML_SEXTANT_PACK=all`.
 fn is_weight(root: &Tensor) -> bool {
     static ALL: LazyLock<bool> =
-        LazyLock::new(|| std::env::var_os("SEXTANT_KERNELS_PACK").is_some_and(|all| all == "all"));
+        LazyLock::new(|| std::env::var_os("GGML_SEXTANT_PACK").is_some_and(|all| all == "all"));
     root.name().ends_with(b".weight") || *ALL
 }
 

@@ -14,16 +14,16 @@ use std::ptr;
 use std::sync::OnceLock;
 
 /// Names the instruction set that the kernels use instead of the machine's best; for tests.
-const ISA_VARIABLE: &str = "SEXTANT_KERNELS_ISA";
+const ISA_VARIABLE: &str = "GGML_SEXTANT_ISA";
 
 /// Why the back end is not offered.
 #[derive(Clone, Debug)]
 pub enum Refusal {
     /// The host's ggml differs in this.
     Host(String),
-    /// `SEXTANT_KERNELS_ISA` names a set of instructions that does not exist.
+    /// `GGML_SEXTANT_ISA` names a set of instructions that does not exist.
     UnknownIsa(String),
-    /// `SEXTANT_KERNELS_ISA` names one that this machine does not have.
+    /// `GGML_SEXTANT_ISA` names one that this machine does not have.
     UnavailableIsa(Level),
 }
 

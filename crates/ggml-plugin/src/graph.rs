@@ -8,7 +8,7 @@
 use crate::abi::{self, AbortCallback, Graph, Tensor, op};
 use crate::buffer::Packed;
 use crate::ops::attention::AttentionStep;
-use crate::ops::matmul::{Activations, MatMul};
+use crate::ops::matmul::{Activations, MatMul, Place};
 use crate::ops::rope::{RopeTables, Tables};
 use crate::ops::{Context, Step, rows};
 use crate::pool::{Part, Pool};
@@ -18,11 +18,8 @@ use kernels::attention::Scratch;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-
-/// Steps between two questions whether to stop.
-const STEPS_PER_ABORT_CHECK: usize = 16;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// What one back end owns: threads and memory that live from graph to graph.
 #[derive(Debug)]
@@ -121,20 +118,22 @@ impl Engine {
         }
         let memory = Memory(self.shared.reserve(plan.shared_bytes));
         let counters: Vec<AtomicUsize> = plan.steps.iter().map(|_| AtomicUsize::new(0)).collect();
-        let aborted = AtomicBool::new(false);
-        let abort = (self.abort, &self.abort_context);
+        let stop = Stop::new(self.abort, &self.abort_context);
         let (plan, memory) = (&plan, &memory);
         let (isa, locals, tables) = (self.isa, &self.locals, &self.tables);
         pool.run(&|part: Part<'_>| {
-            let Ok(mut local) = locals[part.thread].lock() else {
-                return;
-            };
+            let mut local = locals[part.thread]
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             for (index, planned) in plan.steps.iter().enumerate() {
                 if planned.barrier {
+                    if part.thread == 0 {
+                        stop.ask(index);
+                    }
                     part.barrier.wait();
-                }
-                if index % STEPS_PER_ABORT_CHECK == 0 && stops(&part, abort, &aborted) {
-                    return;
+                    if stop.is_before(index) {
+                        return;
+                    }
                 }
                 let context = Context {
                     isa,
@@ -149,7 +148,7 @@ impl Engine {
                 unsafe { planned.step.run(context) };
             }
         });
-        if aborted.into_inner() {
+        if stop.is_before(plan.steps.len()) {
             abi::STATUS_ABORTED
         } else {
             abi::STATUS_SUCCESS
@@ -162,18 +161,38 @@ struct Memory(*mut u8);
 // SAFETY: steps write to parts of it that no other thread touches before a barrier.
 unsafe impl Sync for Memory {}
 
-/// Whether to stop: thread 0 asks, and all hear the same answer.
-fn stops(part: &Part<'_>, abort: (AbortCallback, &AbortContext), aborted: &AtomicBool) -> bool {
-    let (Some(callback), context) = abort else {
-        return false;
-    };
-    part.barrier.wait();
-    // SAFETY: ggml gives a function together with its argument.
-    if part.thread == 0 && unsafe { callback(context.0) } {
-        aborted.store(true, Ordering::Relaxed);
+/// Whether and where to stop. Thread 0 asks on its way into a barrier, so all know when
+/// they leave it; a later answer, which a slow thread may see there already, is none yet.
+struct Stop<'a> {
+    callback: AbortCallback,
+    context: &'a AbortContext,
+    /// The step before which all stop.
+    step: AtomicUsize,
+}
+
+impl<'a> Stop<'a> {
+    fn new(callback: AbortCallback, context: &'a AbortContext) -> Self {
+        let step = AtomicUsize::new(usize::MAX);
+        Self {
+            callback,
+            context,
+            step,
+        }
     }
-    part.barrier.wait();
-    aborted.load(Ordering::Relaxed)
+
+    fn ask(&self, step: usize) {
+        let Some(callback) = self.callback else {
+            return;
+        };
+        // SAFETY: ggml gives a function together with its argument.
+        if unsafe { callback(self.context.0) } {
+            self.step.store(step, Ordering::Relaxed);
+        }
+    }
+
+    fn is_before(&self, step: usize) -> bool {
+        self.step.load(Ordering::Relaxed) <= step
+    }
 }
 
 /// # Safety
@@ -328,42 +347,42 @@ impl<'g, 't> Planner<'g, 't> {
 
     /// A product; before it, unless they are there, its activations are rounded.
     fn add_matmul(&mut self, node: &'g Tensor) {
-        let Some(matmul) = MatMul::new(node) else {
+        let Some(activations) = Activations::of(node) else {
             self.failed = true;
             return;
         };
-        let [weights, source] = [node.src[0], node.src[1]];
-        // SAFETY: `MatMul::new` has looked at both.
-        let (weights, source) = unsafe { (&*weights, &*source) };
-        let activations = Activations::new(source, matmul.k(), matmul.batches());
-        let local = activations.columns() <= MatMul::LOCAL_COLUMNS_MAX;
+        let source = activations.source();
+        let local = activations.columns() <= Activations::LOCAL_COLUMNS_MAX;
         let wanted = Some(Rounded {
             source: std::ptr::from_ref(source),
             memory: touched(source),
-            batches: matmul.batches(),
+            batches: activations.batches(),
             local,
         });
         let there = self.rounded == wanted;
         self.rounded = wanted;
-        let mut reads = vec![touched(weights)];
-        if local {
-            // Each thread rounds the few columns for itself, which spares a barrier.
-            let step = Step::MatMul(matmul.with_local(activations, !there));
-            reads.push(touched(source));
-            self.push(step, reads, vec![touched(node)]);
+        // Each thread rounds a few columns for itself, which spares a barrier.
+        let place = match local {
+            true => Place::Local { fresh: !there },
+            false => Place::Shared,
+        };
+        let Some(matmul) = MatMul::new(node, activations, place) else {
+            self.failed = true;
             return;
+        };
+        let mut reads: Vec<Touched> = sources(node).map(touched).collect();
+        if !local {
+            self.shared_bytes = self.shared_bytes.max(activations.bytes());
+            if !there {
+                self.push(
+                    Step::Round(activations),
+                    vec![touched(source)],
+                    vec![SHARED],
+                );
+            }
+            reads = vec![reads[0].clone(), SHARED];
         }
-        self.shared_bytes = self.shared_bytes.max(activations.bytes());
-        if !there {
-            let step = Step::Round(activations);
-            self.push(step, vec![touched(source)], vec![SHARED]);
-        }
-        reads.push(SHARED);
-        self.push(
-            Step::MatMul(matmul.with_shared(activations)),
-            reads,
-            vec![touched(node)],
-        );
+        self.push(Step::MatMul(matmul), reads, vec![touched(node)]);
     }
 
     /// A norm, and the product with its weights where nobody else wants the norm itself.

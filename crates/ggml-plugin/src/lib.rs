@@ -29,6 +29,12 @@ mod tensor;
 
 pub use device::{Refusal, registry};
 
+/// Whether weights of the type with that name are packed and multiplied here.
+#[must_use]
+pub fn takes(type_name: &str) -> bool {
+    kernels::matmul::WeightType::from_name(type_name).is_some()
+}
+
 /// The name of the instruction set that the kernels use.
 #[must_use]
 pub fn instruction_set() -> &'static str {

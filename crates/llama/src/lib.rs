@@ -61,6 +61,12 @@ pub fn system_info() -> String {
     }
 }
 
+/// Whether [`Kernels::Own`] multiply weights of the type with that name, for example `Q4_K`.
+#[must_use]
+pub fn own_kernels_take(type_name: &str) -> bool {
+    ggml_plugin::takes(type_name)
+}
+
 /// Whether there is a GPU, of its own or integrated, that llama.cpp can use.
 #[must_use]
 pub fn has_gpu() -> bool {

@@ -4,6 +4,7 @@
 //! read. A fault is about the artifact alone: drivers, memory and permissions of
 //! helper programs are other people's business.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -57,6 +58,10 @@ pub struct Facts {
     /// The context the model was trained for, tokens.
     pub context_length: Option<u64>,
     pub n_parameters: u64,
+    /// Bytes of the weights that are single matrices, by the name of their type.
+    pub matrix_bytes: BTreeMap<&'static str, u64>,
+    /// Bytes of stacked matrices: the experts of a mixture.
+    pub expert_bytes: u64,
     pub chat_template: Option<String>,
 }
 
@@ -407,7 +412,17 @@ fn facts(path: &Path, shards: Vec<Shard>) -> Result<Facts, ArtifactFault> {
     if weights_bytes == 0 {
         return Err(ArtifactFault::NoWeights { path: owned() });
     }
+    let (mut matrix_bytes, mut expert_bytes) = (BTreeMap::new(), 0);
+    for tensor in shards.iter().flat_map(|(_, gguf, _)| gguf.tensors()) {
+        match tensor.dims().len() {
+            2 => *matrix_bytes.entry(tensor.tensor_type().name()).or_insert(0) += tensor.bytes(),
+            3 => expert_bytes += tensor.bytes(),
+            _ => {}
+        }
+    }
     Ok(Facts {
+        matrix_bytes,
+        expert_bytes,
         path: owned(),
         bytes: Bytes(shards.iter().map(|(_, _, bytes)| bytes).sum()),
         weights_bytes: Bytes(weights_bytes),

@@ -55,7 +55,7 @@ impl Loader for LlamaLoader {
         let file = check_file(spec)?;
         let options = options(spec)?;
         clear_log();
-        llama::init(crate::log_line, kernels(spec));
+        llama::init(crate::log_line, kernels(spec, &file));
         let engine = LlamaEngine::open(&options, |fraction| {
             progress(fraction);
             true
@@ -96,11 +96,24 @@ fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
     })
 }
 
-/// Our own unless asked otherwise. A worker loads one model, so this is the process's choice.
-fn kernels(spec: &LoadSpec) -> llama::Kernels {
+/// What was asked for, else our own where they multiply nine tenths of the weights: a graph
+/// that changes hands at most products loses more than it gains. A worker loads one model,
+/// so this is the process's choice.
+fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
     match spec.kernels {
-        None | Some(proto::Kernels::Own) => llama::Kernels::Own,
-        Some(proto::Kernels::Ggml) => llama::Kernels::Ggml,
+        Some(proto::Kernels::Own) => return llama::Kernels::Own,
+        Some(proto::Kernels::Ggml) => return llama::Kernels::Ggml,
+        None => {}
+    }
+    let types = file.matrix_bytes.iter();
+    let (taken, others): (Vec<_>, Vec<_>) =
+        types.partition(|(name, _)| llama::own_kernels_take(name));
+    let bytes = |types: Vec<(&&str, &u64)>| types.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let (taken, others) = (bytes(taken), bytes(others) + file.expert_bytes);
+    if taken / 9 >= others {
+        llama::Kernels::Own
+    } else {
+        llama::Kernels::Ggml
     }
 }
 

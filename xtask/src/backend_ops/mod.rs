@@ -51,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         target_dir().join("release").join(library),
     );
     // The tests' tensors have no names of weights.
-    command.env("SEXTANT_KERNELS_PACK", "all");
+    command.env("GGML_SEXTANT_PACK", "all");
     if let Some(op) = &arguments.op {
         command.args(["-o", op]);
     }
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         command.args(["-p", cases]);
     }
     if let Some(isa) = &arguments.isa {
-        command.env("SEXTANT_KERNELS_ISA", isa);
+        command.env("GGML_SEXTANT_ISA", isa);
     }
     report(&read(&mut command)?)
 }

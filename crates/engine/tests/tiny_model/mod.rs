@@ -238,3 +238,23 @@ fn write_string(to: &mut Vec<u8>, text: &str) {
     to.extend((text.len() as u64).to_le_bytes());
     to.extend(text.bytes());
 }
+
+/// How the tests open a tiny model: in 32 bits throughout, on one thread.
+pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::OpenOptions {
+    engine::OpenOptions {
+        path: model.path().to_owned(),
+        context: Some(context),
+        context_max: context,
+        slots,
+        batch: 64,
+        ubatch: 16,
+        threads: 1,
+        threads_batch: 1,
+        type_k: llama::CacheType::F32,
+        type_v: llama::CacheType::F32,
+        flash_attention: llama::FlashAttention::Off,
+        gpu_layers: Some(0),
+        mmap: false,
+        swa_full: false,
+    }
+}

@@ -29,13 +29,29 @@ pub(crate) struct Activations<'g> {
 }
 
 impl<'g> Activations<'g> {
-    pub(crate) fn new(source: &'g Tensor, k: usize, batches: usize) -> Self {
-        Self {
+    /// Columns that each thread rounds for itself.
+    pub(crate) const LOCAL_COLUMNS_MAX: usize = 4;
+
+    /// The activations of a product: one batch where there is one matrix of weights.
+    pub(crate) fn of(node: &'g Tensor) -> Option<Self> {
+        let [k, _, n2, n3] = node.source(0)?.shape();
+        let source = node.source(1)?;
+        let [_, _, c2, c3] = source.shape();
+        let batches = if n2 * n3 > 1 { c2 * c3 } else { 1 };
+        Some(Self {
             source,
             k,
             batches,
             batch_columns: source.rows() / batches,
-        }
+        })
+    }
+
+    pub(crate) fn source(&self) -> &'g Tensor {
+        self.source
+    }
+
+    pub(crate) fn batches(&self) -> usize {
+        self.batches
     }
 
     pub(crate) fn columns(&self) -> usize {
@@ -87,7 +103,7 @@ impl<'g> Activations<'g> {
 
 /// Where the rounded activations are.
 #[derive(Clone, Copy, Debug)]
-enum Place {
+pub(crate) enum Place {
     /// In the shared memory.
     Shared,
     /// In each thread's own; `fresh` where this product has to put them there.
@@ -109,15 +125,16 @@ pub(crate) struct MatMul<'g> {
     weights: Weights<'g>,
     k: usize,
     rows: usize,
-    activations: Option<Activations<'g>>,
+    activations: Activations<'g>,
     place: Place,
 }
 
 impl<'g> MatMul<'g> {
-    /// Columns that each thread rounds for itself.
-    pub(crate) const LOCAL_COLUMNS_MAX: usize = 4;
-
-    pub(crate) fn new(node: &'g Tensor) -> Option<Self> {
+    pub(crate) fn new(
+        node: &'g Tensor,
+        activations: Activations<'g>,
+        place: Place,
+    ) -> Option<Self> {
         let weights = node.source(0)?;
         let kind = weight_type(weights.kind)?;
         let [k, rows, ..] = weights.shape();
@@ -130,39 +147,9 @@ impl<'g> MatMul<'g> {
             weights,
             k,
             rows,
-            activations: None,
-            place: Place::Shared,
+            activations,
+            place,
         })
-    }
-
-    pub(crate) fn k(&self) -> usize {
-        self.k
-    }
-
-    /// Matrices of activations that are multiplied apart: one where there is one matrix of
-    /// weights.
-    pub(crate) fn batches(&self) -> usize {
-        let [weights, columns] = [0, 1].map(|index| self.node.source(index).map(Tensor::shape));
-        match (weights, columns) {
-            (Some([_, _, n2, n3]), Some([_, _, c2, c3])) if n2 * n3 > 1 => c2 * c3,
-            _ => 1,
-        }
-    }
-
-    pub(crate) fn with_shared(self, activations: Activations<'g>) -> Self {
-        Self {
-            activations: Some(activations),
-            place: Place::Shared,
-            ..self
-        }
-    }
-
-    pub(crate) fn with_local(self, activations: Activations<'g>, fresh: bool) -> Self {
-        Self {
-            activations: Some(activations),
-            place: Place::Local { fresh },
-            ..self
-        }
     }
 
     /// Takes pieces of the product, a few panels of rows by a group of columns, until none
@@ -171,9 +158,7 @@ impl<'g> MatMul<'g> {
     /// # Safety
     /// As for [`super::Step::run`].
     pub(crate) unsafe fn run(&self, context: Context<'_>) {
-        let Some(activations) = &self.activations else {
-            return;
-        };
+        let activations = &self.activations;
         let Context {
             isa,
             part,

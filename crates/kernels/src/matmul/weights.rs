@@ -56,6 +56,13 @@ impl WeightType {
         Self::Q6_K,
     ];
 
+    /// The type with that name, as ggml and GGUF spell it: `Q4_K`.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        let mut types = Self::ALL.into_iter();
+        types.find(|weight_type| format!("{weight_type:?}") == name)
+    }
+
     /// Elements of a block of the source: rows are whole multiples of it.
     #[must_use]
     pub const fn block_len(self) -> usize {
