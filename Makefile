@@ -27,4 +27,5 @@ run: build
 	@sh scripts/run.sh $(SEXTANT) $(MODEL)
 
 test: setup
+	@echo "building the tooling, then running all of CI" >&2
 	cargo xtask ci

@@ -28,6 +28,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::{TryStreamExt, stream};
 use reqwest::{Client, Url};
+use sha2::{Digest, Sha256};
 use stdx::{Bytes, Secret};
 
 use crate::diagnose::diagnose;
@@ -193,7 +194,8 @@ impl Context<'_> {
         &self.puller.options.store
     }
 
-    /// The one file behind an address.
+    /// The one file behind an address. Its folder is the address's own: other folders of
+    /// that host may have other files of that name.
     fn address(&self, url: &Url) -> Remote {
         let file = url.path_segments().and_then(|mut parts| parts.next_back());
         let file = file.unwrap_or("model.gguf").to_owned();
@@ -201,8 +203,10 @@ impl Context<'_> {
             .host_str()
             .unwrap_or("unknown")
             .replace(['[', ']', ':'], "_");
+        let mut folder = download::hex(&Sha256::digest(shown(url)));
+        folder.truncate(16);
         Remote {
-            dest: self.store().join("url").join(host).join(&file),
+            dest: self.store().join("url").join(host).join(folder).join(&file),
             file,
             request: Request::new(url.clone()),
             bytes: None,

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! ROOT/hf/OWNER/REPO/FILE.gguf          ROOT/ollama/NAMESPACE/NAME/TAG.gguf
-//! ROOT/pypi/PACKAGE/FILE.gguf           ROOT/url/HOST/FILE.gguf
+//! ROOT/pypi/PACKAGE/FILE.gguf           ROOT/url/HOST/DIGEST/FILE.gguf
 //! ROOT/**/FILE.gguf.json                the manifest of the file beside it
 //! ROOT/.staging/                        wheels on their way through
 //! ROOT/.locks/                          one empty file for each download, never removed

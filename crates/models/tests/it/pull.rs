@@ -171,6 +171,20 @@ async fn an_address_needs_no_length_and_no_checksum() {
 }
 
 #[tokio::test]
+async fn addresses_of_one_file_name_do_not_meet() {
+    let server = Server::start().await;
+    let machine = Machine::new(&server);
+    let mut paths = Vec::new();
+    for folder in ["a", "b"] {
+        server.put(&format!("/{folder}/m.gguf"), model_of(200_000));
+        let spec = format!("{}/{folder}/m.gguf", server.url);
+        paths.push(machine.pull(&spec).await.unwrap().path);
+    }
+    assert_ne!(paths[0], paths[1]);
+    assert!(paths.iter().all(|path| path.is_file()));
+}
+
+#[tokio::test]
 async fn progress_counts_up_to_the_total() {
     let server = Server::start().await;
     let machine = Machine::new(&server);

@@ -162,7 +162,7 @@ impl WorkerTask {
                 Ok(bytes) => writer.write_all(&bytes).await,
                 Err(error) => {
                     self.refuse(&message, &error);
-                    continue;
+                    Ok(())
                 }
             };
             if written.is_err() || (messages.is_empty() && writer.flush().await.is_err()) {
