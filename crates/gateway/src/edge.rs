@@ -23,6 +23,7 @@ use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::metrics::RequestWatch;
+use crate::wire::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -42,6 +43,7 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     let method = request.method().as_str();
     let mut watch = state.metrics().begin(&route, method, &id);
     let origin = request.headers().get(header::ORIGIN).cloned();
+    let dialect = Dialect::of(request.uri().path());
     let span = tracing::info_span!("request", id);
     let (mut response, permit) = match admit(&state, &request, &route) {
         Err(error) => (error.into_response(), None),
@@ -55,6 +57,9 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
             (response, permit)
         }
     };
+    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        translate(&mut response, dialect.error(&error));
+    }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
         headers.insert(REQUEST_ID, id);
@@ -70,6 +75,13 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
             _permit: permit,
         })
     })
+}
+
+/// Gives an error the body of its dialect.
+fn translate(response: &mut Response, body: Vec<u8>) {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    *response.body_mut() = Body::from(body);
 }
 
 enum Admission {

@@ -292,6 +292,12 @@ impl ApiError {
         self.code.row()
     }
 
+    /// What went wrong, in a sentence or two.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.message
+    }
+
     /// The `{"error": ...}` object in OpenAI's shape.
     #[must_use]
     pub fn body(&self) -> Value {
@@ -331,6 +337,8 @@ fn fill(template: &str, facts: &[(&str, &str)]) -> String {
     out
 }
 
+/// In OpenAI's shape. The error itself goes along as an extension, so that the edge can
+/// say it in the dialect of the request.
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let row = self.row();
@@ -346,7 +354,7 @@ impl IntoResponse for ApiError {
         if row.status == 401 {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        response.extensions_mut().insert(self.code);
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -16,7 +16,7 @@ mod openapi;
 mod routes;
 mod serve;
 mod settings;
-mod sse;
+mod stream;
 pub mod wire;
 
 use std::sync::Arc;

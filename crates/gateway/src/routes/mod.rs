@@ -26,10 +26,10 @@ use crate::AppState;
 use crate::backend::{self, EventStream};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
-use crate::sse::{SseAnswer, TaggedEvents};
-use crate::wire::openai::fold::{Answer, Fold};
+use crate::stream::{StreamedAnswer, TaggedEvents};
+use crate::wire::encode::{Encoder, Envelope, json};
+use crate::wire::fold::{Answer, Fold};
 use crate::wire::openai::models::{facts, fingerprint};
-use crate::wire::openai::response::{Encoder, Envelope, json};
 
 /// Prompts of one request that are worked on at the same time.
 const PROMPTS_AT_ONCE_MAX: usize = 8;
@@ -192,7 +192,7 @@ pub(crate) async fn answer<E: Encoder>(
         }
         Reply::Stream { keep_alive } => {
             let (first, events) = first_event(events, state.config().commit_after).await?;
-            let stream = SseAnswer {
+            let stream = StreamedAnswer {
                 events,
                 fold,
                 encoder: encoder(envelope(state, call, id)),

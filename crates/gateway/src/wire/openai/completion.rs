@@ -6,15 +6,14 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use super::constraint;
-use super::fold::{Answer, AnswerChoice, Part};
 use super::generation::{LeastTokens, generation};
 use super::request::CompletionRequest;
-use super::response::{
-    Encoder, Envelope, WireReport, WireUsage, finish_reason, json, wire_logprob,
-};
+use super::response::{WireReport, WireUsage, finish_reason, send, wire_logprob};
 use super::shapes::{Input, InputItem};
 use crate::error::ApiError;
 use crate::limits::{self, integer};
+use crate::wire::encode::{Encoder, Envelope, json};
+use crate::wire::fold::{Answer, AnswerChoice, Part};
 
 /// What a completion request asks for: one job a prompt.
 #[derive(Debug, PartialEq)]
@@ -126,6 +125,30 @@ pub(crate) struct CompletionEncoder {
 }
 
 impl Encoder for CompletionEncoder {
+    fn part(&mut self, part: &Part, out: &mut Vec<u8>) {
+        let chunk = self.chunk(part);
+        send(part, chunk, out);
+    }
+
+    fn whole(&mut self, answer: Answer) -> Vec<u8> {
+        let choices = answer.choices.into_iter().enumerate();
+        let choices = choices
+            .map(|(index, choice)| self.whole_choice(index, choice))
+            .collect();
+        json(&Completion {
+            id: &self.envelope.id,
+            object: "text_completion",
+            created: self.envelope.created,
+            model: &self.envelope.model,
+            system_fingerprint: self.envelope.fingerprint.as_deref(),
+            choices,
+            usage: Some(Some(WireUsage::new(&answer.report))),
+            sextant: Some(WireReport::new(&answer.report)),
+        })
+    }
+}
+
+impl CompletionEncoder {
     fn chunk(&mut self, part: &Part) -> Option<Vec<u8>> {
         let (mut usage, mut sextant) = (self.include_usage.then_some(None), None);
         let mut choices = Vec::with_capacity(1);
@@ -172,23 +195,6 @@ impl Encoder for CompletionEncoder {
             usage,
             sextant,
         }))
-    }
-
-    fn whole(&mut self, answer: Answer) -> Vec<u8> {
-        let choices = answer.choices.into_iter().enumerate();
-        let choices = choices
-            .map(|(index, choice)| self.whole_choice(index, choice))
-            .collect();
-        json(&Completion {
-            id: &self.envelope.id,
-            object: "text_completion",
-            created: self.envelope.created,
-            model: &self.envelope.model,
-            system_fingerprint: self.envelope.fingerprint.as_deref(),
-            choices,
-            usage: Some(Some(WireUsage::new(&answer.report))),
-            sextant: Some(WireReport::new(&answer.report)),
-        })
     }
 }
 

@@ -4,7 +4,6 @@ pub(crate) mod chat;
 pub(crate) mod completion;
 pub(crate) mod constraint;
 pub(crate) mod embedding;
-pub(crate) mod fold;
 pub(crate) mod generation;
 pub(crate) mod messages;
 pub(crate) mod models;

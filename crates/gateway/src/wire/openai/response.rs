@@ -4,29 +4,21 @@ use proto::{FinishReason, SamplingValues, TokenLogprob};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::fold::{Answer, AnswerChoice, Part, Report};
+use crate::wire::encode::{Encoder, Envelope, data, json};
+use crate::wire::fold::{Answer, AnswerCall, AnswerChoice, Part, Report};
 
-/// What identifies an answer; the same in every chunk.
-#[derive(Debug, Clone)]
-pub(crate) struct Envelope {
-    pub(crate) id: String,
-    pub(crate) created: u64,
-    pub(crate) model: String,
-    pub(crate) fingerprint: Option<String>,
-}
-
-/// Writes an answer in one dialect.
-pub(crate) trait Encoder: Send + 'static {
-    /// The JSON of the chunk for `part`, if it has one.
-    fn chunk(&mut self, part: &Part) -> Option<Vec<u8>>;
-
-    /// The JSON of a whole answer.
-    fn whole(&mut self, answer: Answer) -> Vec<u8>;
-}
-
-/// JSON bytes of a value of this module; they cannot fail to serialise.
-pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+/// Appends the event of `part` and what OpenAI's streams have besides chunks. A broken
+/// stream must not end like a whole one, so only a good end is followed by `[DONE]`.
+pub(super) fn send(part: &Part, chunk: Option<Vec<u8>>, out: &mut Vec<u8>) {
+    if let Part::Error(error) = part {
+        data(out, &json(&error.body()));
+    }
+    if let Some(chunk) = chunk {
+        data(out, &chunk);
+    }
+    if let Part::End(_) = part {
+        data(out, b"[DONE]");
+    }
 }
 
 /// Writes OpenAI chat completions.
@@ -39,25 +31,9 @@ pub(crate) struct ChatEncoder {
 }
 
 impl Encoder for ChatEncoder {
-    fn chunk(&mut self, part: &Part) -> Option<Vec<u8>> {
-        let mut chunk = self.empty_chunk();
-        match part {
-            Part::End(report) if self.include_usage => {
-                chunk.usage = Some(Some(WireUsage::new(report)));
-                chunk.sextant = Some(WireReport::new(report));
-            }
-            Part::End(_) | Part::Error(_) => return None,
-            part => chunk.choices.push(self.choice(part)?),
-        }
-        if let Part::Finish {
-            report: Some(report),
-            ..
-        } = part
-            && !self.include_usage
-        {
-            chunk.sextant = Some(WireReport::new(report));
-        }
-        Some(json(&chunk))
+    fn part(&mut self, part: &Part, out: &mut Vec<u8>) {
+        let chunk = self.chunk(part);
+        send(part, chunk, out);
     }
 
     fn whole(&mut self, answer: Answer) -> Vec<u8> {
@@ -78,6 +54,27 @@ impl Encoder for ChatEncoder {
 }
 
 impl ChatEncoder {
+    fn chunk(&self, part: &Part) -> Option<Vec<u8>> {
+        let mut chunk = self.empty_chunk();
+        match part {
+            Part::End(report) if self.include_usage => {
+                chunk.usage = Some(Some(WireUsage::new(report)));
+                chunk.sextant = Some(WireReport::new(report));
+            }
+            Part::End(_) | Part::Error(_) => return None,
+            part => chunk.choices.push(self.choice(part)?),
+        }
+        if let Part::Finish {
+            report: Some(report),
+            ..
+        } = part
+            && !self.include_usage
+        {
+            chunk.sextant = Some(WireReport::new(report));
+        }
+        Some(json(&chunk))
+    }
+
     fn empty_chunk(&self) -> ChatChunk<'_> {
         ChatChunk {
             id: &self.envelope.id,
@@ -94,7 +91,7 @@ impl ChatEncoder {
     fn choice<'a>(&self, part: &'a Part) -> Option<ChunkChoice<'a>> {
         let mut out = ChunkChoice::default();
         match part {
-            Part::Open { choice } => {
+            Part::Open { choice, .. } => {
                 out.index = *choice;
                 out.delta.role = Some("assistant");
                 out.delta.content = Some(None);
@@ -229,8 +226,8 @@ pub(crate) struct WholeFunction {
     arguments: String,
 }
 
-impl From<super::fold::AnswerCall> for WholeCall {
-    fn from(call: super::fold::AnswerCall) -> Self {
+impl From<AnswerCall> for WholeCall {
+    fn from(call: AnswerCall) -> Self {
         Self {
             id: call.id,
             r#type: "function",

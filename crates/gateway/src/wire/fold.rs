@@ -14,7 +14,7 @@ use crate::error::ApiError;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Part {
     /// The first part of each choice.
-    Open { choice: usize },
+    Open { choice: usize, prompt: PromptTokens },
     Text {
         choice: usize,
         text: String,
@@ -48,6 +48,14 @@ pub(crate) enum Part {
     End(Arc<Report>),
     /// The answer broke off. The choices that were still open are finished after it.
     Error(ApiError),
+}
+
+/// Tokens of the prompt that a choice continues; zero where they were not told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct PromptTokens {
+    pub(crate) all: u32,
+    /// Of those, how many were already in the KV cache.
+    pub(crate) cached: u32,
 }
 
 /// What is known at the end of an answer.
@@ -107,8 +115,20 @@ impl Fold {
         }
         match event {
             Event::Started {
-                sampling, warnings, ..
-            } => self.start(job, *sampling, warnings, parts),
+                prompt_tokens,
+                cached_tokens,
+                sampling,
+                warnings,
+            } => {
+                let prompt = PromptTokens {
+                    all: prompt_tokens,
+                    cached: cached_tokens,
+                };
+                for choice in self.job_choices(job) {
+                    self.open(choice, prompt, parts);
+                }
+                self.start(*sampling, warnings);
+            }
             Event::Delta {
                 choice,
                 delta,
@@ -141,16 +161,7 @@ impl Fold {
         first..(first + self.choices_per_job).min(self.choices.len())
     }
 
-    fn start(
-        &mut self,
-        job: usize,
-        sampling: SamplingValues,
-        warnings: Vec<String>,
-        parts: &mut Vec<Part>,
-    ) {
-        for choice in self.job_choices(job) {
-            self.open(choice, parts);
-        }
+    fn start(&mut self, sampling: SamplingValues, warnings: Vec<String>) {
         self.report.sampling = sampling;
         for warning in warnings {
             if !self.report.warnings.contains(&warning) {
@@ -159,11 +170,11 @@ impl Fold {
         }
     }
 
-    fn open(&mut self, choice: usize, parts: &mut Vec<Part>) {
+    fn open(&mut self, choice: usize, prompt: PromptTokens, parts: &mut Vec<Part>) {
         let state = &mut self.choices[choice];
         if !state.opened {
             state.opened = true;
-            parts.push(Part::Open { choice });
+            parts.push(Part::Open { choice, prompt });
         }
     }
 
@@ -181,7 +192,7 @@ impl Fold {
         if self.choices[choice].finished {
             return self.fail(stray(), parts);
         }
-        self.open(choice, parts);
+        self.open(choice, PromptTokens::default(), parts);
         parts.push(match delta {
             Delta::Text { text } | Delta::Reasoning { text }
                 if text.is_empty() && logprobs.is_empty() =>
@@ -229,7 +240,7 @@ impl Fold {
         if self.choices[choice].finished {
             return;
         }
-        self.open(choice, parts);
+        self.open(choice, PromptTokens::default(), parts);
         self.choices[choice].finished = true;
         if self.choices.iter().all(|choice| choice.finished) {
             self.held = Some((choice, reason, stop));

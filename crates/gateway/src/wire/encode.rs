@@ -1,0 +1,58 @@
+//! How a dialect writes an answer.
+
+use bytes::Bytes;
+use serde::Serialize;
+
+use super::fold::{Answer, Part};
+
+/// What identifies an answer; the same in every piece of it.
+#[derive(Debug, Clone)]
+pub(crate) struct Envelope {
+    pub(crate) id: String,
+    /// Seconds since 1970.
+    pub(crate) created: u64,
+    pub(crate) model: String,
+    pub(crate) fingerprint: Option<String>,
+}
+
+/// Prompt tokens read so far, and all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Prefill {
+    pub(crate) done: u32,
+    pub(crate) total: u32,
+}
+
+/// Writes an answer in one dialect: part by part as it comes, or whole. One encoder writes
+/// one answer.
+pub(crate) trait Encoder: Send + 'static {
+    /// The media type of a stream.
+    const STREAM_TYPE: &'static str = "text/event-stream; charset=utf-8";
+
+    /// Appends what a stream has for `part`, framed; nothing where the dialect has no
+    /// word for it.
+    fn part(&mut self, part: &Part, out: &mut Vec<u8>);
+
+    /// What is sent in silence, so that nobody takes the connection for dead; clients
+    /// skip it.
+    fn keep_alive(&self, prefill: Option<Prefill>) -> Bytes {
+        match prefill {
+            Some(Prefill { done, total }) => format!(": prefill {done}/{total}\n\n").into(),
+            None => Bytes::from_static(b": keep-alive\n\n"),
+        }
+    }
+
+    /// The JSON of a whole answer.
+    fn whole(&mut self, answer: Answer) -> Vec<u8>;
+}
+
+/// JSON bytes of a value of the wire modules; they cannot fail to serialise.
+pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+/// Appends a server-sent event without a name.
+pub(crate) fn data(out: &mut Vec<u8>, line: &[u8]) {
+    out.extend_from_slice(b"data: ");
+    out.extend_from_slice(line);
+    out.extend_from_slice(b"\n\n");
+}
