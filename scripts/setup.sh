@@ -23,9 +23,11 @@ command -v pkg-config >/dev/null || need pkg-config
 have_libclang || need libclang-dev
 if command -v python3 >/dev/null; then
     python3 -c 'import ensurepip, venv' 2>/dev/null || need python3-venv
+    python3 -m pip --version >/dev/null 2>&1 || need python3-pip
 else
     need python3
     need python3-venv
+    need python3-pip
 fi
 if command -v node >/dev/null; then
     command -v npm >/dev/null || need npm

@@ -97,8 +97,8 @@ impl Rules {
     }
 }
 
-fn expand(pattern: &String) -> Vec<&str> {
-    match pattern.as_str() {
+fn expand(pattern: &str) -> Vec<&str> {
+    match pattern {
         "secrets" => SECRETS.to_vec(),
         "pii" => PII.to_vec(),
         pattern => vec![pattern],
