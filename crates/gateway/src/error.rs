@@ -7,7 +7,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use proto::{FailureKind, JobFailure, LoadFailure, LoadFailureKind};
+use proto::{FailureKind, JobFailure, LoadFailure, LoadFailureKind, UpstreamFault};
 use serde_json::{Value, json};
 
 /// Who has to change something before the request can succeed.
@@ -19,6 +19,8 @@ pub enum Fault {
     Operator,
     /// The machine is busy or the program failed.
     Server,
+    /// Another engine that was asked.
+    Upstream,
 }
 
 impl Fault {
@@ -29,6 +31,7 @@ impl Fault {
             Self::Caller => "caller",
             Self::Operator => "operator",
             Self::Server => "server",
+            Self::Upstream => "upstream",
         }
     }
 }
@@ -78,6 +81,9 @@ macro_rules! error_rows {
         }),*];
     };
 }
+
+/// The fact that says how long another engine asked to be left alone.
+const RETRY_AFTER_MS: &str = "retry_after_ms";
 
 /// The request will fail again until something is changed.
 const NEVER: (bool, Option<u32>) = (false, None);
@@ -173,6 +179,30 @@ error_rows! {
     WorkerLost, "worker_lost", 502, "server_error", SOON, Server,
         "{message}",
         "The model is started again by itself; /admin/models shows the cause.";
+    UpstreamUnreachable, "upstream_unreachable", 502, "server_error", SOON, Upstream,
+        "{message}",
+        "Start that engine, or correct its address in the configuration.";
+    UpstreamTimeout, "upstream_timeout", 504, "server_error", AGAIN, Upstream,
+        "{message}",
+        "The engine is overloaded or hangs; its time limits are in the configuration.";
+    UpstreamRateLimited, "upstream_rate_limited", 429, "rate_limit_error", SOON, Upstream,
+        "{message}",
+        "Wait as long as Retry-After says, or add another provider for this model.";
+    UpstreamDenied, "upstream_denied", 502, "server_error", LATER, Operator,
+        "{message}",
+        "Correct the provider's key, or the model's name, in the configuration.";
+    UpstreamRejected, "upstream_rejected", 400, "invalid_request_error", NEVER, Caller,
+        "{message}",
+        "Change the request as the engine says.";
+    UpstreamFailed, "upstream_failed", 502, "server_error", AGAIN, Upstream,
+        "{message}",
+        "The log of that engine has more.";
+    NoProvider, "no_provider", 503, "unavailable_error", SOON, Operator,
+        "No provider can answer this now: {reasons}.",
+        "POST /v1/route with the same body explains the decision.";
+    PrivacyRefused, "privacy_refused", 403, "permission_error", NEVER, Caller,
+        "This request may not leave for who could answer it: {reasons}.",
+        "Name a nearer provider or model, or allow a wider `x-routing-privacy`.";
     Draining, "draining", 503, "unavailable_error", SOON, Server,
         "{message}",
         "The model is being unloaded or the endpoint is stopping.";
@@ -292,6 +322,14 @@ impl ApiError {
         self.code.row()
     }
 
+    /// What another engine asked for goes before what the row says.
+    fn retry_after_s(&self) -> Option<u64> {
+        let asked = self.extra.iter().find(|(name, _)| name == RETRY_AFTER_MS);
+        let asked = asked.and_then(|(_, wait)| wait.as_u64());
+        let asked = asked.map(|wait_ms| wait_ms.div_ceil(1000));
+        asked.or(self.row().retry_after_s.map(u64::from))
+    }
+
     /// What went wrong, in a sentence or two.
     #[must_use]
     pub fn text(&self) -> &str {
@@ -348,7 +386,7 @@ impl IntoResponse for ApiError {
         if !row.retryable {
             headers.insert("x-should-retry", HeaderValue::from_static("false"));
         }
-        if let Some(seconds) = row.retry_after_s {
+        if let Some(seconds) = self.retry_after_s() {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         if row.status == 401 {
@@ -397,7 +435,35 @@ fn from_kind(kind: &FailureKind, message: &str) -> ApiError {
         FailureKind::Cancelled => plain(ErrorCode::Cancelled),
         FailureKind::WorkerLost { cause } => plain(ErrorCode::WorkerLost).with("cause", &**cause),
         FailureKind::ModelUnavailable => plain(ErrorCode::ModelUnavailable),
+        FailureKind::Upstream {
+            fault,
+            status,
+            retry_after_ms,
+        } => {
+            let error = plain(upstream_code(*fault));
+            let error = match status {
+                Some(status) => error.with("upstream_status", *status),
+                None => error,
+            };
+            match retry_after_ms {
+                Some(wait) => error.with(RETRY_AFTER_MS, *wait),
+                None => error,
+            }
+        }
         FailureKind::Internal => plain(ErrorCode::Internal),
+    }
+}
+
+fn upstream_code(fault: UpstreamFault) -> ErrorCode {
+    match fault {
+        UpstreamFault::Unreachable => ErrorCode::UpstreamUnreachable,
+        UpstreamFault::TimedOut => ErrorCode::UpstreamTimeout,
+        UpstreamFault::RateLimited => ErrorCode::UpstreamRateLimited,
+        UpstreamFault::Denied => ErrorCode::UpstreamDenied,
+        UpstreamFault::Rejected => ErrorCode::UpstreamRejected,
+        UpstreamFault::Broken | UpstreamFault::Malformed | UpstreamFault::CutOff => {
+            ErrorCode::UpstreamFailed
+        }
     }
 }
 

@@ -12,7 +12,8 @@ pub enum Event {
         prompt_tokens: u32,
         /// Of those, how many were already in the KV cache.
         cached_tokens: u32,
-        sampling: Box<SamplingValues>,
+        /// `None` where another engine chose them.
+        sampling: Option<Box<SamplingValues>>,
         /// What was asked for and could not be applied, in words (for example a
         /// missing chat template that was replaced).
         warnings: Vec<String>,
@@ -215,5 +216,37 @@ pub enum FailureKind {
     },
     /// The model is not loaded, or its loading failed.
     ModelUnavailable,
+    /// Another engine that was asked over the network failed.
+    Upstream {
+        fault: UpstreamFault,
+        /// The HTTP status it answered with, where it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        status: Option<u16>,
+        /// How long it asked to be left alone, milliseconds.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
     Internal,
+}
+
+/// What another engine did wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UpstreamFault {
+    /// No connection.
+    Unreachable,
+    /// Silence for longer than it is given.
+    TimedOut,
+    /// It wants fewer requests.
+    RateLimited,
+    /// It does not take our key, or not this model.
+    Denied,
+    /// It finds the request itself wrong.
+    Rejected,
+    /// An error of its own.
+    Broken,
+    /// An answer that cannot be read.
+    Malformed,
+    /// An answer that stopped before its end.
+    CutOff,
 }

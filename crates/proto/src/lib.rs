@@ -20,7 +20,7 @@ pub use control::{
 };
 pub use event::{
     Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,
-    TopLogprob, Usage,
+    TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,

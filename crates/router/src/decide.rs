@@ -146,7 +146,7 @@ fn admit<'a>(
     let wanted = model.or(provider.default_model.as_deref());
     let wanted = wanted.ok_or(Exclusion::NoDefaultModel)?;
     let mut models = provider.models.iter();
-    let model = models.find(|model| model.name == wanted);
+    let model = models.find(|model| model.answers_to(wanted));
     let model = model.ok_or(Exclusion::LacksModel)?;
     suits(ask, model)?;
     match &provider.availability {

@@ -1,5 +1,6 @@
 //! A picture of all providers at one moment.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::Reach;
@@ -32,7 +33,7 @@ pub struct Provider {
     pub ttft: Option<Duration>,
     /// What answers where no model is named.
     pub default_model: Option<String>,
-    pub models: Vec<Model>,
+    pub models: Arc<[Model]>,
 }
 
 /// Whether a provider can be asked.
@@ -83,6 +84,12 @@ pub struct Model {
 }
 
 impl Model {
+    /// Whether the model is meant by that name. Ollama's tag for no tag may be left out.
+    #[must_use]
+    pub fn answers_to(&self, name: &str) -> bool {
+        self.name == name || self.name.strip_suffix(":latest") == Some(name)
+    }
+
     /// Whether the model has the capability; `None` where nobody knows.
     #[must_use]
     pub fn knowledge(&self, capability: Capability) -> Option<Knowledge> {

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
@@ -29,6 +30,12 @@ fn provider(name: &str, reach: Reach, models: &[&str]) -> Provider {
         default_model: models.first().map(|name| (*name).into()),
         models: models.iter().map(|name| model(name)).collect(),
     }
+}
+
+/// The first model of a provider whose models nobody else looks at.
+fn first(provider: &mut Provider) -> &mut Model {
+    let models = Arc::make_mut(&mut provider.models);
+    &mut models[0]
 }
 
 /// This machine, a box next door and a service, in this order of priority.
@@ -199,11 +206,11 @@ fn each_advantage_decides() {
         two(Advantage::Latency)
     );
     assert_eq!(
-        second_first(|two| two.models[0].is_loaded = false, &ask),
+        second_first(|two| first(two).is_loaded = false, &ask),
         one(Advantage::Loaded)
     );
     assert_eq!(
-        second_first(|two| two.models[0].capabilities.clear(), &ask),
+        second_first(|two| first(two).capabilities.clear(), &ask),
         one(Advantage::Certainty)
     );
     assert_eq!(
@@ -246,10 +253,10 @@ fn weights_share_and_zero_keeps_only_old_conversations() {
 #[test]
 fn what_a_model_lacks_excludes_it() {
     let mut fleet = fleet();
-    fleet.providers[0].models[0]
+    first(&mut fleet.providers[0])
         .capabilities
         .push((Capability::Tools, Knowledge::Lacks));
-    fleet.providers[1].models[0].context = Some(100);
+    first(&mut fleet.providers[1]).context = Some(100);
     let mut ask = ask(Some("smol"));
     ask.needs.capabilities.push(Capability::Tools);
     ask.needs.tokens = Some(101);
@@ -467,7 +474,7 @@ fn any_fleet() -> impl Strategy<Value = Fleet> {
                 },
                 ttft: ttft.map(Duration::from_millis),
                 default_model,
-                models,
+                models: models.into(),
             },
         );
         Fleet {

@@ -93,7 +93,7 @@ impl Answer {
         let mut events = vec![Event::Started {
             prompt_tokens,
             cached_tokens,
-            sampling: Box::new(self.sampling.clone()),
+            sampling: Some(Box::new(self.sampling.clone())),
             warnings: std::mem::take(&mut self.warnings),
         }];
         if let Some(text) = self.echo.take() {

@@ -11,7 +11,7 @@ const LEVELS: &[&[&str]] = &[
     &["stdx", "kernels", "router"],
     &["ggml-plugin"],
     &["llama", "proto", "models", "sampling", "config"],
-    &["engine", "chat"],
+    &["engine", "chat", "providers"],
     &["worker", "supervisor"],
     &["gateway"],
     &["cli"],

@@ -231,7 +231,7 @@ pub(crate) fn started() -> Event {
     Event::Started {
         prompt_tokens: 12,
         cached_tokens: 4,
-        sampling: Box::new(sampling()),
+        sampling: Some(Box::new(sampling())),
         warnings: Vec::new(),
     }
 }

@@ -65,7 +65,8 @@ pub(crate) struct Report {
     pub(crate) jobs: u32,
     pub(crate) usage: Usage,
     pub(crate) timings: Timings,
-    pub(crate) sampling: SamplingValues,
+    /// `None` where another engine chose them.
+    pub(crate) sampling: Option<SamplingValues>,
     pub(crate) warnings: Vec<String>,
 }
 
@@ -127,7 +128,7 @@ impl Fold {
                 for choice in self.job_choices(job) {
                     self.open(choice, prompt, parts);
                 }
-                self.start(*sampling, warnings);
+                self.start(sampling.map(|values| *values), warnings);
             }
             Event::Delta {
                 choice,
@@ -161,7 +162,7 @@ impl Fold {
         first..(first + self.choices_per_job).min(self.choices.len())
     }
 
-    fn start(&mut self, sampling: SamplingValues, warnings: Vec<String>) {
+    fn start(&mut self, sampling: Option<SamplingValues>, warnings: Vec<String>) {
         self.report.sampling = sampling;
         for warning in warnings {
             if !self.report.warnings.contains(&warning) {

@@ -432,9 +432,10 @@ impl WireUsage {
 /// `sextant`, an extension: what was really done.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct WireReport {
-    /// Sampling values in force.
-    #[schema(value_type = Object)]
-    sampling: SamplingValues,
+    /// Sampling values in force; absent where another engine chose them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>)]
+    sampling: Option<SamplingValues>,
     timings: WireTimings,
     /// Prompt tokens that were taken from the cache.
     cached_tokens: u32,

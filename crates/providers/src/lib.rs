@@ -1,0 +1,63 @@
+//! Engines that others run: one adapter a kind, behind one trait.
+//!
+//! A [`Provider`] takes the jobs that our own workers take and answers with the same
+//! events, so nothing above knows whose engine it was. [`Remote`] speaks OpenAI's dialect
+//! over HTTP, which all of them know, and each [`Kind`]'s own routes for what that dialect
+//! does not tell: contexts, capabilities, what is loaded.
+//!
+//! Translations are pure: `openai::request` writes a job, `openai::answer` reads what comes
+//! back, `sse` cuts a stream into events.
+
+mod failure;
+mod kind;
+mod openai;
+mod remote;
+mod sse;
+mod survey;
+
+use std::fmt::Debug;
+use std::pin::Pin;
+
+use futures_util::Stream;
+use futures_util::future::BoxFuture;
+use proto::{Event, Job, JobFailure};
+use router::Model;
+
+pub use kind::Kind;
+pub use remote::{AddressError, Remote, RemoteConfig, Timeouts};
+
+/// The events of one job, up to and including the last. Dropping it cancels the job.
+pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
+
+/// Something that holds models and runs jobs.
+pub trait Provider: Debug + Send + Sync + 'static {
+    /// Looks whether it is there and what it has; the cause if it is not.
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, String>>;
+
+    /// Hands a job over. Whatever is wrong before the first event may also be the
+    /// stream's only event.
+    fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>>;
+}
+
+/// A job for one model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Order {
+    pub model: String,
+    pub job: Job,
+    pub delivery: Delivery,
+}
+
+/// How the answer is wanted; a hint that may spare work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Delivery {
+    /// As it comes.
+    Stream,
+    /// At once, when it is whole.
+    Whole,
+}
+
+/// What a provider has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    pub models: Vec<Model>,
+}

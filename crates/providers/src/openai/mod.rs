@@ -1,0 +1,6 @@
+//! OpenAI's dialect from the client's side.
+
+pub(crate) mod answer;
+pub(crate) mod request;
+#[cfg(test)]
+mod tests;

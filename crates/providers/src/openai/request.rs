@@ -1,0 +1,315 @@
+//! From a job to a request body. Pure.
+
+use proto::{
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, FailureKind, Generation, Job,
+    JobFailure, Message, Prompt, Reasoning, Role, SamplingOverrides, ToolChoice, ToolDefinition,
+};
+use serde_json::{Map, Value, json};
+
+use crate::kind::{Extra, Kind};
+use crate::{Delivery, Order};
+
+/// A request, ready to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Request {
+    /// Below the base address.
+    pub(crate) path: &'static str,
+    pub(crate) body: Map<String, Value>,
+    pub(crate) answer: AnswerKind,
+    /// What the engine has no words for and was left out, in ours.
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What comes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AnswerKind {
+    Chat { n: u32 },
+    Completion { n: u32 },
+    Embeddings { n: usize },
+}
+
+/// Writes a job in the dialect as that kind of engine knows it.
+pub(crate) fn request(kind: Kind, order: Order) -> Result<Request, JobFailure> {
+    let mut writer = Writer {
+        kind,
+        body: Map::new(),
+        warnings: Vec::new(),
+    };
+    writer.set("model", order.model);
+    let (path, answer) = match order.job {
+        Job::Chat(job) => {
+            let n = job.generation.n.max(1);
+            writer.delivery(order.delivery);
+            writer.chat(*job)?;
+            ("chat/completions", AnswerKind::Chat { n })
+        }
+        Job::Completion(job) => {
+            let n = job.generation.n.max(1);
+            writer.delivery(order.delivery);
+            writer.completion(*job)?;
+            ("completions", AnswerKind::Completion { n })
+        }
+        Job::Embedding(job) => {
+            let n = job.inputs.len();
+            writer.embedding(job)?;
+            ("embeddings", AnswerKind::Embeddings { n })
+        }
+        Job::Tokenize { .. } | Job::Detokenize { .. } | Job::Render(_) => {
+            return Err(unsupported("tokenising, and rendering templates"));
+        }
+    };
+    Ok(Request {
+        path,
+        body: writer.body,
+        answer,
+        warnings: writer.warnings,
+    })
+}
+
+fn unsupported(what: &str) -> JobFailure {
+    JobFailure {
+        kind: FailureKind::Unsupported,
+        message: format!("Another engine cannot do this for us: {what}."),
+        param: None,
+    }
+}
+
+struct Writer {
+    kind: Kind,
+    body: Map<String, Value>,
+    warnings: Vec<String>,
+}
+
+impl Writer {
+    fn set(&mut self, name: &str, value: impl Into<Value>) {
+        self.body.insert(name.to_owned(), value.into());
+    }
+
+    fn maybe<T: Into<Value>>(&mut self, name: &str, value: Option<T>) {
+        if let Some(value) = value {
+            self.set(name, value);
+        }
+    }
+
+    /// A value that OpenAI's dialect does not have.
+    fn extra<T: Into<Value>>(&mut self, field: Extra, value: Option<T>) {
+        let Some(value) = value else { return };
+        match self.kind.spelling(field) {
+            Some(name) => self.set(name, value),
+            None => self.left_out(field.name()),
+        }
+    }
+
+    fn left_out(&mut self, what: &str) {
+        let kind = self.kind.word();
+        let warning =
+            format!("`{what}` was left out: an engine of kind `{kind}` does not know it.");
+        self.warnings.push(warning);
+    }
+
+    fn delivery(&mut self, delivery: Delivery) {
+        if delivery == Delivery::Stream {
+            self.set("stream", true);
+            self.set("stream_options", json!({ "include_usage": true }));
+        }
+    }
+
+    fn chat(&mut self, job: ChatJob) -> Result<(), JobFailure> {
+        let messages: Vec<Value> = job.messages.into_iter().map(message).collect();
+        self.set("messages", messages);
+        if !job.tools.is_empty() {
+            let tools: Vec<Value> = job.tools.into_iter().map(tool).collect();
+            self.set("tools", tools);
+            self.set("tool_choice", tool_choice(job.tool_choice));
+            self.maybe("parallel_tool_calls", job.parallel_tool_calls);
+        }
+        self.reasoning(job.reasoning);
+        let kwargs = Some(job.template_kwargs).filter(|kwargs| !kwargs.is_empty());
+        self.extra(Extra::TemplateKwargs, kwargs);
+        self.constraint(job.constraint)?;
+        let logprobs = job.generation.logprobs;
+        self.generation(job.generation);
+        if let Some(top) = logprobs {
+            self.set("logprobs", true);
+            self.set("top_logprobs", top);
+        }
+        Ok(())
+    }
+
+    fn completion(&mut self, job: CompletionJob) -> Result<(), JobFailure> {
+        match job.prompt {
+            Prompt::Text(text) => self.set("prompt", text),
+            Prompt::Tokens(_) => return Err(unsupported("token ids as a prompt")),
+        }
+        if job.echo {
+            self.set("echo", true);
+        }
+        self.constraint(job.constraint)?;
+        let logprobs = job.generation.logprobs;
+        self.generation(job.generation);
+        self.maybe("logprobs", logprobs);
+        Ok(())
+    }
+
+    fn embedding(&mut self, job: EmbeddingJob) -> Result<(), JobFailure> {
+        let texts = job.inputs.into_iter().map(|input| match input {
+            EmbeddingInput::Text(text) => Ok(text),
+            EmbeddingInput::Tokens(_) => Err(unsupported("token ids as an input")),
+        });
+        let texts = texts.collect::<Result<Vec<_>, _>>()?;
+        self.set("input", texts);
+        self.set("encoding_format", "float");
+        Ok(())
+    }
+
+    fn reasoning(&mut self, reasoning: Reasoning) {
+        let is_ours = self.kind == Kind::Sextant;
+        if is_ours && reasoning != Reasoning::default() {
+            let mut fields = Map::new();
+            let mut set = |name: &str, value: Option<Value>| {
+                if let Some(value) = value {
+                    fields.insert(name.to_owned(), value);
+                }
+            };
+            set("enabled", reasoning.enabled.map(Value::from));
+            set("budget_tokens", reasoning.budget_tokens.map(Value::from));
+            set("effort", reasoning.effort.map(Value::from));
+            self.set("reasoning", fields);
+            return;
+        }
+        if reasoning.budget_tokens.is_some() {
+            self.left_out("reasoning.budget_tokens");
+        }
+        match (reasoning.effort, reasoning.enabled) {
+            (Some(effort), _) => self.set("reasoning_effort", effort),
+            (None, Some(false)) => self.set("reasoning_effort", "none"),
+            (None, _) => {}
+        }
+    }
+
+    fn constraint(&mut self, constraint: Option<Constraint>) -> Result<(), JobFailure> {
+        let format = match constraint {
+            None => return Ok(()),
+            Some(Constraint::JsonObject) => json!({ "type": "json_object" }),
+            Some(Constraint::JsonSchema { schema }) => json!({
+                "type": "json_schema",
+                "json_schema": { "name": "answer", "schema": schema, "strict": true },
+            }),
+            Some(constraint) if self.kind == Kind::Sextant => match constraint {
+                Constraint::Regex { pattern } => json!({ "type": "regex", "pattern": pattern }),
+                Constraint::Lark { grammar } => json!({ "type": "lark", "grammar": grammar }),
+                Constraint::Gbnf { grammar } => json!({ "type": "gbnf", "grammar": grammar }),
+                Constraint::JsonObject | Constraint::JsonSchema { .. } => return Ok(()),
+            },
+            Some(Constraint::Gbnf { grammar }) if self.kind == Kind::LlamaServer => {
+                self.set("grammar", grammar);
+                return Ok(());
+            }
+            // A constraint is never dropped: the answer would not be what was asked for.
+            Some(_) => return Err(unsupported("answers held to this kind of grammar")),
+        };
+        self.set("response_format", format);
+        Ok(())
+    }
+
+    fn generation(&mut self, generation: Generation) {
+        if generation.n > 1 {
+            self.set("n", generation.n);
+        }
+        self.maybe("max_tokens", generation.max_tokens);
+        if !generation.stop.is_empty() {
+            self.set("stop", generation.stop);
+        }
+        self.sampling(generation.sampling);
+        self.extra(Extra::CachePrompt, generation.cache_prompt);
+        self.extra(Extra::IgnoreEos, generation.ignore_eos.then_some(true));
+    }
+
+    fn sampling(&mut self, sampling: SamplingOverrides) {
+        self.maybe("temperature", sampling.temperature.map(short));
+        self.maybe("top_p", sampling.top_p.map(short));
+        self.maybe("presence_penalty", sampling.presence_penalty.map(short));
+        self.maybe("frequency_penalty", sampling.frequency_penalty.map(short));
+        self.maybe("seed", sampling.seed);
+        if !sampling.logit_bias.is_empty() {
+            let biases = sampling.logit_bias.into_iter();
+            let biases = biases.map(|(token, bias)| (token.to_string(), short(bias)));
+            self.set("logit_bias", biases.collect::<Map<_, _>>());
+        }
+        self.extra(Extra::TopK, sampling.top_k);
+        self.extra(Extra::MinP, sampling.min_p.map(short));
+        self.extra(Extra::TypicalP, sampling.typical_p.map(short));
+        self.extra(Extra::RepeatPenalty, sampling.repeat_penalty.map(short));
+        self.extra(Extra::RepeatLastN, sampling.repeat_last_n);
+        self.extra(Extra::DryMultiplier, sampling.dry_multiplier.map(short));
+        self.extra(Extra::DryBase, sampling.dry_base.map(short));
+        self.extra(Extra::DryAllowedLength, sampling.dry_allowed_length);
+        self.extra(Extra::DryPenaltyLastN, sampling.dry_penalty_last_n);
+        self.extra(Extra::DrySequenceBreakers, sampling.dry_sequence_breakers);
+    }
+}
+
+/// A 32-bit value with as many digits as it has: 0.7, not 0.699999988079071.
+fn short(value: f32) -> Value {
+    value.to_string().parse::<f64>().unwrap_or_default().into()
+}
+
+fn message(message: Message) -> Value {
+    let role = match message.role {
+        Role::System => "system",
+        Role::Developer => "developer",
+        Role::User => "user",
+        Role::Assistant => "assistant",
+        Role::Tool => "tool",
+    };
+    let mut out = Map::new();
+    let mut set = |name: &str, value: Value| {
+        out.insert(name.to_owned(), value);
+    };
+    set("role", role.into());
+    set("content", message.content.into());
+    if let Some(thought) = message.reasoning_content {
+        set("reasoning_content", thought.into());
+    }
+    if !message.tool_calls.is_empty() {
+        let calls = message.tool_calls.into_iter().map(|call| {
+            json!({
+                "id": call.id,
+                "type": "function",
+                "function": { "name": call.name, "arguments": call.arguments },
+            })
+        });
+        set("tool_calls", calls.collect::<Vec<_>>().into());
+    }
+    if let Some(id) = message.tool_call_id {
+        set("tool_call_id", id.into());
+    }
+    if let Some(name) = message.name {
+        set("name", name.into());
+    }
+    out.into()
+}
+
+fn tool(tool: ToolDefinition) -> Value {
+    let mut function = Map::new();
+    function.insert("name".into(), tool.name.into());
+    if let Some(description) = tool.description {
+        function.insert("description".into(), description.into());
+    }
+    let no_arguments = || json!({ "type": "object", "properties": {} });
+    let parameters = tool.parameters.unwrap_or_else(no_arguments);
+    function.insert("parameters".into(), parameters);
+    if let Some(strict) = tool.strict {
+        function.insert("strict".into(), strict.into());
+    }
+    json!({ "type": "function", "function": function })
+}
+
+fn tool_choice(choice: ToolChoice) -> Value {
+    match choice {
+        ToolChoice::Auto => "auto".into(),
+        ToolChoice::None => "none".into(),
+        ToolChoice::Required => "required".into(),
+        ToolChoice::Named(name) => json!({ "type": "function", "function": { "name": name } }),
+    }
+}

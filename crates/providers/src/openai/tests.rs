@@ -1,0 +1,372 @@
+use proto::{
+    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
+    SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
+};
+use serde_json::{Value, json};
+
+use super::answer::Reader;
+use super::request::{AnswerKind, Request, request};
+use crate::kind::Kind;
+use crate::{Delivery, Order};
+
+fn written(kind: Kind, job: ChatJob) -> Request {
+    let order = Order {
+        model: "m".into(),
+        job: Job::Chat(Box::new(job)),
+        delivery: Delivery::Stream,
+    };
+    request(kind, order).unwrap()
+}
+
+fn user(text: &str) -> Message {
+    Message {
+        role: Role::User,
+        content: Some(text.into()),
+        ..Message::default()
+    }
+}
+
+#[test]
+fn a_conversation_with_tools_is_written() {
+    let job = ChatJob {
+        messages: vec![
+            user("Weather?"),
+            Message {
+                role: Role::Assistant,
+                tool_calls: vec![ToolCall {
+                    id: "call_1".into(),
+                    name: "weather".into(),
+                    arguments: "{\"city\":\"Bern\"}".into(),
+                }],
+                ..Message::default()
+            },
+            Message {
+                role: Role::Tool,
+                content: Some("Sun".into()),
+                tool_call_id: Some("call_1".into()),
+                ..Message::default()
+            },
+        ],
+        tools: vec![ToolDefinition {
+            name: "weather".into(),
+            strict: Some(true),
+            ..ToolDefinition::default()
+        }],
+        tool_choice: ToolChoice::Named("weather".into()),
+        parallel_tool_calls: Some(false),
+        constraint: Some(Constraint::JsonSchema {
+            schema: json!({ "type": "object" }),
+        }),
+        generation: Generation {
+            max_tokens: Some(8),
+            stop: vec!["END".into()],
+            logprobs: Some(2),
+            sampling: SamplingOverrides {
+                temperature: Some(0.7),
+                seed: Some(3),
+                ..SamplingOverrides::default()
+            },
+            ..Generation::default()
+        },
+        ..ChatJob::default()
+    };
+    let request = written(Kind::OpenAi, job);
+    assert_eq!(request.warnings, Vec::<String>::new());
+    assert_eq!(
+        Value::from(request.body),
+        json!({
+            "model": "m",
+            "stream": true,
+            "stream_options": { "include_usage": true },
+            "messages": [
+                { "role": "user", "content": "Weather?" },
+                {
+                    "role": "assistant",
+                    "content": null,
+                    "tool_calls": [{
+                        "id": "call_1",
+                        "type": "function",
+                        "function": { "name": "weather", "arguments": "{\"city\":\"Bern\"}" },
+                    }],
+                },
+                { "role": "tool", "content": "Sun", "tool_call_id": "call_1" },
+            ],
+            "tools": [{
+                "type": "function",
+                "function": {
+                    "name": "weather",
+                    "parameters": { "type": "object", "properties": {} },
+                    "strict": true,
+                },
+            }],
+            "tool_choice": { "type": "function", "function": { "name": "weather" } },
+            "parallel_tool_calls": false,
+            "response_format": {
+                "type": "json_schema",
+                "json_schema": {
+                    "name": "answer", "schema": { "type": "object" }, "strict": true,
+                },
+            },
+            "max_tokens": 8,
+            "stop": ["END"],
+            "temperature": 0.7,
+            "seed": 3,
+            "logprobs": true,
+            "top_logprobs": 2,
+        })
+    );
+}
+
+#[test]
+fn what_an_engine_does_not_know_is_left_out_with_a_warning() {
+    let job = || ChatJob {
+        messages: vec![user("Hi")],
+        generation: Generation {
+            sampling: SamplingOverrides {
+                top_k: Some(40),
+                repeat_penalty: Some(1.1),
+                dry_multiplier: Some(0.8),
+                ..SamplingOverrides::default()
+            },
+            ..Generation::default()
+        },
+        ..ChatJob::default()
+    };
+    let ours = written(Kind::Sextant, job());
+    assert_eq!(ours.body["top_k"], 40);
+    assert_eq!(ours.body["dry_multiplier"], 0.8);
+    let vllm = written(Kind::Vllm, job());
+    assert_eq!(vllm.body["repetition_penalty"], 1.1);
+    assert_eq!(vllm.warnings.len(), 1);
+    let service = written(Kind::OpenAi, job());
+    assert!(!service.body.contains_key("top_k"));
+    assert_eq!(service.warnings.len(), 3);
+}
+
+#[test]
+fn a_constraint_is_never_dropped() {
+    let job = |constraint| ChatJob {
+        messages: vec![user("Hi")],
+        constraint: Some(constraint),
+        ..ChatJob::default()
+    };
+    let regex = || Constraint::Regex {
+        pattern: "a+".into(),
+    };
+    let ours = written(Kind::Sextant, job(regex()));
+    assert_eq!(ours.body["response_format"]["pattern"], "a+");
+    for kind in Kind::ALL {
+        let order = Order {
+            model: "m".into(),
+            job: Job::Chat(Box::new(job(regex()))),
+            delivery: Delivery::Whole,
+        };
+        let failed = request(kind, order).is_err();
+        assert_eq!(failed, kind != Kind::Sextant, "{}", kind.word());
+    }
+}
+
+/// The events of a stream, without usage and timings.
+fn read(n: u32, chunks: &[Value], ending: &str) -> Vec<Event> {
+    let mut reader = Reader::new("box", AnswerKind::Chat { n }, vec!["careful".into()]);
+    let mut events = Vec::new();
+    for chunk in chunks {
+        reader.data(
+            chunk.to_string().as_bytes(),
+            Timings::default(),
+            &mut events,
+        );
+    }
+    if !ending.is_empty() {
+        reader.data(ending.as_bytes(), Timings::default(), &mut events);
+    }
+    reader.end(Timings::default(), &mut events);
+    events
+}
+
+fn chunk(delta: Value, finish: Value) -> Value {
+    json!({ "choices": [{ "index": 0, "delta": delta, "finish_reason": finish }] })
+}
+
+fn fault(events: &[Event]) -> Option<UpstreamFault> {
+    match events.last() {
+        Some(Event::Failed(failure)) => match failure.kind {
+            FailureKind::Upstream { fault, .. } => Some(fault),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[test]
+fn text_thoughts_and_usage_are_read() {
+    let events = read(
+        1,
+        &[
+            chunk(json!({ "role": "assistant", "content": null }), json!(null)),
+            chunk(json!({ "reasoning": "Hm." }), json!(null)),
+            chunk(json!({ "content": "Hel" }), json!(null)),
+            chunk(json!({ "content": "lo" }), json!(null)),
+            chunk(json!({}), json!("stop")),
+            json!({ "choices": [], "usage": {
+                "prompt_tokens": 9, "completion_tokens": 3,
+                "prompt_tokens_details": { "cached_tokens": 4 },
+            } }),
+        ],
+        "[DONE]",
+    );
+    let [
+        Event::Started { warnings, .. },
+        Event::Delta {
+            delta: Delta::Reasoning { text: thought },
+            ..
+        },
+        Event::Delta { .. },
+        Event::Delta {
+            delta: Delta::Text { text },
+            ..
+        },
+        Event::Finished {
+            reason: FinishReason::Stop,
+            ..
+        },
+        Event::Done { usage, .. },
+    ] = events.as_slice()
+    else {
+        panic!("{events:?}");
+    };
+    assert_eq!((thought.as_str(), text.as_str()), ("Hm.", "lo"));
+    assert_eq!(warnings, &["careful"]);
+    assert_eq!((usage.prompt_tokens, usage.cached_tokens), (9, 4));
+}
+
+#[test]
+fn calls_get_ids_and_dense_indices() {
+    let call = |index: Value, id: Value, name: Value, arguments: Value| {
+        json!({ "tool_calls": [{
+            "index": index, "id": id, "function": { "name": name, "arguments": arguments },
+        }] })
+    };
+    let events = read(
+        1,
+        &[
+            chunk(
+                call(json!(3), json!(null), json!("a"), json!("")),
+                json!(null),
+            ),
+            chunk(
+                call(json!(3), json!(null), json!(null), json!("{}")),
+                json!(null),
+            ),
+            chunk(
+                call(json!(5), json!("x"), json!("b"), json!({ "c": 1 })),
+                json!(null),
+            ),
+            chunk(json!({}), json!("stop")),
+        ],
+        "[DONE]",
+    );
+    let deltas: Vec<_> = events
+        .iter()
+        .filter_map(|event| match event {
+            Event::Delta { delta, .. } => Some(delta.clone()),
+            _ => None,
+        })
+        .collect();
+    let start = |index, id: &str, name: &str| Delta::ToolCallStart {
+        index,
+        id: id.into(),
+        name: name.into(),
+    };
+    let arguments = |index, text: &str| Delta::ToolCallArguments {
+        index,
+        text: text.into(),
+    };
+    assert_eq!(
+        deltas,
+        [
+            start(0, "call_0_0", "a"),
+            arguments(0, "{}"),
+            start(1, "x", "b"),
+            arguments(1, "{\"c\":1}"),
+        ]
+    );
+    assert!(events.contains(&Event::Finished {
+        choice: 0,
+        reason: FinishReason::ToolCalls,
+        stop: None,
+    }));
+}
+
+#[test]
+fn a_broken_stream_never_ends_well() {
+    let hello = || chunk(json!({ "content": "Hello" }), json!(null));
+    let finished = || chunk(json!({}), json!("stop"));
+    assert_eq!(fault(&read(1, &[hello()], "")), Some(UpstreamFault::CutOff));
+    assert_eq!(fault(&read(1, &[], "")), Some(UpstreamFault::CutOff));
+    assert_eq!(
+        fault(&read(1, &[], "[DONE]")),
+        Some(UpstreamFault::Malformed)
+    );
+    let cut = read(1, &[hello()], "{\"choi");
+    assert_eq!(fault(&cut), Some(UpstreamFault::Malformed));
+    let error = json!({ "error": { "message": "out of memory", "code": 503 } });
+    let events = read(1, &[hello(), error], "");
+    let Some(Event::Failed(failure)) = events.last() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(
+        failure.message,
+        "`box` answered with status 503: out of memory"
+    );
+    // Without `[DONE]` all choices must have been finished.
+    assert!(matches!(
+        read(1, &[hello(), finished()], "").last(),
+        Some(Event::Done { .. })
+    ));
+    assert_eq!(
+        fault(&read(2, &[hello(), finished()], "")),
+        None,
+        "a choice nobody began is nobody's loss"
+    );
+    let other = json!({ "choices": [{ "index": 7, "delta": { "content": "?" } }] });
+    assert_eq!(
+        fault(&read(1, &[other], "")),
+        Some(UpstreamFault::Malformed)
+    );
+}
+
+#[test]
+fn whole_answers_and_vectors_are_read() {
+    let mut reader = Reader::new("box", AnswerKind::Chat { n: 1 }, Vec::new());
+    let mut events = Vec::new();
+    let body = json!({
+        "choices": [{
+            "index": 0,
+            "message": { "role": "assistant", "content": "Hello" },
+            "finish_reason": "length",
+        }],
+        "usage": { "prompt_tokens": 2, "completion_tokens": 1 },
+    });
+    reader.whole(body.to_string().as_bytes(), Timings::default(), &mut events);
+    assert_eq!(events.len(), 4, "{events:?}");
+    assert!(matches!(
+        events[0],
+        Event::Started {
+            prompt_tokens: 2,
+            ..
+        }
+    ));
+
+    let mut reader = Reader::new("box", AnswerKind::Embeddings { n: 2 }, Vec::new());
+    let mut events = Vec::new();
+    let body = json!({ "data": [
+        { "index": 1, "embedding": [0.0, 2.0] },
+        { "index": 0, "embedding": [3.0, 4.0] },
+    ] });
+    reader.whole(body.to_string().as_bytes(), Timings::default(), &mut events);
+    let [Event::Embeddings { vectors, .. }] = events.as_slice() else {
+        panic!("{events:?}");
+    };
+    assert_eq!(vectors, &[vec![0.6, 0.8], vec![0.0, 1.0]]);
+}

@@ -1,0 +1,629 @@
+//! An engine behind an address.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, StreamExt, stream};
+use proto::{Event, FailureKind, JobFailure, Timings, UpstreamFault};
+use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, Response, Url};
+use router::Reach;
+use serde_json::Value;
+use stdx::Secret;
+use tokio::time::{Instant, timeout};
+
+use crate::failure::{failure, of_error, of_status};
+use crate::kind::Kind;
+use crate::openai::answer::{Reader, WireError};
+use crate::openai::request::{self, Request};
+use crate::sse::Frames;
+use crate::survey::{self, Route, Routes};
+use crate::{EventStream, Order, Provider, Survey};
+
+/// Bytes of an answer that comes whole.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Bytes of an error's body that are read.
+const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Time for a list of models.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where an engine is and how it is asked.
+#[derive(Debug, Clone)]
+pub struct RemoteConfig {
+    pub name: String,
+    pub kind: Kind,
+    /// With or without `/v1`.
+    pub url: String,
+    pub key: Option<Secret>,
+    /// Further headers of each request.
+    pub headers: Vec<(String, Secret)>,
+    /// `None`: as the address says.
+    pub reach: Option<Reach>,
+    pub timeouts: Timeouts,
+    /// Its models, where it does not list them; with a list, those that are used of it.
+    pub models: Vec<String>,
+}
+
+/// How long each phase of a request may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Duration,
+    /// From the request to the first text.
+    pub first_token: Duration,
+    /// Without a byte.
+    pub silence: Duration,
+}
+
+/// An address or a header that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressError {
+    pub provider: String,
+    pub detail: String,
+}
+
+impl std::fmt::Display for AddressError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the provider `{}` {}", self.provider, self.detail)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+/// An engine that is asked over HTTP.
+#[derive(Debug)]
+pub struct Remote {
+    name: String,
+    kind: Kind,
+    reach: Reach,
+    /// Where `chat/completions` is; ends with a slash.
+    base: Url,
+    /// Where the engine's own routes are; ends with a slash.
+    root: Url,
+    client: Client,
+    timeouts: Timeouts,
+    models: Vec<String>,
+}
+
+impl Remote {
+    /// # Errors
+    /// [`AddressError`] says what to change.
+    pub fn new(config: RemoteConfig) -> Result<Self, AddressError> {
+        let refuse = |detail: String| AddressError {
+            provider: config.name.clone(),
+            detail,
+        };
+        let url = Url::parse(&config.url)
+            .map_err(|error| refuse(format!("has the address `{}`: {error}", config.url)))?;
+        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
+            let detail = format!("has the address `{}`; it must be http or https", config.url);
+            return Err(refuse(detail));
+        }
+        let reach = config.reach.unwrap_or_else(|| reach(&url));
+        if url.scheme() == "http" && reach == Reach::Cloud && config.key.is_some() {
+            let detail = "would send its key in plain text over the internet; use https";
+            return Err(refuse(detail.to_owned()));
+        }
+        let headers = headers(&config).map_err(refuse)?;
+        let client = client(headers, reach, config.timeouts)
+            .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
+        let (base, root) = addresses(url);
+        Ok(Self {
+            name: config.name,
+            kind: config.kind,
+            reach,
+            base,
+            root,
+            client,
+            timeouts: config.timeouts,
+            models: config.models,
+        })
+    }
+
+    /// How far away it is.
+    #[must_use]
+    pub fn reach(&self) -> Reach {
+        self.reach
+    }
+
+    async fn look(&self) -> Result<Survey, String> {
+        let routes = Routes::of(self.kind);
+        let list = self.get(routes.list).await;
+        let more = match (&list, routes.more) {
+            (Ok(_), Some(route)) => self.get(route).await.ok(),
+            _ => None,
+        };
+        let listed = match list {
+            Ok(list) => survey::models(self.kind, &list, more.as_ref()),
+            // Some services have no such route; then the configuration has to name the models.
+            Err(NoList::Status(404 | 405 | 501)) => None,
+            Err(NoList::Status(status)) => {
+                return Err(format!("it lists its models with status {status}"));
+            }
+            Err(NoList::Cause(cause)) => return Err(cause),
+        };
+        let listed = match (listed, self.models.is_empty()) {
+            (Some(models), true) => return Ok(Survey { models }),
+            (None, true) => return Err("it does not list its models; name them".to_owned()),
+            (listed, false) => listed.unwrap_or_default(),
+        };
+        let known = |name: &String| {
+            let listed = listed.iter().find(|model| model.name == *name);
+            listed
+                .cloned()
+                .unwrap_or_else(|| survey::named(self.kind, name))
+        };
+        Ok(Survey {
+            models: self.models.iter().map(known).collect(),
+        })
+    }
+
+    async fn get(&self, route: Route) -> Result<Value, NoList> {
+        let url = match route {
+            Route::Base(path) => self.base.join(path),
+            Route::Root(path) => self.root.join(path),
+        };
+        let url = url.map_err(|error| NoList::Cause(error.to_string()))?;
+        let of_failure = |failure: JobFailure| NoList::Cause(failure.message);
+        let answer = async {
+            let response = self.client.get(url).send().await;
+            let response = response.map_err(|error| of_failure(of_error(&self.name, &error)))?;
+            let status = response.status();
+            if !status.is_success() {
+                return Err(NoList::Status(status.as_u16()));
+            }
+            let body = whole(response, ANSWER_BYTES_MAX).await;
+            let body = body.map_err(|error| of_failure(error.told(&self.name)))?;
+            serde_json::from_slice(&body)
+                .map_err(|error| NoList::Cause(format!("its list is no JSON: {error}")))
+        };
+        let limit = SURVEY_TIMEOUT.as_secs();
+        let late = || NoList::Cause(format!("it did not list its models within {limit} s"));
+        let answer = timeout(SURVEY_TIMEOUT, answer).await;
+        answer.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn ask(&self, order: Order) -> Result<EventStream, JobFailure> {
+        let sent = Instant::now();
+        let request = request::request(self.kind, order)?;
+        let response = match timeout(self.timeouts.first_token, self.send(&request)).await {
+            Ok(response) => response?,
+            Err(_) => return Err(late(&self.name, self.timeouts.first_token)),
+        };
+        let is_stream = response
+            .headers()
+            .get(header::CONTENT_TYPE)
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let reader = Reader::new(&self.name, request.answer, request.warnings);
+        if is_stream {
+            let reading = Reading {
+                name: self.name.clone(),
+                bytes: response.bytes_stream().boxed(),
+                frames: Frames::default(),
+                reader,
+                events: VecDeque::new(),
+                timeouts: self.timeouts,
+                clock: Clock::new(sent),
+            };
+            return Ok(reading.into_events());
+        }
+        self.read_whole(response, reader, Clock::new(sent)).await
+    }
+
+    async fn send(&self, request: &Request) -> Result<Response, JobFailure> {
+        let url = self.base.join(request.path).map_err(|error| {
+            failure(
+                UpstreamFault::Malformed,
+                format!("`{}` has no usable address: {error}.", self.name),
+            )
+        })?;
+        let sent = self.client.post(url).json(&request.body).send().await;
+        let response = sent.map_err(|error| of_error(&self.name, &error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        Err(self.refusal(response).await)
+    }
+
+    /// Reads an error. Its body is a courtesy: without it the status says enough.
+    async fn refusal(&self, response: Response) -> JobFailure {
+        let status = response.status().as_u16();
+        let retry_after = retry_after(response.headers());
+        let body = timeout(self.timeouts.silence, whole(response, ERROR_BYTES_MAX)).await;
+        let body = body.ok().and_then(Result::ok).unwrap_or_default();
+        let json: Option<Value> = serde_json::from_slice(&body).ok();
+        let error = json
+            .as_ref()
+            .and_then(|json| json.get("error").or(Some(json)));
+        if let Some(exceeded) = error.and_then(context_exceeded) {
+            return exceeded;
+        }
+        let said = error.and_then(|error| serde_json::from_value::<WireError>(error.clone()).ok());
+        let said = said.map_or_else(
+            || String::from_utf8_lossy(&body).into_owned(),
+            |error| error.read().1,
+        );
+        of_status(&self.name, status, &said, retry_after)
+    }
+
+    async fn read_whole(
+        &self,
+        response: Response,
+        mut reader: Reader,
+        mut clock: Clock,
+    ) -> Result<EventStream, JobFailure> {
+        let rest = self
+            .timeouts
+            .first_token
+            .saturating_sub(clock.sent.elapsed());
+        let body = match timeout(rest, whole(response, ANSWER_BYTES_MAX)).await {
+            Ok(body) => body.map_err(|error| error.told(&self.name))?,
+            Err(_) => return Err(late(&self.name, self.timeouts.first_token)),
+        };
+        let mut events = Vec::new();
+        clock.token();
+        reader.whole(&body, clock.timings(), &mut events);
+        match events.pop() {
+            Some(Event::Failed(failure)) if events.is_empty() => Err(failure),
+            last => Ok(stream::iter(events.into_iter().chain(last)).boxed()),
+        }
+    }
+}
+
+impl Provider for Remote {
+    fn survey(&self) -> BoxFuture<'_, Result<Survey, String>> {
+        self.look().boxed()
+    }
+
+    fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>> {
+        self.ask(order).boxed()
+    }
+}
+
+fn late(name: &str, limit: Duration) -> JobFailure {
+    let message = format!(
+        "`{name}` did not begin its answer within {} s.",
+        limit.as_secs()
+    );
+    failure(UpstreamFault::TimedOut, message)
+}
+
+/// The clock of one request.
+#[derive(Debug)]
+struct Clock {
+    sent: Instant,
+    first: Option<Instant>,
+    last: Instant,
+}
+
+impl Clock {
+    fn new(sent: Instant) -> Self {
+        Self {
+            sent,
+            first: None,
+            last: sent,
+        }
+    }
+
+    fn token(&mut self) {
+        self.last = Instant::now();
+        self.first.get_or_insert(self.last);
+    }
+
+    fn timings(&self) -> Timings {
+        let ms = |span: Duration| span.as_secs_f64() * 1000.0;
+        let first = self.first.unwrap_or(self.last);
+        Timings {
+            queue_ms: 0.0,
+            prefill_ms: ms(first - self.sent),
+            decode_ms: ms(self.last - first),
+        }
+    }
+}
+
+/// A streamed answer while it is read.
+struct Reading {
+    name: String,
+    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+    frames: Frames,
+    reader: Reader,
+    events: VecDeque<Event>,
+    timeouts: Timeouts,
+    clock: Clock,
+}
+
+impl Reading {
+    fn into_events(self) -> EventStream {
+        stream::unfold(self, |mut reading| async move {
+            let event = reading.next().await?;
+            Some((event, reading))
+        })
+        .boxed()
+    }
+
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return Some(event);
+            }
+            if self.reader.is_over() {
+                return None;
+            }
+            let limit = self.patience();
+            let received = timeout(limit, self.bytes.next()).await;
+            let mut events = Vec::new();
+            match received {
+                Err(_) => self.reader.fail(self.silent(), &mut events),
+                Ok(None) => self.reader.end(self.clock.timings(), &mut events),
+                Ok(Some(Err(error))) => {
+                    let failure = of_error(&self.name, &error);
+                    self.reader.fail(failure, &mut events);
+                }
+                Ok(Some(Ok(bytes))) => self.take(&bytes, &mut events),
+            }
+            self.events.extend(events);
+        }
+    }
+
+    /// How long the next bytes may take.
+    fn patience(&self) -> Duration {
+        match self.clock.first {
+            Some(_) => self.timeouts.silence,
+            None => {
+                let rest = self.timeouts.first_token;
+                let rest = rest.saturating_sub(self.clock.sent.elapsed());
+                rest.min(self.timeouts.silence)
+            }
+        }
+    }
+
+    fn silent(&self) -> JobFailure {
+        let waited = self.clock.sent.elapsed();
+        if self.clock.first.is_none() && waited >= self.timeouts.first_token {
+            return late(&self.name, self.timeouts.first_token);
+        }
+        let limit = self.timeouts.silence.as_secs();
+        let message = format!("`{}` was silent for {limit} s.", self.name);
+        failure(UpstreamFault::TimedOut, message)
+    }
+
+    fn take(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
+        let mut frames = Vec::new();
+        if self.frames.take(bytes, &mut frames).is_err() {
+            let limit = crate::sse::EVENT_BYTES_MAX;
+            let message = format!("`{}` sent an event of over {limit} bytes.", self.name);
+            return self
+                .reader
+                .fail(failure(UpstreamFault::Malformed, message), events);
+        }
+        for data in frames {
+            let known = events.len();
+            self.reader.data(&data, self.clock.timings(), events);
+            let is_token = |event: &Event| matches!(event, Event::Delta { .. });
+            if events[known..].iter().any(is_token) {
+                self.clock.token();
+            }
+        }
+    }
+}
+
+/// Why there is no list of models.
+enum NoList {
+    Status(u16),
+    Cause(String),
+}
+
+/// Why a body is not there whole.
+enum BodyError {
+    Broken(reqwest::Error),
+    TooLarge(usize),
+}
+
+impl BodyError {
+    fn told(&self, name: &str) -> JobFailure {
+        match self {
+            Self::Broken(error) => of_error(name, error),
+            Self::TooLarge(limit) => failure(
+                UpstreamFault::Malformed,
+                format!("`{name}` sent an answer of over {limit} bytes."),
+            ),
+        }
+    }
+}
+
+async fn whole(response: Response, limit: usize) -> Result<Bytes, BodyError> {
+    let mut chunks = response.bytes_stream();
+    let mut whole = BytesMut::new();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(BodyError::Broken)?;
+        if whole.len() + chunk.len() > limit {
+            return Err(BodyError::TooLarge(limit));
+        }
+        whole.extend_from_slice(&chunk);
+    }
+    Ok(whole.freeze())
+}
+
+/// An error that says how long the prompt was and how long it may be.
+fn context_exceeded(error: &Value) -> Option<JobFailure> {
+    let number = |name: &str| {
+        let number = error.get(name)?.as_u64()?;
+        u32::try_from(number).ok()
+    };
+    Some(JobFailure {
+        kind: FailureKind::ContextExceeded {
+            prompt_tokens: number("n_prompt_tokens")?,
+            context: number("n_ctx")?,
+        },
+        message: String::new(),
+        param: None,
+    })
+}
+
+/// `Retry-After` in seconds, or in milliseconds as some write it. Dates are not read: an
+/// engine that sends one means hours, and is asked again after the usual pause.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let number = |name: &str| {
+        let value = headers.get(name)?.to_str().ok()?;
+        value.trim().parse::<f64>().ok()
+    };
+    let seconds = number("retry-after-ms").map(|ms| ms / 1000.0);
+    let seconds = seconds.or_else(|| number("retry-after"))?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+fn headers(config: &RemoteConfig) -> Result<HeaderMap, String> {
+    let mut headers = HeaderMap::new();
+    let secret = |value: &str| {
+        let value = HeaderValue::from_str(value);
+        value.map(|mut value| {
+            value.set_sensitive(true);
+            value
+        })
+    };
+    if let Some(key) = &config.key {
+        let value = secret(&format!("Bearer {}", key.expose()));
+        let value = value.map_err(|_| "has a key that no header can hold".to_owned())?;
+        headers.insert(header::AUTHORIZATION, value);
+    }
+    for (name, value) in &config.headers {
+        let refuse = || format!("has the header `{name}`, which HTTP does not allow");
+        let value = secret(value.expose()).map_err(|_| refuse())?;
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse())?;
+        headers.insert(name, value);
+    }
+    Ok(headers)
+}
+
+fn client(headers: HeaderMap, reach: Reach, timeouts: Timeouts) -> reqwest::Result<Client> {
+    // Fails when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let builder = Client::builder()
+        // A redirect could lead farther away than the request may travel.
+        .redirect(reqwest::redirect::Policy::none())
+        .connect_timeout(timeouts.connect)
+        .tcp_nodelay(true)
+        .default_headers(headers)
+        .user_agent(concat!("sextant/", env!("CARGO_PKG_VERSION")));
+    match reach {
+        Reach::Cloud => builder.build(),
+        // Nor does what stays in the house pass through a proxy outside.
+        Reach::Device | Reach::Lan => builder.no_proxy().build(),
+    }
+}
+
+/// The base of the dialect's routes and the root of the engine's own. An address without
+/// a path means `/v1`.
+fn addresses(mut url: Url) -> (Url, Url) {
+    url.set_query(None);
+    url.set_fragment(None);
+    let path = url.path().trim_end_matches('/').to_owned();
+    let base = match path.as_str() {
+        "" => "/v1/".to_owned(),
+        path => format!("{path}/"),
+    };
+    let mut root = url.clone();
+    root.set_path(&format!("{}/", path.strip_suffix("/v1").unwrap_or(&path)));
+    url.set_path(&base);
+    (url, root)
+}
+
+/// How far away an address is. What is not surely near is far.
+fn reach(url: &Url) -> Reach {
+    let host = url.host_str().unwrap_or_default();
+    let name = host.trim_matches(['[', ']']).trim_end_matches('.');
+    if let Ok(address) = name.parse::<IpAddr>() {
+        return reach_of_ip(address.to_canonical());
+    }
+    let name = name.to_ascii_lowercase();
+    if name == "localhost" || name.ends_with(".localhost") {
+        return Reach::Device;
+    }
+    // Names that the domain name system keeps for local networks, and names without a dot.
+    let local = [".local", ".lan", ".home.arpa", ".internal"];
+    if !name.contains('.') || local.iter().any(|suffix| name.ends_with(suffix)) {
+        return Reach::Lan;
+    }
+    Reach::Cloud
+}
+
+fn reach_of_ip(address: IpAddr) -> Reach {
+    let is_local = match address {
+        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+    };
+    if address.is_loopback() {
+        Reach::Device
+    } else if is_local {
+        Reach::Lan
+    } else {
+        Reach::Cloud
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_say_how_far_they_are() {
+        let cases = [
+            ("http://127.0.0.1:8080", Reach::Device),
+            ("http://[::1]:8080/v1", Reach::Device),
+            ("http://[::ffff:127.0.0.1]/", Reach::Device),
+            ("http://LOCALHOST:1", Reach::Device),
+            ("http://192.168.1.7:11434", Reach::Lan),
+            ("http://10.0.0.1", Reach::Lan),
+            ("http://[fd00::1]", Reach::Lan),
+            ("http://box:8000", Reach::Lan),
+            ("http://box.local:8000", Reach::Lan),
+            ("https://api.openai.com/v1", Reach::Cloud),
+            ("https://localhost.example.com", Reach::Cloud),
+            ("http://127.0.0.1.example.com", Reach::Cloud),
+            ("http://8.8.8.8", Reach::Cloud),
+            // Shared by the customers of a provider.
+            ("http://100.64.0.1", Reach::Cloud),
+        ];
+        for (url, wanted) in cases {
+            assert_eq!(reach(&Url::parse(url).unwrap()), wanted, "{url}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_taken_with_and_without_the_version() {
+        let cases = [
+            ("http://h:1", "http://h:1/v1/", "http://h:1/"),
+            ("http://h:1/", "http://h:1/v1/", "http://h:1/"),
+            ("http://h:1/v1", "http://h:1/v1/", "http://h:1/"),
+            ("http://h/api/v1/", "http://h/api/v1/", "http://h/api/"),
+            (
+                "http://h/openai?x=1",
+                "http://h/openai/",
+                "http://h/openai/",
+            ),
+        ];
+        for (url, base, root) in cases {
+            let (a, b) = addresses(Url::parse(url).unwrap());
+            assert_eq!((a.as_str(), b.as_str()), (base, root), "{url}");
+        }
+    }
+
+    #[test]
+    fn waits_are_read_in_seconds_and_milliseconds() {
+        let wait = |name: &'static str, value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, HeaderValue::from_static(value));
+            retry_after(&headers)
+        };
+        assert_eq!(wait("retry-after", "30"), Some(Duration::from_secs(30)));
+        assert_eq!(
+            wait("retry-after-ms", "250"),
+            Some(Duration::from_millis(250))
+        );
+        assert_eq!(wait("retry-after", "-1"), None);
+        assert_eq!(wait("retry-after", "Sat, 21 Nov 2026 12:00:00 GMT"), None);
+    }
+}
