@@ -31,9 +31,15 @@ pub(crate) fn program(name: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> 
     command
 }
 
-/// Cargo, without what the cargo that runs this program told it about itself.
+/// Cargo itself.
 pub(crate) fn cargo(arguments: &[&str]) -> Command {
-    let mut command = program("cargo", arguments);
+    cargo_tool("cargo", arguments)
+}
+
+/// A program that runs cargo, without what the cargo that runs this one told it about
+/// itself: build scripts see a change of that and build their crates again.
+pub(crate) fn cargo_tool(name: impl AsRef<std::ffi::OsStr>, arguments: &[&str]) -> Command {
+    let mut command = program(name, arguments);
     for (key, _) in env::vars_os() {
         let name = key.to_string_lossy();
         if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {

@@ -2,7 +2,7 @@
 //! prebuilt wheel (pinned, hashes checked) into `target/tools`, because building
 //! it would take longer than the step it serves.
 
-use crate::shell::{self, cargo, program, root, target_dir};
+use crate::shell::{self, cargo, cargo_tool, program, root, target_dir};
 use anyhow::Result;
 use std::path::Path;
 use std::process::Command;
@@ -40,7 +40,7 @@ fn tool(name: &str) -> Option<Command> {
         return None;
     }
     let binary = folder.join(format!("bin/cargo-{name}"));
-    binary.is_file().then(|| program(&binary, &[name]))
+    binary.is_file().then(|| cargo_tool(&binary, &[name]))
 }
 
 /// A virtual environment in `folder` that holds exactly `requirements`. A stamp
