@@ -70,31 +70,8 @@ impl Backend for Fleet {
     }
 }
 
-/// Submits a job as a stream: a refusal becomes its only event, and a stream that
-/// ends without a last event gets one. Dropping it at any point cancels the job.
-pub(crate) fn run(backend: Arc<dyn Backend>, model: Arc<str>, job: Job) -> EventStream {
-    let submitted = async move {
-        match backend.submit(&model, job).await {
-            Ok(events) => events,
-            Err(failure) => stream::iter([Event::Failed(failure)]).boxed(),
-        }
-    };
-    ended(submitted.into_stream().flatten().boxed())
-}
-
-fn ended(events: EventStream) -> EventStream {
-    stream::unfold(Some(events), |events| async move {
-        let mut events = events?;
-        match events.next().await {
-            Some(event) if event.is_last() => Some((event, None)),
-            Some(event) => Some((event, Some(events))),
-            None => Some((Event::Failed(cut_off()), None)),
-        }
-    })
-    .boxed()
-}
-
-fn cut_off() -> JobFailure {
+/// The failure of a stream that ends without a last event.
+pub(crate) fn cut_off() -> JobFailure {
     JobFailure {
         kind: proto::FailureKind::Internal,
         message: "The answer ended without its last event.".into(),

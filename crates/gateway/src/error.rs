@@ -450,6 +450,7 @@ fn from_kind(kind: &FailureKind, message: &str) -> ApiError {
                 None => error,
             }
         }
+        FailureKind::NoProvider => ApiError::new(ErrorCode::NoProvider, &[("reasons", message)]),
         FailureKind::Internal => plain(ErrorCode::Internal),
     }
 }

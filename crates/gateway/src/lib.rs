@@ -6,6 +6,7 @@
 
 mod backend;
 mod body;
+mod dispatch;
 mod edge;
 mod error;
 mod ids;
@@ -25,11 +26,13 @@ use axum::Router;
 use tokio::sync::Semaphore;
 
 pub use backend::{Backend, EventStream};
+pub use dispatch::{EMBEDDED, RoutedProvider, Routing};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
 pub use openapi::openapi_json;
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 
+use dispatch::Dispatch;
 use ids::Stamps;
 use metrics::Metrics;
 
@@ -41,6 +44,7 @@ pub struct AppState {
 
 struct Shared {
     backend: Arc<dyn Backend>,
+    dispatch: Arc<Dispatch>,
     config: GatewayConfig,
     metrics: Arc<Metrics>,
     stamps: Stamps,
@@ -61,11 +65,26 @@ impl AppState {
     /// State over `backend`.
     #[must_use]
     pub fn new(backend: Arc<dyn Backend>, config: GatewayConfig) -> Self {
-        Self::with_stamps(backend, config, Stamps::random())
+        Self::routed(backend, config, Routing::default())
     }
 
-    fn with_stamps(backend: Arc<dyn Backend>, config: GatewayConfig, stamps: Stamps) -> Self {
+    /// State over `backend` and other engines beside it. Keeps an eye on them, so it needs
+    /// a runtime.
+    #[must_use]
+    pub fn routed(backend: Arc<dyn Backend>, config: GatewayConfig, routing: Routing) -> Self {
+        Self::with_stamps(backend, config, routing, Stamps::random())
+    }
+
+    fn with_stamps(
+        backend: Arc<dyn Backend>,
+        config: GatewayConfig,
+        routing: Routing,
+        stamps: Stamps,
+    ) -> Self {
+        let dispatch = Dispatch::new(Arc::clone(&backend), routing);
+        dispatch.watch();
         let shared = Shared {
+            dispatch,
             backend,
             metrics: Arc::new(Metrics::new()),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
@@ -80,6 +99,10 @@ impl AppState {
 
     fn backend(&self) -> &Arc<dyn Backend> {
         &self.shared.backend
+    }
+
+    fn dispatch(&self) -> &Arc<Dispatch> {
+        &self.shared.dispatch
     }
 
     fn config(&self) -> &GatewayConfig {

@@ -226,6 +226,8 @@ pub enum FailureKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
+    /// Everyone who could have answered failed; the message says how.
+    NoProvider,
     Internal,
 }
 

@@ -10,9 +10,10 @@ use supervisor::{ModelPhase, ModelStatus};
 use utoipa::ToSchema;
 
 use super::health::{inspected, why_not};
-use super::{not_loaded, ok};
+use super::ok;
 use crate::AppState;
 use crate::body::{RawBody, parse};
+use crate::dispatch::not_loaded;
 use crate::error::ApiError;
 use crate::limits;
 use crate::wire::openai::models::facts;

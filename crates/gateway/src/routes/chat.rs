@@ -8,6 +8,7 @@ use proto::Job;
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
 use crate::body::{RawBody, parse_with_warnings};
+use crate::dispatch::Question;
 use crate::error::ApiError;
 use crate::wire::openai::response::{ChatChunk, ChatCompletion, ChatEncoder};
 use crate::wire::openai::{ChatRequest, chat_plan};
@@ -34,12 +35,14 @@ pub(crate) async fn chat(
     let model = request.model.take();
     let plan = chat_plan(request)?;
     warnings.extend(plan.warnings);
-    let call = Call::new(&state, model.as_deref())?;
     let logprobs = plan.job.generation.logprobs.is_some();
     let include_usage = plan.include_usage;
+    let choices_per_job = plan.job.generation.n as usize;
+    let job = Job::Chat(Box::new(plan.job));
+    let call = Call::new(&state, &Question::new(model, &headers), &job).await?;
     let ask = Ask {
-        choices_per_job: plan.job.generation.n as usize,
-        jobs: vec![Job::Chat(Box::new(plan.job))],
+        choices_per_job,
+        jobs: vec![job],
         id_prefix: "chatcmpl-",
         warnings,
         reply: Reply::new(plan.stream, &headers, &state),

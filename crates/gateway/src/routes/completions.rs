@@ -8,6 +8,7 @@ use proto::Job;
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
 use crate::body::{RawBody, parse_with_warnings};
+use crate::dispatch::Question;
 use crate::error::ApiError;
 use crate::wire::openai::completion::{Completion, CompletionEncoder};
 use crate::wire::openai::{CompletionRequest, completion_plan};
@@ -32,15 +33,17 @@ pub(crate) async fn completions(
     let (mut request, warnings) = parse_with_warnings::<CompletionRequest>(&body)?;
     let model = request.model.take();
     let plan = completion_plan(request)?;
-    let call = Call::new(&state, model.as_deref())?;
     let first = plan.jobs.first().map(|job| &job.generation);
     let choices_per_job = first.map_or(1, |generation| generation.n as usize);
     let logprobs = first.is_some_and(|generation| generation.logprobs.is_some());
     let include_usage = plan.include_usage;
     let sent_chars = vec![0; plan.jobs.len() * choices_per_job];
     let jobs = plan.jobs.into_iter();
+    let jobs: Vec<_> = jobs.map(|job| Job::Completion(Box::new(job))).collect();
+    let question = Question::new(model, &headers);
+    let call = Call::new(&state, &question, &jobs[0]).await?;
     let ask = Ask {
-        jobs: jobs.map(|job| Job::Completion(Box::new(job))).collect(),
+        jobs,
         choices_per_job,
         id_prefix: "cmpl-",
         warnings,

@@ -1,15 +1,16 @@
 //! `POST /v1/embeddings`.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 
-use super::{Call, ok, wrong_event};
+use super::{Call, ok, own_facts, wrong_event};
 use crate::AppState;
 use crate::body::{RawBody, parse};
+use crate::dispatch::Question;
 use crate::error::ApiError;
 use crate::wire::openai::embedding::{EmbeddingList, check_dimensions, embedding_plan};
-use crate::wire::openai::models::facts;
 use crate::wire::openai::request::EmbeddingRequest;
 
 /// Turns texts into unit-length vectors.
@@ -26,19 +27,21 @@ use crate::wire::openai::request::EmbeddingRequest;
 )]
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
+    headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: EmbeddingRequest = parse(&body)?;
     let model = request.model.take();
     let plan = embedding_plan(request)?;
-    let call = Call::new(&state, model.as_deref())?;
-    if let Some(facts) = facts(&call.model) {
+    let job = Job::Embedding(plan.job);
+    let call = Call::new(&state, &Question::new(model, &headers), &job).await?;
+    if let Some(facts) = own_facts(&state, &call.target()) {
         check_dimensions(plan.dimensions, facts.n_embd as usize)?;
     }
     let Event::Embeddings {
         vectors,
         prompt_tokens,
-    } = call.one(&state, Job::Embedding(plan.job)).await?
+    } = call.one(&state, job).await?
     else {
         return Err(wrong_event());
     };
@@ -46,11 +49,7 @@ pub(crate) async fn embeddings(
     if let Some(vector) = vectors.first() {
         check_dimensions(plan.dimensions, vector.len())?;
     }
-    let name = call.model.name;
-    Ok(ok(&EmbeddingList::new(
-        name,
-        vectors,
-        plan.encoding,
-        prompt_tokens,
-    )))
+    let name = call.target().model;
+    let list = EmbeddingList::new(name, vectors, plan.encoding, prompt_tokens);
+    Ok(call.sign(ok(&list)))
 }

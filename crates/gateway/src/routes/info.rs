@@ -6,10 +6,11 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use proto::{SamplingValues, SlotPhase};
 use serde::{Deserialize, Serialize};
+use supervisor::ModelStatus;
 use utoipa::{IntoParams, ToSchema};
 
 use super::health::INSPECT_TIMEOUT;
-use super::{Call, ok};
+use super::{ok, own_model};
 use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::wire::openai::models::facts;
@@ -22,11 +23,11 @@ pub(crate) struct ModelQuery {
 
 type MaybeQuery = Result<Query<ModelQuery>, QueryRejection>;
 
-fn call(state: &AppState, query: MaybeQuery) -> Result<Call, ApiError> {
+fn model(state: &AppState, query: MaybeQuery) -> Result<ModelStatus, ApiError> {
     let Query(query) = query.map_err(|error| {
         ApiError::invalid("model", "unreadable", &format!("given once ({error})"))
     })?;
-    Call::new(state, query.model.as_deref())
+    own_model(state, query.model.as_deref())
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -63,10 +64,10 @@ pub(crate) async fn props(
     State(state): State<AppState>,
     query: MaybeQuery,
 ) -> Result<Response, ApiError> {
-    let call = call(&state, query)?;
-    let facts = facts(&call.model).ok_or_else(|| not_ready(&call))?;
+    let model = model(&state, query)?;
+    let facts = facts(&model).ok_or_else(|| not_ready(&model))?;
     Ok(ok(&Props {
-        model_alias: call.model.name.clone(),
+        model_alias: model.name.clone(),
         model_path: facts.path.display().to_string(),
         total_slots: facts.slots,
         default_generation_settings: GenerationSettings {
@@ -88,8 +89,8 @@ pub(crate) async fn props(
     }))
 }
 
-fn not_ready(call: &Call) -> ApiError {
-    let message = format!("The model `{}` is not ready.", call.model.name);
+fn not_ready(model: &ModelStatus) -> ApiError {
+    let message = format!("The model `{}` is not ready.", model.name);
     ApiError::message(ErrorCode::ModelUnavailable, &message)
 }
 
@@ -111,10 +112,10 @@ pub(crate) async fn slots(
     State(state): State<AppState>,
     query: MaybeQuery,
 ) -> Result<Response, ApiError> {
-    let call = call(&state, query)?;
-    let inspection = state.backend().inspect(&call.model.name);
+    let model = model(&state, query)?;
+    let inspection = state.backend().inspect(&model.name);
     let timely = tokio::time::timeout(INSPECT_TIMEOUT, inspection).await;
-    let worker = timely.ok().flatten().ok_or_else(|| not_ready(&call))?;
+    let worker = timely.ok().flatten().ok_or_else(|| not_ready(&model))?;
     let slots = worker.slots.iter().map(|slot| Slot {
         id: slot.slot,
         is_processing: slot.job.is_some(),

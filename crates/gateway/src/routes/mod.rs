@@ -19,17 +19,20 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use futures_util::{StreamExt, stream};
-use proto::{Event, Job};
+use proto::{Event, Job, ModelFacts};
+use providers::Delivery;
+use router::Target;
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::AppState;
-use crate::backend::{self, EventStream};
+use crate::backend::EventStream;
+use crate::dispatch::{EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
 use crate::stream::{StreamedAnswer, TaggedEvents};
 use crate::wire::encode::{Encoder, Envelope, json};
 use crate::wire::fold::{Answer, Fold};
-use crate::wire::openai::models::{facts, fingerprint};
+use crate::wire::openai::models::fingerprint;
 
 /// Prompts of one request that are worked on at the same time.
 const PROMPTS_AT_ONCE_MAX: usize = 8;
@@ -70,41 +73,60 @@ async fn no_method(request: Request) -> ApiError {
     ApiError::new(ErrorCode::MethodNotAllowed, &facts)
 }
 
-/// A request that has found its model.
-#[derive(Debug, Clone)]
+/// A request that knows where it goes.
+#[derive(Clone)]
 pub(crate) struct Call {
-    pub(crate) model: ModelStatus,
-    name: Arc<str>,
+    settled: Arc<Settled>,
+    trail: Arc<Trail>,
     began: Instant,
 }
 
 impl Call {
-    /// The model of that name; without a name the first one that can answer.
-    pub(crate) fn new(state: &AppState, model: Option<&str>) -> Result<Self, ApiError> {
-        let models = state.backend().models();
-        let found = match model.filter(|name| !name.is_empty()) {
-            Some(name) => match models.iter().find(|model| model.name == name) {
-                Some(model) => model,
-                None => return Err(not_loaded(name, &models)),
-            },
-            None => default_model(&models).ok_or_else(|| ApiError::new(ErrorCode::NoModel, &[]))?,
-        };
+    /// Decides where `job` goes, with all that are like it.
+    pub(crate) async fn new(
+        state: &AppState,
+        question: &Question,
+        job: &Job,
+    ) -> Result<Self, ApiError> {
+        let began = Instant::now();
+        let settled = state.dispatch().settle(question, Some(job)).await?;
+        if settled.decision.candidates.is_empty() {
+            return Err(refusal(&settled.decision, &state.backend().models()));
+        }
         Ok(Self {
-            name: found.name.as_str().into(),
-            model: found.clone(),
-            began: Instant::now(),
+            settled: Arc::new(settled),
+            trail: Arc::default(),
+            began,
+        })
+    }
+
+    /// Who answers, or is asked first while that is not known.
+    pub(crate) fn target(&self) -> Target {
+        let candidates = self.settled.decision.candidates.iter();
+        let mut targets = candidates.map(|candidate| candidate.target.clone());
+        let served = self.trail.target().or_else(|| targets.next());
+        // A call without candidates does not come to be.
+        served.unwrap_or_else(|| Target {
+            provider: EMBEDDED.into(),
+            model: String::new(),
         })
     }
 
     /// Runs a job. Dropping the stream cancels it.
-    pub(crate) fn run(&self, state: &AppState, job: Job) -> EventStream {
-        let events = backend::run(Arc::clone(state.backend()), Arc::clone(&self.name), job);
-        state.metrics().watch(&self.name, self.began, events)
+    pub(crate) fn run(&self, state: &AppState, job: Job, delivery: Delivery) -> EventStream {
+        let dispatch = state.dispatch();
+        let events = dispatch.run(&self.settled, job, delivery, &self.trail);
+        let target = self.target();
+        let name = match target.provider.as_str() {
+            EMBEDDED => target.model,
+            _ => target.to_string(),
+        };
+        state.metrics().watch(&name, self.began, events)
     }
 
     /// Runs a job that is answered by one event.
     pub(crate) async fn one(&self, state: &AppState, job: Job) -> Result<Event, ApiError> {
-        let mut events = self.run(state, job);
+        let mut events = self.run(state, job, Delivery::Whole);
         while let Some(event) = events.next().await {
             match event {
                 Event::Failed(failure) => return Err(failure.into()),
@@ -114,29 +136,31 @@ impl Call {
         }
         Err(wrong_event())
     }
+
+    /// Says in the answer's headers who gave it, and why.
+    pub(crate) fn sign(&self, mut response: Response) -> Response {
+        let headers = response.headers_mut();
+        self.trail.write(&self.settled.decision, headers);
+        response
+    }
+}
+
+/// The model of this process with that name; without a name the first that can answer.
+pub(crate) fn own_model(state: &AppState, name: Option<&str>) -> Result<ModelStatus, ApiError> {
+    let models = state.backend().models();
+    let found = match name.filter(|name| !name.is_empty()) {
+        Some(name) => match models.iter().find(|model| model.name == name) {
+            Some(model) => model,
+            None => return Err(not_loaded(name, &models)),
+        },
+        None => default_model(&models).ok_or_else(|| ApiError::new(ErrorCode::NoModel, &[]))?,
+    };
+    Ok(found.clone())
 }
 
 pub(crate) fn wrong_event() -> ApiError {
     let message = "The worker gave an answer of another kind than was asked for.";
     ApiError::message(ErrorCode::Internal, message)
-}
-
-pub(crate) fn not_loaded(name: &str, models: &[ModelStatus]) -> ApiError {
-    let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
-    let loaded = match names.is_empty() {
-        true => "none".to_owned(),
-        false => names.join(", "),
-    };
-    let facts = [("value", name), ("loaded", &*loaded)];
-    ApiError::new(ErrorCode::ModelNotFound, &facts)
-        .with_param("model")
-        .with("loaded", names)
-}
-
-fn default_model(models: &[ModelStatus]) -> Option<&ModelStatus> {
-    let can_answer =
-        |model: &&ModelStatus| !matches!(model.phase, ModelPhase::Failed(_) | ModelPhase::Draining);
-    models.iter().find(can_answer).or_else(|| models.first())
 }
 
 /// A request for generated text, translated.
@@ -182,7 +206,11 @@ pub(crate) async fn answer<E: Encoder>(
     let n_jobs = ask.jobs.len();
     let header = warning_header(&ask.warnings);
     let fold = Fold::new(n_jobs, ask.choices_per_job, ask.warnings);
-    let events = tagged(state, call, ask.jobs);
+    let delivery = match ask.reply {
+        Reply::Whole => Delivery::Whole,
+        Reply::Stream { .. } => Delivery::Stream,
+    };
+    let events = tagged(state, call, ask.jobs, delivery);
     let id = state.stamps().id(ask.id_prefix);
     let mut response = match ask.reply {
         Reply::Whole => {
@@ -205,7 +233,7 @@ pub(crate) async fn answer<E: Encoder>(
     if let Some(warnings) = header {
         response.headers_mut().insert("x-sextant-warning", warnings);
     }
-    Ok(response)
+    Ok(call.sign(response))
 }
 
 fn warning_header(warnings: &[String]) -> Option<HeaderValue> {
@@ -215,13 +243,14 @@ fn warning_header(warnings: &[String]) -> Option<HeaderValue> {
     HeaderValue::from_str(&warnings.join(" ")).ok()
 }
 
-fn tagged(state: &AppState, call: &Call, jobs: Vec<Job>) -> TaggedEvents {
-    let slots = facts(&call.model).map_or(1, |facts| facts.slots as usize);
+fn tagged(state: &AppState, call: &Call, jobs: Vec<Job>, delivery: Delivery) -> TaggedEvents {
+    let target = call.target();
+    let slots = own_facts(state, &target).map_or(PROMPTS_AT_ONCE_MAX, |facts| facts.slots as usize);
     let mut streams: Vec<TaggedEvents> = jobs
         .into_iter()
         .enumerate()
         .map(|(index, job)| {
-            call.run(state, job)
+            call.run(state, job, delivery)
                 .map(move |event| (index, event))
                 .boxed()
         })
@@ -266,14 +295,22 @@ async fn first_event(
 }
 
 fn envelope(state: &AppState, call: &Call, id: String) -> Envelope {
-    // Read again: the model may have become ready since the request came.
-    let models = state.backend().models();
-    let model = models.iter().find(|model| model.name == call.model.name);
+    let target = call.target();
     Envelope {
         id,
         created: state.stamps().now(),
-        model: call.model.name.clone(),
-        fingerprint: model.and_then(facts).map(fingerprint),
+        fingerprint: own_facts(state, &target).as_deref().map(fingerprint),
+        model: target.model,
+    }
+}
+
+/// The facts of a target that is a model of this process, once it is ready.
+fn own_facts(state: &AppState, target: &Target) -> Option<Arc<ModelFacts>> {
+    let models = state.backend().models().into_iter();
+    let mut models = models.filter(|model| model.name == target.model);
+    match models.next().filter(|_| target.provider == EMBEDDED)?.phase {
+        ModelPhase::Ready(facts) => Some(facts),
+        _ => None,
     }
 }
 

@@ -4,8 +4,9 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-use super::{not_loaded, ok};
+use super::ok;
 use crate::AppState;
+use crate::dispatch::not_loaded;
 use crate::error::ApiError;
 use crate::wire::openai::models::{ModelEntry, ModelList};
 

@@ -1,6 +1,7 @@
 //! `POST /tokenize`, `/detokenize` and `/apply-template`, as llama.cpp has them.
 
 use axum::extract::State;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use utoipa::ToSchema;
 use super::{Call, ok, wrong_event};
 use crate::AppState;
 use crate::body::{RawBody, parse};
+use crate::dispatch::Question;
 use crate::error::ApiError;
 use crate::wire::openai::{ChatRequest, chat_plan};
 
@@ -51,19 +53,20 @@ pub(crate) struct WirePiece {
     responses((status = 200, description = "The tokens", body = TokenizeAnswer)))]
 pub(crate) async fn tokenize(
     State(state): State<AppState>,
+    headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: TokenizeRequest = parse(&body)?;
     let text = request
         .content
         .ok_or_else(|| ApiError::missing("content", "a string"))?;
-    let call = Call::new(&state, request.model.as_deref())?;
     let job = Job::Tokenize {
         text,
         add_special: request.add_special.unwrap_or(false),
         parse_special: request.parse_special.unwrap_or(true),
         with_pieces: request.with_pieces.unwrap_or(false),
     };
+    let call = Call::new(&state, &Question::new(request.model, &headers), &job).await?;
     let Event::Tokens { tokens, pieces } = call.one(&state, job).await? else {
         return Err(wrong_event());
     };
@@ -96,6 +99,7 @@ pub(crate) struct DetokenizeAnswer {
     responses((status = 200, description = "The text", body = DetokenizeAnswer)))]
 pub(crate) async fn detokenize(
     State(state): State<AppState>,
+    headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: DetokenizeRequest = parse(&body)?;
@@ -109,8 +113,9 @@ pub(crate) async fn detokenize(
             return Err(ApiError::invalid(&param, &token.to_string(), "a token id"));
         }
     }
-    let call = Call::new(&state, request.model.as_deref())?;
-    match call.one(&state, Job::Detokenize { tokens }).await? {
+    let job = Job::Detokenize { tokens };
+    let call = Call::new(&state, &Question::new(request.model, &headers), &job).await?;
+    match call.one(&state, job).await? {
         Event::Text { text } => Ok(ok(&DetokenizeAnswer { content: text })),
         _ => Err(wrong_event()),
     }
@@ -129,13 +134,15 @@ pub(crate) struct RenderAnswer {
     responses((status = 200, description = "The prompt", body = RenderAnswer)))]
 pub(crate) async fn apply_template(
     State(state): State<AppState>,
+    headers: HeaderMap,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: ChatRequest = parse(&body)?;
     let model = request.model.take();
     let plan = chat_plan(request)?;
-    let call = Call::new(&state, model.as_deref())?;
-    match call.one(&state, Job::Render(Box::new(plan.job))).await? {
+    let job = Job::Render(Box::new(plan.job));
+    let call = Call::new(&state, &Question::new(model, &headers), &job).await?;
+    match call.one(&state, job).await? {
         Event::Rendered { prompt, n_tokens } => Ok(ok(&RenderAnswer { prompt, n_tokens })),
         _ => Err(wrong_event()),
     }

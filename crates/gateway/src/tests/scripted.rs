@@ -19,7 +19,7 @@ use supervisor::{ModelPhase, ModelStatus};
 use tower::ServiceExt;
 
 use crate::ids::Stamps;
-use crate::{AppState, Backend, EventStream, GatewayConfig, app};
+use crate::{AppState, Backend, EventStream, GatewayConfig, Routing, app};
 
 #[derive(Debug, Clone)]
 pub(crate) enum Step {
@@ -305,8 +305,14 @@ pub(crate) fn config() -> GatewayConfig {
 
 /// A router with fixed ids and times.
 pub(crate) fn router(backend: &Arc<Scripted>, config: GatewayConfig) -> Router {
+    routed(backend, config, Routing::default())
+}
+
+/// As [`router`], with other engines.
+pub(crate) fn routed(backend: &Arc<Scripted>, config: GatewayConfig, routing: Routing) -> Router {
     let backend: Arc<dyn Backend> = backend.clone();
-    app(AppState::with_stamps(backend, config, Stamps::Fixed))
+    let state = AppState::with_stamps(backend, config, routing, Stamps::Fixed);
+    app(state)
 }
 
 pub(crate) struct Reply {

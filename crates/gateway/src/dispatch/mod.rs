@@ -1,0 +1,346 @@
+//! From a request to whoever answers it.
+//!
+//! [`Dispatch`] knows all providers: the models of this process behind [`Backend`], and
+//! engines that others run. It draws a picture of them for [`router::decide`] and runs jobs
+//! by the decision, from candidate to candidate until one begins to answer.
+
+mod needs;
+mod post;
+mod refusal;
+mod run;
+mod trail;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderValue};
+use proto::{Job, ModelFacts};
+use providers::Provider;
+use router::{
+    Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Needs,
+    Policy, Reach, Rules, Target, Wanted,
+};
+use supervisor::{ModelPhase, ModelStatus};
+
+use crate::backend::Backend;
+use crate::error::ApiError;
+use crate::limits::quoted;
+
+pub(crate) use needs::Facts;
+pub(crate) use post::Post;
+pub(crate) use refusal::{not_loaded, refusal};
+pub(crate) use trail::Trail;
+
+/// The name under which the models of this process are asked for.
+pub const EMBEDDED: &str = "embedded";
+
+/// Conversations whose provider is remembered; the oldest half goes when there are more.
+const HOMES_MAX: usize = 8_192;
+/// How long the first request waits until all providers have been looked at once.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
+/// Providers and rules, as the operator wants them.
+#[derive(Debug)]
+pub struct Routing {
+    pub providers: Vec<RoutedProvider>,
+    pub policy: Policy,
+    pub rules: Rules,
+    /// How far requests travel that say nothing of it.
+    pub reach_default: Reach,
+    /// The embedded engine's place among the providers.
+    pub embedded_priority: u32,
+    /// How long a request waits for a place at a provider that is full.
+    pub queue_timeout: Duration,
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            providers: Vec::new(),
+            policy: Policy::default(),
+            rules: Rules::default(),
+            reach_default: Reach::Cloud,
+            embedded_priority: 0,
+            queue_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// An engine that somebody else runs.
+#[derive(Debug)]
+pub struct RoutedProvider {
+    pub name: String,
+    pub provider: Arc<dyn Provider>,
+    pub reach: Reach,
+    /// The smaller is tried first.
+    pub priority: u32,
+    /// Its share among providers of the same priority; 0 takes no new conversations.
+    pub weight: u32,
+    /// Requests it is given at once.
+    pub requests_max: u32,
+    /// What answers where no model is named.
+    pub default_model: Option<String>,
+}
+
+/// What a request says of where it may go.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Question {
+    model: Option<String>,
+    /// The values of its privacy headers.
+    privacy: Vec<String>,
+    /// What the client calls its conversation.
+    conversation: Option<String>,
+}
+
+/// Says how far a request may travel.
+const PRIVACY: &str = "x-routing-privacy";
+/// Names of conversations, as agents send them.
+const CONVERSATION: [&str; 3] = [
+    "x-session-affinity",
+    "x-claude-code-session-id",
+    "x-session-id",
+];
+
+impl Question {
+    pub(crate) fn new(model: Option<String>, headers: &HeaderMap) -> Self {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
+        Self {
+            model,
+            privacy: headers.get_all(PRIVACY).iter().map(text).collect(),
+            conversation: conversations.next().map(text),
+        }
+    }
+}
+
+/// A decision with what was known when it was made.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    pub(crate) decision: Decision,
+    conversation: Option<u64>,
+}
+
+/// Knows all providers and runs jobs.
+pub(crate) struct Dispatch {
+    backend: Arc<dyn Backend>,
+    posts: Vec<Arc<Post>>,
+    policy: Policy,
+    rules: Rules,
+    reach_default: Reach,
+    embedded_priority: u32,
+    queue_timeout: Duration,
+    /// Jobs of the embedded engine that run or wait.
+    embedded_running: Arc<AtomicU32>,
+    homes: Mutex<HashMap<u64, Home>>,
+    tickets: AtomicU64,
+}
+
+struct Home {
+    target: Target,
+    /// The greater is the younger.
+    age: u64,
+}
+
+impl Dispatch {
+    pub(crate) fn new(backend: Arc<dyn Backend>, routing: Routing) -> Arc<Self> {
+        let posts = routing.providers.into_iter().map(Post::new);
+        Arc::new(Self {
+            backend,
+            posts: posts.map(Arc::new).collect(),
+            policy: routing.policy,
+            rules: routing.rules,
+            reach_default: routing.reach_default,
+            embedded_priority: routing.embedded_priority,
+            queue_timeout: routing.queue_timeout,
+            embedded_running: Arc::default(),
+            homes: Mutex::default(),
+            tickets: AtomicU64::new(0),
+        })
+    }
+
+    /// Keeps an eye on all providers for as long as `self` is there.
+    pub(crate) fn watch(&self) {
+        for post in &self.posts {
+            post::watch(post);
+        }
+    }
+
+    pub(crate) fn post(&self, name: &str) -> Option<&Arc<Post>> {
+        self.posts.iter().find(|post| &*post.name == name)
+    }
+
+    /// Where a request goes. `job` is `None` where only the model's name counts.
+    pub(crate) async fn settle(
+        &self,
+        question: &Question,
+        job: Option<&Job>,
+    ) -> Result<Settled, ApiError> {
+        let facts = job.map(Facts::of).unwrap_or_default();
+        let wanted = Wanted::parse(question.model.as_deref())
+            .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
+        let limit = self.limit(question, &facts)?;
+        let conversation = self.conversation(question, &facts);
+        let ask = Ask {
+            wanted,
+            limit,
+            // Our own engine says best itself, in words and numbers, what it cannot do.
+            needs: match self.posts.is_empty() {
+                true => Needs::default(),
+                false => facts.needs,
+            },
+            home: conversation.and_then(|key| self.home(key)),
+            ticket: conversation.unwrap_or_else(|| self.tickets.fetch_add(1, Ordering::Relaxed)),
+        };
+        self.first_look().await;
+        let decision = router::decide(&ask, &self.picture(), &self.policy);
+        Ok(Settled {
+            decision,
+            conversation,
+        })
+    }
+
+    async fn first_look(&self) {
+        let looked = async {
+            for post in &self.posts {
+                post.looked().await;
+            }
+        };
+        // Whoever is that slow counts as having nothing yet.
+        let _ = tokio::time::timeout(FIRST_LOOK, looked).await;
+    }
+
+    /// How far the request may travel, and who says so.
+    fn limit(&self, question: &Question, facts: &Facts<'_>) -> Result<Limit, ApiError> {
+        let mut limits = Vec::new();
+        for label in &question.privacy {
+            let reach = Reach::from_label(label).ok_or_else(|| no_such_label(label))?;
+            let bound = Bound::Header;
+            limits.push(Limit { reach, bound });
+        }
+        let model = question.model.as_deref();
+        limits.extend(model.and_then(|model| self.policy.model_limit(model)));
+        let is_all_near = self.posts.iter().all(|post| post.reach == Reach::Device);
+        if !is_all_near && !self.rules.is_empty() {
+            limits.extend(self.rules.limits(&facts.texts));
+        }
+        Ok(Limit::strictest(limits, self.reach_default))
+    }
+
+    /// A number for the conversation: as the client names it, else by how it began. Without
+    /// other providers there is nothing to remember.
+    fn conversation(&self, question: &Question, facts: &Facts<'_>) -> Option<u64> {
+        if self.posts.is_empty() {
+            return None;
+        }
+        let mut hasher = DefaultHasher::new();
+        match &question.conversation {
+            Some(name) => name.hash(&mut hasher),
+            None => facts.beginning()?.hash(&mut hasher),
+        }
+        question.model.hash(&mut hasher);
+        Some(hasher.finish())
+    }
+
+    fn home(&self, conversation: u64) -> Option<Target> {
+        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.get(&conversation).map(|home| home.target.clone())
+    }
+
+    /// Remembers who answered.
+    fn settle_down(&self, conversation: u64, target: Target) {
+        let age = self.tickets.fetch_add(1, Ordering::Relaxed);
+        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        homes.insert(conversation, Home { target, age });
+        if homes.len() > HOMES_MAX {
+            let mut ages: Vec<u64> = homes.values().map(|home| home.age).collect();
+            let (_, middle, _) = ages.select_nth_unstable(HOMES_MAX / 2);
+            let middle = *middle;
+            homes.retain(|_, home| home.age > middle);
+        }
+    }
+
+    /// All providers as they are now.
+    pub(crate) fn picture(&self) -> Fleet {
+        let mut providers = Vec::with_capacity(1 + self.posts.len());
+        providers.push(self.embedded());
+        providers.extend(self.posts.iter().map(|post| post.picture()));
+        Fleet { providers }
+    }
+
+    fn embedded(&self) -> router::Provider {
+        let statuses = self.backend.models();
+        let slots = statuses.iter().filter_map(facts).map(|facts| facts.slots);
+        router::Provider {
+            name: EMBEDDED.to_owned(),
+            reach: Reach::Device,
+            priority: self.embedded_priority,
+            weight: 100,
+            availability: Availability::Up,
+            load: Load {
+                running: self.embedded_running.load(Ordering::Relaxed),
+                running_max: slots.sum(),
+            },
+            ttft: None,
+            default_model: default_model(&statuses).map(|model| model.name.clone()),
+            models: statuses.iter().map(model).collect(),
+        }
+    }
+}
+
+fn no_such_task(model: &str) -> ApiError {
+    let tasks = router::Task::ALL.map(router::Task::word).join(", ");
+    let rule = format!("auto, or auto: and one of {tasks}, or the name of a model");
+    ApiError::invalid("model", &quoted(model), &rule)
+}
+
+fn no_such_label(label: &str) -> ApiError {
+    let labels = Reach::ALL.map(Reach::label).join(", ");
+    ApiError::invalid(PRIVACY, &quoted(label), &format!("one of {labels}"))
+}
+
+/// The first model that can answer, or will.
+pub(crate) fn default_model(models: &[ModelStatus]) -> Option<&ModelStatus> {
+    let can_answer =
+        |model: &&ModelStatus| !matches!(model.phase, ModelPhase::Failed(_) | ModelPhase::Draining);
+    models.iter().find(can_answer).or_else(|| models.first())
+}
+
+fn facts(status: &ModelStatus) -> Option<&ModelFacts> {
+    match &status.phase {
+        ModelPhase::Ready(facts) => Some(facts),
+        _ => None,
+    }
+}
+
+/// A model of ours as the router sees it.
+fn model(status: &ModelStatus) -> Model {
+    let facts = facts(status);
+    let knowledge = |has| match has {
+        true => Knowledge::Has,
+        false => Knowledge::Lacks,
+    };
+    let mut capabilities = vec![
+        (Capability::Vision, Knowledge::Lacks),
+        (Capability::JsonSchema, Knowledge::Has),
+        (Capability::Grammar, Knowledge::Has),
+        (Capability::Logprobs, Knowledge::Has),
+        (Capability::Tokens, Knowledge::Has),
+    ];
+    if let Some(facts) = facts {
+        capabilities.extend([
+            (Capability::Chat, knowledge(facts.can_chat)),
+            (Capability::Tools, knowledge(facts.can_chat)),
+            (Capability::Completion, knowledge(facts.can_complete)),
+            (Capability::Embeddings, knowledge(facts.can_embed)),
+        ]);
+    }
+    Model {
+        name: status.name.clone(),
+        is_loaded: facts.is_some(),
+        context: facts.map(|facts| facts.context),
+        capabilities,
+    }
+}

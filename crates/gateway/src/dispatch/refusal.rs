@@ -1,0 +1,80 @@
+//! Errors of decisions that leave nobody.
+
+use router::{Decision, Excluded, Exclusion, Route};
+use supervisor::ModelStatus;
+
+use crate::error::{ApiError, ErrorCode};
+
+/// Why nobody can answer. `models` are those of this process.
+pub(crate) fn refusal(decision: &Decision, models: &[ModelStatus]) -> ApiError {
+    let told = told(&decision.excluded);
+    let any = |test: fn(&Exclusion) -> bool| told.iter().any(|one| test(&one.reason));
+    let is_temporary = |reason: &Exclusion| {
+        matches!(
+            reason,
+            Exclusion::Down { .. } | Exclusion::Broken { .. } | Exclusion::Cooling { .. }
+        )
+    };
+    if any(is_temporary) {
+        return ApiError::new(ErrorCode::NoProvider, &[("reasons", &sentences(&told))]);
+    }
+    if any(|reason| matches!(reason, Exclusion::TooFar { .. })) {
+        return ApiError::new(ErrorCode::PrivacyRefused, &[("reasons", &sentences(&told))]);
+    }
+    let lacks = told.iter().find(|one| {
+        matches!(
+            one.reason,
+            Exclusion::LacksCapability(_) | Exclusion::ContextTooSmall { .. }
+        )
+    });
+    if let Some(lacks) = lacks {
+        let model = lacks.model.as_deref().unwrap_or_default();
+        let message = format!("`{}:{model}`: {}.", lacks.provider, lacks.reason);
+        return ApiError::message(ErrorCode::CapabilityMissing, &message);
+    }
+    match &decision.route {
+        Route::Name(name) => not_loaded(name, models),
+        _ if any(|reason| matches!(reason, Exclusion::LacksModel | Exclusion::Drained)) => {
+            ApiError::new(ErrorCode::NoProvider, &[("reasons", &sentences(&told))])
+        }
+        _ => ApiError::new(ErrorCode::NoModel, &[]),
+    }
+}
+
+/// Without those who never had the model: they are no help.
+fn told(excluded: &[Excluded]) -> Vec<&Excluded> {
+    let told: Vec<_> = excluded
+        .iter()
+        .filter(|one| {
+            !matches!(
+                one.reason,
+                Exclusion::LacksModel | Exclusion::NoDefaultModel
+            )
+        })
+        .collect();
+    match told.is_empty() {
+        true => excluded.iter().collect(),
+        false => told,
+    }
+}
+
+fn sentences(excluded: &[&Excluded]) -> String {
+    let sentences = excluded.iter();
+    let sentences: Vec<_> = sentences
+        .map(|one| format!("`{}`: {}", one.provider, one.reason))
+        .collect();
+    sentences.join("; ")
+}
+
+/// No model of that name, with the names that there are.
+pub(crate) fn not_loaded(name: &str, models: &[ModelStatus]) -> ApiError {
+    let names: Vec<_> = models.iter().map(|model| model.name.as_str()).collect();
+    let loaded = match names.is_empty() {
+        true => "none".to_owned(),
+        false => names.join(", "),
+    };
+    let facts = [("value", name), ("loaded", &*loaded)];
+    ApiError::new(ErrorCode::ModelNotFound, &facts)
+        .with_param("model")
+        .with("loaded", names)
+}

@@ -1,0 +1,396 @@
+//! A job on its way from candidate to candidate.
+//!
+//! Until somebody's answer begins, a failure costs nothing but time: the next candidate is
+//! tried. What came before the first text is held back meanwhile, so that the client sees
+//! one answer. Once text has been sent, a failure ends the stream with an error.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt, stream};
+use proto::{Event, FailureKind, Job, JobFailure, UpstreamFault};
+use providers::{Delivery, Order};
+use router::{Outcome, Target};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Dispatch, Post, Settled, Trail};
+use crate::backend::{self, EventStream};
+use crate::error::ApiError;
+
+/// How long a request waits for a place where another provider could answer it.
+const OVERFLOW_AFTER: Duration = Duration::from_millis(500);
+
+impl Dispatch {
+    /// Runs a job by a decision. Dropping the stream cancels it, wherever it is.
+    pub(crate) fn run(
+        self: &Arc<Self>,
+        settled: &Arc<Settled>,
+        job: Job,
+        delivery: Delivery,
+        trail: &Arc<Trail>,
+    ) -> EventStream {
+        let run = Run {
+            dispatch: Arc::clone(self),
+            settled: Arc::clone(settled),
+            job: Some(job),
+            delivery,
+            trail: Arc::clone(trail),
+            next: 0,
+            failures: Vec::new(),
+            attempt: None,
+            ready: VecDeque::new(),
+            over: false,
+        };
+        stream::unfold(run, |mut run| async move {
+            let event = run.event().await?;
+            Some((event, run))
+        })
+        .boxed()
+    }
+}
+
+struct Run {
+    dispatch: Arc<Dispatch>,
+    settled: Arc<Settled>,
+    /// Taken by the last candidate.
+    job: Option<Job>,
+    delivery: Delivery,
+    trail: Arc<Trail>,
+    /// The candidate that is tried next.
+    next: usize,
+    failures: Vec<(Target, JobFailure)>,
+    attempt: Option<Attempt>,
+    ready: VecDeque<Event>,
+    over: bool,
+}
+
+/// A job at one candidate.
+struct Attempt {
+    target: Target,
+    events: EventStream,
+    tenure: Tenure,
+    sent: Instant,
+    /// The client has something of the answer.
+    began: bool,
+    held: Vec<Event>,
+}
+
+/// A place at a provider. Without a word of how it went, its end says nothing.
+struct Tenure {
+    place: Place,
+    told: bool,
+}
+
+enum Place {
+    Embedded(Arc<AtomicU32>),
+    Remote(
+        Arc<Post>,
+        #[expect(dead_code, reason = "held until the end")] OwnedSemaphorePermit,
+    ),
+}
+
+impl Tenure {
+    fn began(&self, ttft: Duration) {
+        if let Place::Remote(post, _) = &self.place {
+            post.began(ttft);
+        }
+    }
+
+    fn ended(&mut self, outcome: &Outcome) {
+        self.told = true;
+        if let Place::Remote(post, _) = &self.place {
+            post.ended(outcome);
+        }
+    }
+}
+
+impl Drop for Tenure {
+    fn drop(&mut self) {
+        if let Place::Embedded(running) = &self.place {
+            running.fetch_sub(1, Ordering::Relaxed);
+        }
+        if !self.told {
+            self.ended(&Outcome::Nothing);
+        }
+    }
+}
+
+impl Run {
+    async fn event(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            match &mut self.attempt {
+                None => self.start().await,
+                Some(attempt) => {
+                    let event = attempt.events.next().await;
+                    self.take(event.unwrap_or_else(|| Event::Failed(backend::cut_off())));
+                }
+            }
+        }
+    }
+
+    /// Starts at the next candidate; without one the job has failed.
+    async fn start(&mut self) {
+        let candidates = &self.settled.decision.candidates;
+        let Some(candidate) = candidates.get(self.next) else {
+            self.over = true;
+            let failure = exhausted(std::mem::take(&mut self.failures));
+            return self.ready.push_back(Event::Failed(failure));
+        };
+        let target = candidate.target.clone();
+        self.next += 1;
+        let job = match self.next < candidates.len() {
+            true => self.job.clone(),
+            false => self.job.take(),
+        };
+        let Some(job) = job else {
+            return;
+        };
+        self.trail.tried();
+        let dispatch = Arc::clone(&self.dispatch);
+        let patience = match self.can_go_on() {
+            true => OVERFLOW_AFTER.min(dispatch.queue_timeout),
+            false => dispatch.queue_timeout,
+        };
+        let tenure = match place(&dispatch, &target, patience).await {
+            Ok(tenure) => tenure,
+            Err(failure) => return self.failed(target, failure),
+        };
+        let sent = Instant::now();
+        let order = Order {
+            model: target.model.clone(),
+            job,
+            delivery: self.delivery,
+        };
+        match submit(&dispatch, &tenure.place, order).await {
+            Ok(events) => {
+                self.attempt = Some(Attempt {
+                    target,
+                    events,
+                    tenure,
+                    sent,
+                    began: false,
+                    held: Vec::new(),
+                });
+            }
+            Err(failure) => self.lost(target, tenure, failure),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        let Some(mut attempt) = self.attempt.take() else {
+            return;
+        };
+        match event {
+            Event::Failed(failure) if !attempt.began => {
+                return self.lost(attempt.target, attempt.tenure, failure);
+            }
+            // Nobody sees progress of a prompt but as a sign of life.
+            Event::Prefill { .. } => self.ready.push_back(event),
+            Event::Started { .. } if self.can_go_on() => attempt.held.push(event),
+            event => {
+                if !std::mem::replace(&mut attempt.began, true) {
+                    self.begin(&mut attempt);
+                }
+                if let Event::Failed(failure) = &event {
+                    attempt.tenure.ended(&outcome(failure));
+                    self.trail.failed(&attempt.target, code(failure));
+                } else if event.is_last() {
+                    attempt.tenure.ended(&Outcome::Answered);
+                }
+                self.over = event.is_last();
+                self.ready.push_back(event);
+            }
+        }
+        if !self.over {
+            self.attempt = Some(attempt);
+        }
+    }
+
+    fn can_go_on(&self) -> bool {
+        self.next < self.settled.decision.candidates.len()
+    }
+
+    fn begin(&mut self, attempt: &mut Attempt) {
+        attempt.tenure.began(attempt.sent.elapsed());
+        self.trail.served(&attempt.target);
+        self.ready.extend(attempt.held.drain(..));
+        if let Some(conversation) = self.settled.conversation {
+            let target = attempt.target.clone();
+            self.dispatch.settle_down(conversation, target);
+        }
+        // No other candidate will need it.
+        self.job = None;
+    }
+
+    /// A candidate failed before its answer began.
+    fn lost(&mut self, target: Target, mut tenure: Tenure, failure: JobFailure) {
+        tenure.ended(&outcome(&failure));
+        self.failed(target, failure);
+    }
+
+    fn failed(&mut self, target: Target, failure: JobFailure) {
+        self.trail.failed(&target, code(&failure));
+        if helps_elsewhere(&failure.kind) {
+            if self.can_go_on() {
+                let error = &failure.message;
+                tracing::info!(%target, error, "a provider failed; the next one is tried");
+            }
+            self.failures.push((target, failure));
+            return;
+        }
+        self.over = true;
+        self.ready.push_back(Event::Failed(failure));
+    }
+}
+
+/// A place at the provider; waits for one where all are taken.
+async fn place(
+    dispatch: &Dispatch,
+    target: &Target,
+    patience: Duration,
+) -> Result<Tenure, JobFailure> {
+    let place = match dispatch.post(&target.provider) {
+        None => {
+            let running = Arc::clone(&dispatch.embedded_running);
+            running.fetch_add(1, Ordering::Relaxed);
+            Place::Embedded(running)
+        }
+        Some(post) => {
+            let permit = Arc::clone(&post.places).acquire_owned();
+            match tokio::time::timeout(patience, permit).await {
+                Ok(Ok(permit)) => {
+                    post.sent();
+                    Place::Remote(Arc::clone(post), permit)
+                }
+                _ => return Err(no_place(&target.provider, patience)),
+            }
+        }
+    };
+    Ok(Tenure { place, told: false })
+}
+
+async fn submit(
+    dispatch: &Dispatch,
+    place: &Place,
+    order: Order,
+) -> Result<EventStream, JobFailure> {
+    match place {
+        Place::Embedded(_) => dispatch.backend.submit(&order.model, order.job).await,
+        Place::Remote(post, _) => post.provider.submit(order).await,
+    }
+}
+
+/// The code of a failure in the error table.
+fn code(failure: &JobFailure) -> &'static str {
+    ApiError::from(failure.clone()).row().code
+}
+
+/// What a failure says of the provider.
+fn outcome(failure: &JobFailure) -> Outcome {
+    let FailureKind::Upstream {
+        fault,
+        retry_after_ms,
+        ..
+    } = &failure.kind
+    else {
+        return Outcome::Nothing;
+    };
+    let cause = || failure.message.clone();
+    match fault {
+        UpstreamFault::Unreachable => Outcome::Unreachable { cause: cause() },
+        UpstreamFault::RateLimited => Outcome::RateLimited {
+            retry_after: retry_after_ms.map(Duration::from_millis),
+        },
+        UpstreamFault::Rejected => Outcome::Nothing,
+        UpstreamFault::TimedOut
+        | UpstreamFault::Denied
+        | UpstreamFault::Broken
+        | UpstreamFault::Malformed
+        | UpstreamFault::CutOff => Outcome::Failed { cause: cause() },
+    }
+}
+
+/// Whether another provider may do better. A request that is wrong is wrong everywhere.
+fn helps_elsewhere(kind: &FailureKind) -> bool {
+    match kind {
+        FailureKind::Upstream { fault, .. } => *fault != UpstreamFault::Rejected,
+        FailureKind::ContextExceeded { .. }
+        | FailureKind::ConstraintUnsupported { .. }
+        | FailureKind::Unsupported
+        | FailureKind::QueueFull { .. }
+        | FailureKind::Draining
+        | FailureKind::WorkerLost { .. }
+        | FailureKind::ModelUnavailable
+        | FailureKind::NoProvider
+        | FailureKind::Internal => true,
+        FailureKind::InvalidRequest | FailureKind::TemplateFailed | FailureKind::Cancelled => false,
+    }
+}
+
+fn no_place(provider: &str, limit: Duration) -> JobFailure {
+    JobFailure {
+        kind: FailureKind::Upstream {
+            fault: UpstreamFault::RateLimited,
+            status: None,
+            retry_after_ms: None,
+        },
+        message: format!(
+            "All places at `{provider}` were taken for {} s.",
+            limit.as_secs_f32()
+        ),
+        param: None,
+    }
+}
+
+/// The failure of a job that every candidate has failed at. What the caller must change goes
+/// first; then a wait, if all ask for one; one alone speaks for itself.
+fn exhausted(mut failures: Vec<(Target, JobFailure)>) -> JobFailure {
+    let is_callers = |(_, failure): &(Target, JobFailure)| {
+        matches!(
+            failure.kind,
+            FailureKind::ContextExceeded { .. }
+                | FailureKind::ConstraintUnsupported { .. }
+                | FailureKind::Unsupported
+        )
+    };
+    if let Some(index) = failures.iter().position(is_callers) {
+        return failures.swap_remove(index).1;
+    }
+    if failures.len() == 1 {
+        return failures.swap_remove(0).1;
+    }
+    let reasons: Vec<_> = failures
+        .iter()
+        .map(|(target, failure)| format!("`{target}`: {}", failure.message.trim_end_matches('.')))
+        .collect();
+    let message = reasons.join("; ");
+    let waits = failures.iter().map(|(_, failure)| match failure.kind {
+        FailureKind::Upstream {
+            fault: UpstreamFault::RateLimited,
+            retry_after_ms,
+            ..
+        } => Some(retry_after_ms),
+        _ => None,
+    });
+    let kind = match waits.collect::<Option<Vec<_>>>() {
+        Some(waits) if !waits.is_empty() => FailureKind::Upstream {
+            fault: UpstreamFault::RateLimited,
+            status: Some(429),
+            retry_after_ms: waits.into_iter().flatten().min(),
+        },
+        _ => FailureKind::NoProvider,
+    };
+    JobFailure {
+        kind,
+        message,
+        param: None,
+    }
+}
