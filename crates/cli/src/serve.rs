@@ -1,6 +1,7 @@
 //! `sextant serve`: loads models and serves them until a signal.
 
 mod endpoint;
+mod fleet;
 
 use std::net::SocketAddr;
 
@@ -29,6 +30,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 async fn serve(config: &Config, found: &[Found]) -> Outcome {
     let mut signals = Signals::new()?;
     let edge = endpoint::settings(config, config.listen)?;
+    let routing = fleet::routing(&config.fleet)?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     say(&format!("listening on http://{address}"));
@@ -37,7 +39,12 @@ async fn serve(config: &Config, found: &[Found]) -> Outcome {
     // The endpoint answers while models load: requests wait, and it says that it is
     // not ready yet.
     let (stop, stopped) = watch::channel(false);
-    let server = tokio::spawn(endpoint::run(listener, fleet.clone(), edge, stopped));
+    let server = tokio::spawn(endpoint::run(
+        listener,
+        fleet.clone(),
+        (edge, routing),
+        stopped,
+    ));
     let loaded = tokio::select! {
         loaded = load_all(config, &fleet, found) => loaded.map(|()| true),
         () = signals.next() => Ok(false),

@@ -8,6 +8,7 @@
 //! at once, each with its source, value and allowed range.
 
 mod flags;
+mod fleet;
 mod raw;
 mod reference;
 mod resolve;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use flags::augment;
+pub use fleet::{FleetTables, HeaderValue, ProviderTable, RoutingTable, RuleTable};
 pub use raw::{Effective, RawConfig, Source, file_to_read};
 pub use reference::reference_markdown;
 pub use resolve::{

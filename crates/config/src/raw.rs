@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use toml::de::{DeTable, DeValue};
 
+use crate::fleet::{FleetTables, TABLES};
 use crate::{ConfigError, Kind, SETTINGS, Setting, setting};
 
 /// Variables of ours that are no settings: where the file is, and the folder of the
@@ -49,6 +50,7 @@ impl fmt::Display for Source {
 #[derive(Debug, Clone, Default)]
 pub struct RawConfig {
     pub(crate) values: BTreeMap<&'static str, RawValue>,
+    pub(crate) fleet: FleetTables,
     pub(crate) problems: Vec<String>,
     /// `SEXTANT_*` variables that are no setting: worth a warning, not an error,
     /// since other programs may own them.
@@ -206,7 +208,11 @@ impl RawConfig {
                 return;
             }
         };
+        self.take_fleet(text, &at);
         for (key, value) in table.get_ref() {
+            if TABLES.contains(&key.get_ref().as_ref()) {
+                continue;
+            }
             let source = at(key.span().start);
             let Some(setting) = setting(key.get_ref()) else {
                 let hint = suggestion(key.get_ref());
@@ -232,6 +238,19 @@ impl RawConfig {
                     setting.kind.allowed(),
                     value.get_ref().type_str()
                 )),
+            }
+        }
+    }
+}
+
+impl RawConfig {
+    fn take_fleet(&mut self, text: &str, at: &impl Fn(usize) -> Source) {
+        match toml::from_str(text) {
+            Ok(fleet) => self.fleet = fleet,
+            Err(error) => {
+                let source = at(error.span().map_or(0, |span| span.start));
+                let message = error.message();
+                self.problems.push(format!("{source}: {message}"));
             }
         }
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stdx::{Bytes, Secret};
 
 use crate::raw::{RawConfig, RawValue, Source, shown};
-use crate::{ConfigError, Kind, Setting, setting};
+use crate::{ConfigError, FleetTables, Kind, Setting, setting};
 
 /// The settings in force. `None` leaves the choice to whoever the table's `unset` names.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,6 +48,8 @@ pub struct Config {
     pub restart_window: Duration,
     pub log_level: LogLevel,
     pub log_format: LogFormat,
+    /// Other providers, and the rules by which requests go to them.
+    pub fleet: FleetTables,
 }
 
 /// A choice of the table as an enum: its words and back.
@@ -204,6 +206,7 @@ impl Reader<'_> {
             log_format: self
                 .choice("log_format", LogFormat::from_word)
                 .unwrap_or(LogFormat::Text),
+            fleet: self.raw.fleet.clone(),
         }
     }
 

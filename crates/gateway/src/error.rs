@@ -200,6 +200,9 @@ error_rows! {
     NoProvider, "no_provider", 503, "unavailable_error", SOON, Operator,
         "No provider can answer this now: {reasons}.",
         "POST /v1/route with the same body explains the decision.";
+    RoutingCircle, "routing_circle", 508, "server_error", NEVER, Operator,
+        "This request was sent on {value} times from one endpoint to another; the limit is {limit}.",
+        "Two endpoints name each other as providers; take one of the entries out.";
     PrivacyRefused, "privacy_refused", 403, "permission_error", NEVER, Caller,
         "This request may not leave for who could answer it: {reasons}.",
         "Name a nearer provider or model, or allow a wider `x-routing-privacy`.";

@@ -2,7 +2,7 @@
 
 use utoipa::{OpenApi, ToSchema};
 
-use crate::routes::{admin, chat, completions, embeddings, health, info, models, tokens};
+use crate::routes::{admin, chat, completions, embeddings, health, info, models, route, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,6 +13,8 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
         embeddings::embeddings,
         models::list,
         models::one,
+        route::route,
+        route::providers,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,
@@ -28,6 +30,7 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
     ),
     tags(
         (name = "openai", description = "OpenAI's routes"),
+        (name = "routing", description = "Where requests go, and why"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )

@@ -21,10 +21,15 @@ use std::pin::Pin;
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use proto::{Event, Job, JobFailure};
-use router::Model;
+use router::{Model, Reach};
 
 pub use kind::Kind;
 pub use remote::{AddressError, Remote, RemoteConfig, Timeouts};
+
+/// Says how often a request was sent on from one endpoint of ours to another.
+pub const HOPS_HEADER: &str = "x-sextant-hops";
+/// Says how far a request may travel.
+pub const PRIVACY_HEADER: &str = "x-routing-privacy";
 
 /// The events of one job, up to and including the last. Dropping it cancels the job.
 pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -45,6 +50,10 @@ pub struct Order {
     pub model: String,
     pub job: Job,
     pub delivery: Delivery,
+    /// How far it may travel, for an endpoint of ours that may send it on.
+    pub reach_max: Reach,
+    /// Endpoints of ours that have sent it on so far.
+    pub hops: u32,
 }
 
 /// How the answer is wanted; a hint that may spare work.

@@ -220,7 +220,11 @@ impl Remote {
                 format!("`{}` has no usable address: {error}.", self.name),
             )
         })?;
-        let sent = self.client.post(url).json(&request.body).send().await;
+        let mut post = self.client.post(url).json(&request.body);
+        for (name, value) in &request.headers {
+            post = post.header(*name, value);
+        }
+        let sent = post.send().await;
         let response = sent.map_err(|error| of_error(&self.name, &error))?;
         if response.status().is_success() {
             return Ok(response);

@@ -90,18 +90,18 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
     let state = entry.state.as_deref();
     model.is_loaded = matches!(state, None | Some("loaded" | "ready"));
     match kind {
-        Kind::Sextant if state == Some("ready") => {
+        // An alias lists none: nobody knows yet which model will answer.
+        Kind::Sextant if !words(&entry.capabilities).is_empty() => {
             let words = words(&entry.capabilities);
-            learn(
+            let has = |names: &[&str]| words.iter().any(|word| names.contains(word));
+            know(&mut model, Capability::Chat, has(&["chat"]));
+            know(&mut model, Capability::Completion, has(&["completion"]));
+            know(
                 &mut model,
-                &words,
-                &[
-                    ("chat", Capability::Chat),
-                    ("completion", Capability::Completion),
-                    ("embedding", Capability::Embeddings),
-                    ("tools", Capability::Tools),
-                ],
+                Capability::Embeddings,
+                has(&["embedding", "embeddings"]),
             );
+            know(&mut model, Capability::Tools, has(&["tools"]));
         }
         Kind::LmStudio => {
             let words = words(&entry.capabilities);
@@ -140,13 +140,6 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
 fn words(capabilities: &Value) -> Vec<&str> {
     let words = capabilities.as_array().into_iter().flatten();
     words.filter_map(Value::as_str).collect()
-}
-
-/// What a whole list of capabilities says and, by leaving it out, denies.
-fn learn(model: &mut Model, words: &[&str], meanings: &[(&str, Capability)]) {
-    for (word, capability) in meanings {
-        know(model, *capability, words.contains(word));
-    }
 }
 
 fn know(model: &mut Model, capability: Capability, has: bool) {

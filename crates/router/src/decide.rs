@@ -143,6 +143,11 @@ fn admit<'a>(
             limit: ask.limit.clone(),
         });
     }
+    if let (Availability::Down { cause }, []) = (&provider.availability, &*provider.models) {
+        // Nobody knows what it has.
+        let cause = cause.clone();
+        return Err(Exclusion::Down { cause });
+    }
     let wanted = model.or(provider.default_model.as_deref());
     let wanted = wanted.ok_or(Exclusion::NoDefaultModel)?;
     let mut models = provider.models.iter();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::Config;
-use gateway::{AppState, GatewayConfig};
+use gateway::{AppState, GatewayConfig, Routing};
 use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -37,10 +37,10 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
 pub(super) async fn run(
     listener: TcpListener,
     fleet: Fleet,
-    settings: GatewayConfig,
+    (settings, routing): (GatewayConfig, Routing),
     mut stopped: watch::Receiver<bool>,
 ) {
-    let app = gateway::app(AppState::new(Arc::new(fleet), settings.clone()));
+    let app = gateway::app(AppState::routed(Arc::new(fleet), settings.clone(), routing));
     let stop = async {
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;

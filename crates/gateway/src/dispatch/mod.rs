@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 use proto::{Job, ModelFacts};
-use providers::Provider;
+use providers::{HOPS_HEADER, PRIVACY_HEADER, Provider};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Needs,
     Policy, Reach, Rules, Target, Wanted,
@@ -26,7 +26,7 @@ use router::{
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::backend::Backend;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
 
 pub(crate) use needs::Facts;
@@ -93,10 +93,12 @@ pub(crate) struct Question {
     privacy: Vec<String>,
     /// What the client calls its conversation.
     conversation: Option<String>,
+    /// Endpoints of ours that have sent the request on.
+    hops: u32,
 }
 
-/// Says how far a request may travel.
-const PRIVACY: &str = "x-routing-privacy";
+/// Endpoints of ours that a request may pass; more is a circle.
+const HOPS_MAX: u32 = 3;
 /// Names of conversations, as agents send them.
 const CONVERSATION: [&str; 3] = [
     "x-session-affinity",
@@ -110,8 +112,37 @@ impl Question {
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
         Self {
             model,
-            privacy: headers.get_all(PRIVACY).iter().map(text).collect(),
+            privacy: headers.get_all(PRIVACY_HEADER).iter().map(text).collect(),
             conversation: conversations.next().map(text),
+            hops: headers
+                .get(HOPS_HEADER)
+                .and_then(|hops| hops.to_str().ok()?.parse().ok())
+                .unwrap_or(0),
+        }
+    }
+}
+
+/// A model that is not of this process, as clients ask for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RoutedModel {
+    /// `PROVIDER:MODEL`, or an alias.
+    pub(crate) id: String,
+    pub(crate) provider: String,
+    pub(crate) is_loaded: bool,
+    pub(crate) context: Option<u32>,
+    pub(crate) capabilities: Vec<&'static str>,
+}
+
+impl RoutedModel {
+    fn new(provider: &str, model: &Model) -> Self {
+        let known = model.capabilities.iter();
+        let has = known.filter(|(_, knowledge)| *knowledge == Knowledge::Has);
+        Self {
+            id: format!("{provider}:{}", model.name),
+            provider: provider.to_owned(),
+            is_loaded: model.is_loaded,
+            context: model.context,
+            capabilities: has.map(|(capability, _)| capability.word()).collect(),
         }
     }
 }
@@ -121,6 +152,7 @@ impl Question {
 pub(crate) struct Settled {
     pub(crate) decision: Decision,
     conversation: Option<u64>,
+    hops: u32,
 }
 
 /// Knows all providers and runs jobs.
@@ -178,6 +210,9 @@ impl Dispatch {
         question: &Question,
         job: Option<&Job>,
     ) -> Result<Settled, ApiError> {
+        if question.hops > HOPS_MAX {
+            return Err(circle(question.hops));
+        }
         let facts = job.map(Facts::of).unwrap_or_default();
         let wanted = Wanted::parse(question.model.as_deref())
             .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
@@ -199,6 +234,7 @@ impl Dispatch {
         Ok(Settled {
             decision,
             conversation,
+            hops: question.hops,
         })
     }
 
@@ -270,6 +306,24 @@ impl Dispatch {
         Fleet { providers }
     }
 
+    /// The models of other providers and the aliases, by the names that clients use.
+    pub(crate) fn routed_models(&self) -> Vec<RoutedModel> {
+        let posts = self.posts.iter().map(|post| post.picture());
+        let models = posts.flat_map(|provider| {
+            let models = provider.models.iter();
+            let models = models.map(|model| RoutedModel::new(&provider.name, model));
+            models.collect::<Vec<_>>()
+        });
+        let aliases = self.policy.aliases.keys().map(|alias| RoutedModel {
+            id: alias.clone(),
+            provider: "alias".to_owned(),
+            is_loaded: true,
+            context: None,
+            capabilities: Vec::new(),
+        });
+        models.chain(aliases).collect()
+    }
+
     fn embedded(&self) -> router::Provider {
         let statuses = self.backend.models();
         let slots = statuses.iter().filter_map(facts).map(|facts| facts.slots);
@@ -296,9 +350,17 @@ fn no_such_task(model: &str) -> ApiError {
     ApiError::invalid("model", &quoted(model), &rule)
 }
 
+fn circle(hops: u32) -> ApiError {
+    let (value, limit) = (hops.to_string(), HOPS_MAX.to_string());
+    ApiError::new(
+        ErrorCode::RoutingCircle,
+        &[("value", &value), ("limit", &limit)],
+    )
+}
+
 fn no_such_label(label: &str) -> ApiError {
     let labels = Reach::ALL.map(Reach::label).join(", ");
-    ApiError::invalid(PRIVACY, &quoted(label), &format!("one of {labels}"))
+    ApiError::invalid(PRIVACY_HEADER, &quoted(label), &format!("one of {labels}"))
 }
 
 /// The first model that can answer, or will.

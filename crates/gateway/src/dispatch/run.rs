@@ -1,7 +1,7 @@
 //! A job on its way from candidate to candidate.
 //!
-//! Until somebody's answer begins, a failure costs nothing but time: the next candidate is
-//! tried. What came before the first text is held back meanwhile, so that the client sees
+//! Until the client has something of an answer, a failure costs nothing but time: the next
+//! candidate is tried. What came before that is held back meanwhile, so that the client sees
 //! one answer. Once text has been sent, a failure ends the stream with an error.
 
 use std::collections::VecDeque;
@@ -72,8 +72,10 @@ struct Attempt {
     events: EventStream,
     tenure: Tenure,
     sent: Instant,
-    /// The client has something of the answer.
+    /// Its first text has come.
     began: bool,
+    /// The client has something of it, so nobody else can answer any more.
+    settled: bool,
     held: Vec<Event>,
 }
 
@@ -168,6 +170,8 @@ impl Run {
             model: target.model.clone(),
             job,
             delivery: self.delivery,
+            reach_max: self.settled.decision.limit.reach,
+            hops: self.settled.hops,
         };
         match submit(&dispatch, &tenure.place, order).await {
             Ok(events) => {
@@ -177,6 +181,7 @@ impl Run {
                     tenure,
                     sent,
                     began: false,
+                    settled: false,
                     held: Vec::new(),
                 });
             }
@@ -189,15 +194,24 @@ impl Run {
             return;
         };
         match event {
-            Event::Failed(failure) if !attempt.began => {
+            Event::Failed(failure) if !attempt.settled => {
                 return self.lost(attempt.target, attempt.tenure, failure);
             }
             // Nobody sees progress of a prompt but as a sign of life.
             Event::Prefill { .. } => self.ready.push_back(event),
-            Event::Started { .. } if self.can_go_on() => attempt.held.push(event),
             event => {
-                if !std::mem::replace(&mut attempt.began, true) {
-                    self.begin(&mut attempt);
+                if !matches!(event, Event::Started { .. })
+                    && !std::mem::replace(&mut attempt.began, true)
+                {
+                    attempt.tenure.began(attempt.sent.elapsed());
+                }
+                if self.can_go_on() && !attempt.settled && !self.settles(&event) {
+                    attempt.held.push(event);
+                    self.attempt = Some(attempt);
+                    return;
+                }
+                if !std::mem::replace(&mut attempt.settled, true) {
+                    self.settle(&mut attempt);
                 }
                 if let Event::Failed(failure) = &event {
                     attempt.tenure.ended(&outcome(failure));
@@ -218,8 +232,16 @@ impl Run {
         self.next < self.settled.decision.candidates.len()
     }
 
-    fn begin(&mut self, attempt: &mut Attempt) {
-        attempt.tenure.began(attempt.sent.elapsed());
+    /// Whether the client gets to see something with this event: of a stream the first
+    /// text, of a whole answer nothing before its end.
+    fn settles(&self, event: &Event) -> bool {
+        match self.delivery {
+            Delivery::Stream => !matches!(event, Event::Started { .. }),
+            Delivery::Whole => event.is_last(),
+        }
+    }
+
+    fn settle(&mut self, attempt: &mut Attempt) {
         self.trail.served(&attempt.target);
         self.ready.extend(attempt.held.drain(..));
         if let Some(conversation) = self.settled.conversation {

@@ -7,6 +7,7 @@ pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod models;
+pub(crate) mod route;
 pub(crate) mod tokens;
 
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/v1/route", post(route::route))
+        .route("/v1/providers", get(route::providers))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

@@ -15,7 +15,9 @@ use crate::wire::openai::models::{ModelEntry, ModelList};
     responses((status = 200, description = "All models, the default first", body = ModelList)))]
 pub(crate) async fn list(State(state): State<AppState>) -> Response {
     let models = state.backend().models();
-    ok(&ModelList::new(&models, state.started()))
+    let mut list = ModelList::new(&models, state.started());
+    list.add_routed(&state.dispatch().routed_models(), state.started());
+    ok(&list)
 }
 
 /// Describes one model.
@@ -33,8 +35,12 @@ pub(crate) async fn one(
     let Ok(Path(id)) = id else {
         return Err(not_loaded("(a name that is not UTF-8)", &models));
     };
-    match models.iter().find(|model| model.name == id) {
-        Some(model) => Ok(ok(&ModelEntry::new(model, state.started()))),
+    if let Some(model) = models.iter().find(|model| model.name == id) {
+        return Ok(ok(&ModelEntry::new(model, state.started())));
+    }
+    let routed = state.dispatch().routed_models();
+    match routed.iter().find(|model| model.id == id) {
+        Some(model) => Ok(ok(&ModelEntry::routed(model, state.started()))),
         None => Err(not_loaded(&id, &models)),
     }
 }

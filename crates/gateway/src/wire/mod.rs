@@ -7,6 +7,7 @@ pub(crate) mod encode;
 pub(crate) mod fold;
 pub(crate) mod ollama;
 pub mod openai;
+pub(crate) mod routing;
 
 use crate::error::ApiError;
 

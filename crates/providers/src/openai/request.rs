@@ -7,7 +7,7 @@ use proto::{
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Extra, Kind};
-use crate::{Delivery, Order};
+use crate::{Delivery, HOPS_HEADER, Order, PRIVACY_HEADER};
 
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +16,8 @@ pub(crate) struct Request {
     pub(crate) path: &'static str,
     pub(crate) body: Map<String, Value>,
     pub(crate) answer: AnswerKind,
+    /// Further headers.
+    pub(crate) headers: Vec<(&'static str, String)>,
     /// What the engine has no words for and was left out, in ours.
     pub(crate) warnings: Vec<String>,
 }
@@ -58,10 +60,19 @@ pub(crate) fn request(kind: Kind, order: Order) -> Result<Request, JobFailure> {
             return Err(unsupported("tokenising, and rendering templates"));
         }
     };
+    // Another endpoint of ours must not send farther what may not go farther, nor back.
+    let headers = match kind {
+        Kind::Sextant => vec![
+            (PRIVACY_HEADER, order.reach_max.label().to_owned()),
+            (HOPS_HEADER, (order.hops + 1).to_string()),
+        ],
+        _ => Vec::new(),
+    };
     Ok(Request {
         path,
         body: writer.body,
         answer,
+        headers,
         warnings: writer.warnings,
     })
 }

@@ -2,6 +2,7 @@ use proto::{
     ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
     SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
 };
+use router::Reach;
 use serde_json::{Value, json};
 
 use super::answer::Reader;
@@ -14,6 +15,8 @@ fn written(kind: Kind, job: ChatJob) -> Request {
         model: "m".into(),
         job: Job::Chat(Box::new(job)),
         delivery: Delivery::Stream,
+        reach_max: Reach::Lan,
+        hops: 1,
     };
     request(kind, order).unwrap()
 }
@@ -135,6 +138,14 @@ fn what_an_engine_does_not_know_is_left_out_with_a_warning() {
     let ours = written(Kind::Sextant, job());
     assert_eq!(ours.body["top_k"], 40);
     assert_eq!(ours.body["dry_multiplier"], 0.8);
+    // What may not go farther is told to who could send it farther.
+    assert_eq!(
+        ours.headers,
+        [
+            ("x-routing-privacy", "lan_only".to_owned()),
+            ("x-sextant-hops", "2".to_owned()),
+        ]
+    );
     let vllm = written(Kind::Vllm, job());
     assert_eq!(vllm.body["repetition_penalty"], 1.1);
     assert_eq!(vllm.warnings.len(), 1);
@@ -160,6 +171,8 @@ fn a_constraint_is_never_dropped() {
             model: "m".into(),
             job: Job::Chat(Box::new(job(regex()))),
             delivery: Delivery::Whole,
+            reach_max: Reach::Cloud,
+            hops: 0,
         };
         let failed = request(kind, order).is_err();
         assert_eq!(failed, kind != Kind::Sextant, "{}", kind.word());

@@ -7,6 +7,8 @@ use serde::Serialize;
 use supervisor::{ModelPhase, ModelStatus};
 use utoipa::ToSchema;
 
+use crate::dispatch::RoutedModel;
+
 /// Answer of `GET /v1/models`.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ModelList {
@@ -24,8 +26,9 @@ pub(crate) struct ModelEntry {
     /// `model`
     object: &'static str,
     created: u64,
-    owned_by: &'static str,
-    /// `starting`, `loading`, `ready`, `restarting`, `draining` or `failed`
+    /// `sextant`, or the name of the provider.
+    owned_by: String,
+    /// `starting`, `loading`, `ready`, `restarting`, `draining`, `failed` or `unloaded`
     state: &'static str,
     /// Most tokens of one request, prompt and answer together; null until loaded.
     context_length: Option<u32>,
@@ -66,7 +69,37 @@ impl ModelList {
     }
 }
 
+impl ModelList {
+    /// Adds what other providers have.
+    pub(crate) fn add_routed(&mut self, models: &[RoutedModel], created: u64) {
+        let entries = models
+            .iter()
+            .map(|model| ModelEntry::routed(model, created));
+        self.data.extend(entries);
+        self.models.extend(models.iter().map(CodexModel::routed));
+    }
+}
+
 impl ModelEntry {
+    pub(crate) fn routed(model: &RoutedModel, created: u64) -> Self {
+        Self {
+            id: model.id.clone(),
+            object: "model",
+            created,
+            owned_by: model.provider.clone(),
+            state: match model.is_loaded {
+                true => "ready",
+                false => "unloaded",
+            },
+            context_length: model.context,
+            max_model_len: model.context,
+            context_train: None,
+            capabilities: model.capabilities.clone(),
+            modalities: vec!["text"],
+            description: None,
+        }
+    }
+
     pub(crate) fn new(model: &ModelStatus, created: u64) -> Self {
         let facts = facts(model);
         let context = facts.map(|facts| facts.context);
@@ -74,7 +107,7 @@ impl ModelEntry {
             id: model.name.clone(),
             object: "model",
             created,
-            owned_by: "sextant",
+            owned_by: "sextant".to_owned(),
             state: model.phase.word(),
             context_length: context,
             max_model_len: context,
@@ -87,6 +120,19 @@ impl ModelEntry {
 }
 
 impl CodexModel {
+    fn routed(model: &RoutedModel) -> Self {
+        Self {
+            slug: model.id.clone(),
+            display_name: model.id.clone(),
+            description: None,
+            context_window: model.context,
+            supported_in_api: true,
+            visibility: "list",
+            priority: 1,
+            supports_parallel_tool_calls: model.capabilities.contains(&"tools"),
+        }
+    }
+
     fn new(model: &ModelStatus) -> Self {
         let facts = facts(model);
         Self {

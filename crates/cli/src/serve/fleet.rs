@@ -1,0 +1,152 @@
+//! Other providers and routing rules, from the configuration's tables.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use config::{FleetTables, ProviderTable, RoutingTable};
+use gateway::{EMBEDDED, RoutedProvider, Routing};
+use providers::{Kind, Remote, RemoteConfig, Timeouts};
+use router::{Policy, Reach, Rule, Rules, Task};
+use stdx::Secret;
+
+use crate::outcome::{Code, Outcome, WithCode};
+
+/// Checks the tables and sets the providers up. Nobody is asked anything yet.
+pub(super) fn routing(tables: &FleetTables) -> Outcome<Routing> {
+    build(tables).code(Code::Usage)
+}
+
+fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
+    let mut providers: Vec<RoutedProvider> = Vec::new();
+    for table in &tables.providers {
+        let name = &table.name;
+        if name == EMBEDDED || providers.iter().any(|known| known.name == *name) {
+            bail!("`[[providers]]` has the name `{name}`, which is taken; choose another");
+        }
+        if name.is_empty() || name.contains([':', '/']) || name.contains(char::is_whitespace) {
+            bail!("`[[providers]]` has the name `{name}`; it must be a word without `:` and `/`");
+        }
+        providers.push(provider(table).with_context(|| format!("the provider `{name}`"))?);
+    }
+    let table = &tables.routing;
+    let default = Routing::default();
+    let policy = policy(table)?;
+    policy.check().context("`[routing.aliases]`")?;
+    Ok(Routing {
+        providers,
+        policy,
+        rules: rules(table)?,
+        reach_default: match &table.privacy {
+            Some(label) => reach("routing.privacy", label)?,
+            None => default.reach_default,
+        },
+        embedded_priority: table.embedded_priority.unwrap_or(default.embedded_priority),
+        queue_timeout: table
+            .queue_timeout_secs
+            .map_or(default.queue_timeout, Duration::from_secs),
+    })
+}
+
+fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
+    let kind = Kind::from_word(&table.kind).ok_or_else(|| {
+        let kinds = Kind::ALL.map(Kind::word).join(", ");
+        anyhow!("`kind` is `{}`; it must be one of {kinds}", table.kind)
+    })?;
+    let place = table.reach.as_ref().map(|word| {
+        let mut all = Reach::ALL.into_iter();
+        all.find(|reach| reach.word() == word).ok_or_else(|| {
+            let words = Reach::ALL.map(Reach::word).join(", ");
+            anyhow!("`reach` is `{word}`; it must be one of {words}")
+        })
+    });
+    let headers = table.headers.iter();
+    let remote = Remote::new(RemoteConfig {
+        name: table.name.clone(),
+        kind,
+        url: table.url.clone(),
+        key: key(table)?,
+        headers: headers
+            .map(|(name, value)| (name.clone(), value.0.clone()))
+            .collect(),
+        reach: place.transpose()?,
+        timeouts: Timeouts {
+            connect: Duration::from_secs(table.connect_timeout_secs),
+            first_token: Duration::from_secs(table.first_token_timeout_secs),
+            silence: Duration::from_secs(table.silence_timeout_secs),
+        },
+        models: table.models.clone(),
+    })?;
+    Ok(RoutedProvider {
+        name: table.name.clone(),
+        reach: remote.reach(),
+        provider: Arc::new(remote),
+        priority: table.priority,
+        weight: table.weight,
+        requests_max: table.requests_max,
+        default_model: table.default_model.clone(),
+    })
+}
+
+/// The key from its variable or its file. A name that leads nowhere is an error: requests
+/// without the key would only fail later.
+fn key(table: &ProviderTable) -> anyhow::Result<Option<Secret>> {
+    match (&table.key_env, &table.key_file) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => bail!("`key_env` and `key_file` are both set; keep one of them"),
+        (Some(name), None) => {
+            let key = std::env::var(name).ok().filter(|key| !key.is_empty());
+            let key = key.ok_or_else(|| anyhow!("the variable `{name}` (`key_env`) is not set"))?;
+            Ok(Some(Secret::new(key)))
+        }
+        (None, Some(path)) => {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("`key_file` `{}` cannot be read", path.display()))?;
+            match text.lines().next().map(str::trim) {
+                Some(key) if !key.is_empty() => Ok(Some(Secret::new(key))),
+                _ => bail!("the first line of `key_file` `{}` is empty", path.display()),
+            }
+        }
+    }
+}
+
+fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
+    let tasks = table.tasks.iter().map(|(word, targets)| {
+        let task = Task::from_word(word).ok_or_else(|| {
+            let words = Task::ALL.map(Task::word).join(", ");
+            anyhow!("`[routing.tasks]` has `{word}`; it must be one of {words}")
+        })?;
+        Ok((task, targets.clone()))
+    });
+    let models = table.model_privacy.iter().map(|(model, label)| {
+        let place = format!("routing.model_privacy.{model}");
+        Ok((model.clone(), reach(&place, label)?))
+    });
+    Ok(Policy {
+        aliases: table.aliases.clone(),
+        tasks: tasks.collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+        auto: table.auto.clone(),
+        fallback: table.fallback.clone(),
+        model_reach: models.collect::<anyhow::Result<BTreeMap<_, _>>>()?,
+    })
+}
+
+fn rules(table: &RoutingTable) -> anyhow::Result<Rules> {
+    let rules = table.rules.iter().map(|rule| {
+        Ok(Rule {
+            name: rule.name.clone(),
+            patterns: rule.patterns.clone(),
+            reach: reach(&format!("rule `{}`: privacy", rule.name), &rule.privacy)?,
+        })
+    });
+    let rules = rules.collect::<anyhow::Result<Vec<_>>>()?;
+    Ok(Rules::new(&rules)?)
+}
+
+fn reach(place: &str, label: &str) -> anyhow::Result<Reach> {
+    Reach::from_label(label).ok_or_else(|| {
+        let labels = Reach::ALL.map(Reach::label).join(", ");
+        anyhow!("`{place}` is `{label}`; it must be one of {labels}")
+    })
+}

@@ -1,0 +1,132 @@
+//! The tables of the configuration file: providers and how requests go to them.
+//!
+//! They have names of the operator's choosing and lists, which no flag or variable could
+//! hold, so they are read from the file alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use stdx::Secret;
+
+/// The keys of the file that are no settings but tables of this module.
+pub(crate) const TABLES: [&str; 2] = ["providers", "routing"];
+
+/// Providers and routing, as the file says; words are not checked yet.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct FleetTables {
+    pub providers: Vec<ProviderTable>,
+    pub routing: RoutingTable,
+}
+
+/// `[[providers]]`: an engine that somebody else runs.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProviderTable {
+    /// What requests call it: `NAME:MODEL`.
+    pub name: String,
+    /// `sextant`, `llama-server`, `ollama`, `vllm`, `lm-studio` or `openai`.
+    pub kind: String,
+    /// Where it is, with or without `/v1`.
+    pub url: String,
+    /// The environment variable that holds its key.
+    pub key_env: Option<String>,
+    /// The file whose first line is its key.
+    pub key_file: Option<PathBuf>,
+    /// Further headers of each request.
+    #[serde(default)]
+    pub headers: BTreeMap<String, HeaderValue>,
+    /// The smaller is tried first.
+    #[serde(default = "default_priority")]
+    pub priority: u32,
+    /// Its share among providers of the same priority; 0 takes no new conversations.
+    #[serde(default = "default_weight")]
+    pub weight: u32,
+    /// `device`, `lan` or `cloud`; left out: as the address says.
+    pub reach: Option<String>,
+    /// Requests it is given at once.
+    #[serde(default = "default_requests_max")]
+    pub requests_max: u32,
+    /// What answers where no model is named.
+    pub default_model: Option<String>,
+    /// The models that are used of it; left out: all it lists.
+    #[serde(default)]
+    pub models: Vec<String>,
+    #[serde(default = "default_connect")]
+    pub connect_timeout_secs: u64,
+    /// From the request to the first text; prompts take minutes on small boards.
+    #[serde(default = "default_first_token")]
+    pub first_token_timeout_secs: u64,
+    /// Without a byte.
+    #[serde(default = "default_silence")]
+    pub silence_timeout_secs: u64,
+}
+
+/// A header's value, which may be a secret.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(from = "String")]
+pub struct HeaderValue(pub Secret);
+
+impl From<String> for HeaderValue {
+    fn from(value: String) -> Self {
+        Self(Secret::new(value))
+    }
+}
+
+/// `[routing]`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoutingTable {
+    /// How far requests travel that say nothing of it: `local_only`, `lan_only` or `any`.
+    pub privacy: Option<String>,
+    /// What `auto` means, in order.
+    pub auto: Vec<String>,
+    /// What answers where the model that was named cannot, in order.
+    pub fallback: Vec<String>,
+    /// The place of the models of this process among the providers.
+    pub embedded_priority: Option<u32>,
+    /// How long a request waits for a place at a provider that is full.
+    pub queue_timeout_secs: Option<u64>,
+    /// Names that stand for others, in order.
+    pub aliases: BTreeMap<String, Vec<String>>,
+    /// What `auto:TASK` means, in order.
+    pub tasks: BTreeMap<String, Vec<String>>,
+    /// How far the requests for a model or an alias may travel.
+    pub model_privacy: BTreeMap<String, String>,
+    pub rules: Vec<RuleTable>,
+}
+
+/// `[[routing.rules]]`: a request whose text matches travels no farther than `privacy`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleTable {
+    pub name: String,
+    /// Regular expressions, or `secrets` or `pii`.
+    pub patterns: Vec<String>,
+    pub privacy: String,
+}
+
+const fn default_priority() -> u32 {
+    100
+}
+
+const fn default_weight() -> u32 {
+    100
+}
+
+const fn default_requests_max() -> u32 {
+    16
+}
+
+const fn default_connect() -> u64 {
+    5
+}
+
+const fn default_first_token() -> u64 {
+    600
+}
+
+const fn default_silence() -> u64 {
+    60
+}

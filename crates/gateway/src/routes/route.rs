@@ -1,0 +1,84 @@
+//! `POST /v1/route` and `GET /v1/providers`: decisions and what they are made from.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::response::Response;
+use proto::Job;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::ok;
+use crate::AppState;
+use crate::body::{RawBody, parse};
+use crate::dispatch::Question;
+use crate::error::ApiError;
+use crate::wire::openai::embedding::embedding_plan;
+use crate::wire::openai::request::EmbeddingRequest;
+use crate::wire::openai::{ChatRequest, CompletionRequest, chat_plan, completion_plan};
+use crate::wire::routing::{WireDecision, WireProvider};
+
+/// Which kind of request a body is.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Shape {
+    model: Option<String>,
+    messages: Option<Value>,
+    prompt: Option<Value>,
+    input: Option<Value>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProviderList {
+    /// `list`
+    object: &'static str,
+    data: Vec<WireProvider>,
+}
+
+/// Explains where a request would go, without running it. The body is that of
+/// `/v1/chat/completions`, `/v1/completions` or `/v1/embeddings`, or holds a `model` alone;
+/// the headers count as they would there.
+#[utoipa::path(post, path = "/v1/route", tag = "routing", request_body = Object,
+    responses(
+        (status = 200, description = "The decision and its reasons", body = WireDecision),
+        (status = "4XX", description = "See the error table", body = crate::openapi::ErrorBody),
+    ))]
+pub(crate) async fn route(
+    State(state): State<AppState>,
+    headers: HeaderMap,
+    RawBody(body): RawBody,
+) -> Result<Response, ApiError> {
+    let shape: Shape = parse(&body)?;
+    let job = job(&shape, &body)?;
+    let question = Question::new(shape.model, &headers);
+    let settled = state.dispatch().settle(&question, job.as_ref()).await?;
+    Ok(ok(&WireDecision::from(&settled.decision)))
+}
+
+fn job(shape: &Shape, body: &[u8]) -> Result<Option<Job>, ApiError> {
+    if shape.messages.is_some() {
+        let plan = chat_plan(parse::<ChatRequest>(body)?)?;
+        return Ok(Some(Job::Chat(Box::new(plan.job))));
+    }
+    if shape.prompt.is_some() {
+        let plan = completion_plan(parse::<CompletionRequest>(body)?)?;
+        let job = plan.jobs.into_iter().next();
+        return Ok(job.map(|job| Job::Completion(Box::new(job))));
+    }
+    if shape.input.is_some() {
+        let plan = embedding_plan(parse::<EmbeddingRequest>(body)?)?;
+        return Ok(Some(Job::Embedding(plan.job)));
+    }
+    Ok(None)
+}
+
+/// Lists who can answer, with what is known of each.
+#[utoipa::path(get, path = "/v1/providers", tag = "routing",
+    responses((status = 200, description = "All providers, in order", body = ProviderList)))]
+pub(crate) async fn providers(State(state): State<AppState>) -> Response {
+    let fleet = state.dispatch().picture();
+    ok(&ProviderList {
+        object: "list",
+        data: fleet.providers.iter().map(WireProvider::from).collect(),
+    })
+}

@@ -1,0 +1,212 @@
+//! An engine on a socket of its own that answers, or fails, as it is told.
+
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::{StreamExt, stream};
+use providers::{Kind, Remote, RemoteConfig, Timeouts};
+use router::Reach;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::AbortHandle;
+
+use crate::RoutedProvider;
+
+/// What becomes of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Answer,
+    /// An answer after a pause.
+    Slow(Duration),
+    Status(u16),
+    RateLimited,
+    /// Nothing, for long.
+    Hang,
+    /// A connection that closes at once.
+    Kill,
+    /// A stream that begins and closes.
+    Cut,
+    /// A stream whose first event cannot be read.
+    Corrupt,
+    /// A stream without anything in it.
+    Empty,
+}
+
+/// Decides what becomes of the n-th request.
+pub(crate) type Fates = fn(usize) -> Fate;
+
+/// The server; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Upstream {
+    pub(crate) url: String,
+    seen: Arc<Mutex<Vec<Value>>>,
+    task: AbortHandle,
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Shared {
+    seen: Arc<Mutex<Vec<Value>>>,
+    fates: Fates,
+    count: Arc<AtomicUsize>,
+}
+
+impl Upstream {
+    pub(crate) async fn start(fates: Fates) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let shared = Shared {
+            seen: Arc::default(),
+            fates,
+            count: Arc::default(),
+        };
+        let seen = Arc::clone(&shared.seen);
+        let app = Router::new()
+            .route("/v1/models", get(models))
+            .route("/v1/chat/completions", post(chat))
+            .with_state(shared);
+        let serve = async move { axum::serve(listener, app).await.unwrap() };
+        Self {
+            url,
+            seen,
+            task: tokio::spawn(serve).abort_handle(),
+        }
+    }
+
+    /// The bodies of all chats so far.
+    pub(crate) fn seen(&self) -> Vec<Value> {
+        self.seen.lock().unwrap().clone()
+    }
+
+    /// As a provider of the model `m`.
+    pub(crate) fn provider(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
+        let remote = Remote::new(RemoteConfig {
+            name: name.into(),
+            kind: Kind::OpenAi,
+            url: self.url.clone(),
+            key: None,
+            headers: Vec::new(),
+            reach: Some(reach),
+            timeouts: Timeouts {
+                connect: Duration::from_secs(2),
+                first_token: Duration::from_millis(500),
+                silence: Duration::from_millis(500),
+            },
+            models: Vec::new(),
+        });
+        RoutedProvider {
+            name: name.into(),
+            provider: Arc::new(remote.unwrap()),
+            reach,
+            priority,
+            weight: 100,
+            requests_max: 64,
+            default_model: None,
+        }
+    }
+}
+
+async fn models() -> Json<Value> {
+    Json(json!({ "object": "list", "data": [{ "id": "m", "object": "model" }] }))
+}
+
+/// What a healthy engine answers.
+pub(crate) fn reply_to(prompt: &str) -> String {
+    format!("You said: {prompt}")
+}
+
+async fn chat(State(shared): State<Shared>, Json(body): Json<Value>) -> Response {
+    let fate = (shared.fates)(shared.count.fetch_add(1, Ordering::SeqCst));
+    shared.seen.lock().unwrap().push(body.clone());
+    match fate {
+        Fate::Answer => answer(&body),
+        Fate::Slow(pause) => {
+            tokio::time::sleep(pause).await;
+            answer(&body)
+        }
+        Fate::Status(status) => error(status),
+        Fate::RateLimited => ([("retry-after", "1")], error(429)).into_response(),
+        Fate::Hang => {
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            error(500)
+        }
+        Fate::Kill => broken(Vec::new()),
+        Fate::Cut => broken(chunks(&body)[..2].to_vec()),
+        Fate::Corrupt => events(vec!["data: {\"choices\": [{\"del\n\n".into()]),
+        Fate::Empty => events(Vec::new()),
+    }
+}
+
+fn error(status: u16) -> Response {
+    let status = StatusCode::from_u16(status).unwrap();
+    (status, Json(json!({ "error": { "message": "scripted" } }))).into_response()
+}
+
+fn answer(body: &Value) -> Response {
+    if body["stream"] == true {
+        return events(chunks(body));
+    }
+    let text = reply_to(body["messages"][0]["content"].as_str().unwrap());
+    Json(json!({
+        "choices": [{
+            "index": 0,
+            "message": { "role": "assistant", "content": text },
+            "finish_reason": "stop",
+        }],
+        "usage": { "prompt_tokens": 3, "completion_tokens": 5 },
+    }))
+    .into_response()
+}
+
+fn chunks(body: &Value) -> Vec<String> {
+    let text = reply_to(body["messages"][0]["content"].as_str().unwrap());
+    let (one, two) = text.split_at(4);
+    let chunk = |delta: Value, finish: Value| {
+        let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
+        format!("data: {}\n\n", json!({ "choices": [choice] }))
+    };
+    vec![
+        chunk(json!({ "role": "assistant" }), Value::Null),
+        chunk(json!({ "content": one }), Value::Null),
+        chunk(json!({ "content": two }), Value::Null),
+        chunk(json!({}), "stop".into()),
+        format!(
+            "data: {}\n\n",
+            json!({ "choices": [], "usage": { "prompt_tokens": 3, "completion_tokens": 5 } })
+        ),
+        "data: [DONE]\n\n".into(),
+    ]
+}
+
+fn events(chunks: Vec<String>) -> Response {
+    let chunks = stream::iter(chunks).map(|chunk| Ok::<_, Infallible>(Bytes::from(chunk)));
+    streamed(Body::from_stream(chunks))
+}
+
+/// The pieces, and then a connection that is torn down.
+fn broken(chunks: Vec<String>) -> Response {
+    let chunks = stream::iter(chunks).map(|chunk| Ok(Bytes::from(chunk)));
+    let torn = stream::once(async {
+        // The pieces leave before the tear.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Err(std::io::Error::other("torn"))
+    });
+    streamed(Body::from_stream(chunks.chain(torn)))
+}
+
+fn streamed(body: Body) -> Response {
+    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}

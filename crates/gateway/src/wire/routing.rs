@@ -1,0 +1,162 @@
+//! Decisions and providers on the wire.
+
+use router::{Availability, Decision, Provider, Route};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// Where a request goes, and why.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireDecision {
+    /// How the request's `model` was read: `explicit`, `alias`, `task`, `name` or `auto`.
+    route: &'static str,
+    /// The same in words.
+    because: String,
+    privacy: WirePrivacy,
+    /// In the order in which they are tried; nobody where it is empty.
+    candidates: Vec<WireCandidate>,
+    excluded: Vec<WireExcluded>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WirePrivacy {
+    /// `local_only`, `lan_only` or `any`
+    label: &'static str,
+    /// Who says so.
+    because: String,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireCandidate {
+    provider: String,
+    model: String,
+    /// `device`, `lan` or `cloud`
+    reach: &'static str,
+    /// Its place in the route's list, from 0.
+    rank: usize,
+    /// What puts it before the next candidate, in a word.
+    ahead: Option<&'static str>,
+    /// The same in words.
+    because: Option<&'static str>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireExcluded {
+    provider: String,
+    model: Option<String>,
+    /// Why, in a word.
+    reason: &'static str,
+    /// The same in words.
+    because: String,
+}
+
+impl From<&Decision> for WireDecision {
+    fn from(decision: &Decision) -> Self {
+        let candidates = decision.candidates.iter().map(|candidate| WireCandidate {
+            provider: candidate.target.provider.clone(),
+            model: candidate.target.model.clone(),
+            reach: candidate.reach.word(),
+            rank: candidate.rank,
+            ahead: candidate.ahead.map(router::Advantage::word),
+            because: candidate.ahead.map(router::Advantage::sentence),
+        });
+        let excluded = decision.excluded.iter().map(|one| WireExcluded {
+            provider: one.provider.clone(),
+            model: one.model.clone(),
+            reason: one.reason.word(),
+            because: one.reason.to_string(),
+        });
+        Self {
+            route: match decision.route {
+                Route::Explicit => "explicit",
+                Route::Alias(_) => "alias",
+                Route::Task(_) => "task",
+                Route::Name(_) => "name",
+                Route::Auto => "auto",
+            },
+            because: decision.route.to_string(),
+            privacy: WirePrivacy {
+                label: decision.limit.reach.label(),
+                because: decision.limit.bound.to_string(),
+            },
+            candidates: candidates.collect(),
+            excluded: excluded.collect(),
+        }
+    }
+}
+
+/// A provider as it is now.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireProvider {
+    name: String,
+    /// `device`, `lan` or `cloud`
+    reach: &'static str,
+    priority: u32,
+    weight: u32,
+    /// `up`, `unknown`, `down`, `broken` or `cooling`
+    state: &'static str,
+    /// Why it cannot be asked.
+    cause: Option<String>,
+    /// Seconds until it may be asked again.
+    pause_s: Option<f64>,
+    running: u32,
+    running_max: u32,
+    /// A running mean.
+    ttft_ms: Option<f64>,
+    default_model: Option<String>,
+    models: Vec<WireModel>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireModel {
+    name: String,
+    loaded: bool,
+    /// Tokens.
+    context: Option<u32>,
+    /// What it is known to do.
+    has: Vec<&'static str>,
+    /// What it is known not to do.
+    lacks: Vec<&'static str>,
+}
+
+impl From<&Provider> for WireProvider {
+    fn from(provider: &Provider) -> Self {
+        let (state, cause, pause) = match &provider.availability {
+            Availability::Up => ("up", None, None),
+            Availability::Unknown => ("unknown", None, None),
+            Availability::Down { cause } => ("down", Some(cause), None),
+            Availability::Broken { cause, pause } => ("broken", Some(cause), Some(pause)),
+            Availability::Cooling { pause } => ("cooling", None, Some(pause)),
+        };
+        Self {
+            name: provider.name.clone(),
+            reach: provider.reach.word(),
+            priority: provider.priority,
+            weight: provider.weight,
+            state,
+            cause: cause.cloned(),
+            pause_s: pause.map(std::time::Duration::as_secs_f64),
+            running: provider.load.running,
+            running_max: provider.load.running_max,
+            ttft_ms: provider.ttft.map(|ttft| ttft.as_secs_f64() * 1000.0),
+            default_model: provider.default_model.clone(),
+            models: provider.models.iter().map(WireModel::from).collect(),
+        }
+    }
+}
+
+impl From<&router::Model> for WireModel {
+    fn from(model: &router::Model) -> Self {
+        let known = |wanted| {
+            let known = model.capabilities.iter();
+            let known = known.filter(move |(_, knowledge)| *knowledge == wanted);
+            known.map(|(capability, _)| capability.word()).collect()
+        };
+        Self {
+            name: model.name.clone(),
+            loaded: model.is_loaded,
+            context: model.context,
+            has: known(router::Knowledge::Has),
+            lacks: known(router::Knowledge::Lacks),
+        }
+    }
+}
