@@ -137,6 +137,9 @@ error_rows! {
     CapabilityMissing, "capability_missing", 400, "invalid_request_error", NEVER, Caller,
         "{message}",
         "Pick a model whose entry in /v1/models lists the capability.";
+    PreviousResponseNotFound, "previous_response_not_found", 400, "invalid_request_error", NEVER, Caller,
+        "Previous response with id '{value}' not found.",
+        "Send the whole conversation as input: responses are kept in memory, unless `store` is false, until they are deleted, make room for newer ones or the endpoint stops.";
     Unauthorized, "invalid_api_key", 401, "authentication_error", NEVER, Caller,
         "{detail}",
         "Send `Authorization: Bearer KEY` or `x-api-key: KEY`.";
@@ -152,6 +155,9 @@ error_rows! {
     RouteNotFound, "route_not_found", 404, "not_found_error", NEVER, Caller,
         "There is no {method} {path} here.",
         "The routes are listed in /openapi.json.";
+    ResponseNotFound, "response_not_found", 404, "not_found_error", NEVER, Caller,
+        "Response with id '{value}' not found.",
+        "Responses are kept in memory, unless `store` is false, until they are deleted, make room for newer ones or the endpoint stops.";
     MethodNotAllowed, "method_not_allowed", 405, "invalid_request_error", NEVER, Caller,
         "{path} does not take {method}.",
         "See the Allow header.";
@@ -337,6 +343,12 @@ impl ApiError {
     #[must_use]
     pub fn text(&self) -> &str {
         &self.message
+    }
+
+    /// The field at fault.
+    #[must_use]
+    pub fn param(&self) -> Option<&str> {
+        self.param.as_deref()
     }
 
     /// The `{"error": ...}` object in OpenAI's shape.

@@ -17,6 +17,7 @@ mod openapi;
 mod routes;
 mod serve;
 mod settings;
+mod store;
 mod stream;
 pub mod wire;
 
@@ -35,6 +36,7 @@ pub use settings::{BindRefused, GatewayConfig, bind_policy};
 use dispatch::Dispatch;
 use ids::Stamps;
 use metrics::Metrics;
+use store::{Bounds, MemoryStore, ResponseStore};
 
 /// What handlers share; cheap to clone.
 #[derive(Clone)]
@@ -49,6 +51,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     stamps: Stamps,
     request_slots: Arc<Semaphore>,
+    responses: Arc<dyn ResponseStore>,
     /// Seconds since 1970.
     started: u64,
 }
@@ -88,6 +91,7 @@ impl AppState {
             backend,
             metrics: Arc::new(Metrics::new()),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
+            responses: Arc::new(MemoryStore::new(Bounds::default())),
             started: stamps.now(),
             stamps,
             config,
@@ -119,6 +123,10 @@ impl AppState {
 
     fn request_slots(&self) -> &Arc<Semaphore> {
         &self.shared.request_slots
+    }
+
+    fn responses(&self) -> &Arc<dyn ResponseStore> {
+        &self.shared.responses
     }
 
     fn started(&self) -> u64 {

@@ -1,5 +1,7 @@
 //! Every limit of the HTTP edge, and the checks that name them.
 
+use std::time::Duration;
+
 use crate::error::{ApiError, ErrorCode};
 
 /// Messages in one chat request.
@@ -44,6 +46,26 @@ pub const TOKENS_MAX: i64 = i32::MAX as i64;
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a request id that is taken over from the client.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
+/// Items in the input of one response.
+pub const INPUT_ITEMS_MAX: usize = MESSAGES_MAX;
+/// Entries of a response's `metadata`; OpenAI takes as many.
+pub const METADATA_ENTRIES_MAX: usize = 16;
+/// Bytes of a key and of a value of `metadata`.
+pub const METADATA_KEY_BYTES_MAX: usize = 64;
+/// See [`METADATA_KEY_BYTES_MAX`].
+pub const METADATA_VALUE_BYTES_MAX: usize = 512;
+/// Responses that are kept to be continued or read again.
+pub const RESPONSES_KEPT_MAX: usize = 1024;
+/// Bytes of all kept responses with their inputs, as JSON.
+pub const RESPONSES_KEPT_BYTES_MAX: usize = 64 << 20;
+/// How long a response is kept after it was last used.
+pub const RESPONSE_IDLE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Items on one page of a response's input.
+pub const ITEMS_PAGE_MAX: i64 = 100;
+/// Documents of one rerank request.
+pub const RERANK_DOCUMENTS_MAX: usize = 1024;
+/// Bytes of the query and of each document of a rerank request.
+pub const RERANK_TEXT_BYTES_MAX: usize = 64 << 10;
 /// Bytes of a given value that an error message repeats.
 const QUOTED_BYTES_MAX: usize = 80;
 

@@ -2,7 +2,9 @@
 
 use utoipa::{OpenApi, ToSchema};
 
-use crate::routes::{admin, chat, completions, embeddings, health, info, models, route, tokens};
+use crate::routes::{
+    admin, chat, completions, embeddings, health, info, models, rerank, responses, route, tokens,
+};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -11,6 +13,12 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
         chat::chat,
         completions::completions,
         embeddings::embeddings,
+        responses::create,
+        responses::retrieve,
+        responses::delete,
+        responses::input_items,
+        responses::input_tokens,
+        rerank::rerank,
         models::list,
         models::one,
         route::route,
@@ -31,6 +39,7 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
     tags(
         (name = "openai", description = "OpenAI's routes"),
         (name = "routing", description = "Where requests go, and why"),
+        (name = "rerank", description = "Reranking, in the shape of Jina and Cohere"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )

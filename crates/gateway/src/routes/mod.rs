@@ -7,6 +7,8 @@ pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod models;
+pub(crate) mod rerank;
+pub(crate) mod responses;
 pub(crate) mod route;
 pub(crate) mod tokens;
 
@@ -48,6 +50,19 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/route", post(route::route))
         .route("/v1/providers", get(route::providers))
+        .route("/v1/responses", post(responses::create))
+        .route(
+            "/v1/responses/{id}",
+            get(responses::retrieve).delete(responses::delete),
+        )
+        .route(
+            "/v1/responses/{id}/input_items",
+            get(responses::input_items),
+        )
+        .route("/v1/responses/input_tokens", post(responses::input_tokens))
+        .route("/v1/rerank", post(rerank::rerank))
+        .route("/v1/reranking", post(rerank::rerank))
+        .route("/rerank", post(rerank::rerank))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

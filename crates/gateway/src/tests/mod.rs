@@ -1,6 +1,8 @@
 mod bad_inputs;
 mod edge;
 mod properties;
+mod rerank;
+mod responses;
 mod routes;
 mod routing;
 mod scripted;

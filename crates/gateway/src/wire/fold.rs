@@ -346,6 +346,23 @@ pub(crate) struct AnswerChoice {
     pub(crate) reasoning_logprobs: Vec<TokenLogprob>,
     pub(crate) reason: Option<FinishReason>,
     pub(crate) stop: Option<String>,
+    /// What came in which order.
+    runs: Vec<Run>,
+}
+
+/// Neighbouring parts of one kind, told by their length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Run {
+    kind: RunKind,
+    bytes: usize,
+    tokens: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RunKind {
+    Text,
+    Reasoning,
+    Call,
 }
 
 /// One tool call of a choice.
@@ -373,6 +390,7 @@ impl Answer {
                 logprobs,
             } => {
                 let choice = &mut self.choices[choice];
+                choice.extend_run(RunKind::Text, text.len(), logprobs.len());
                 choice.text.push_str(&text);
                 choice.logprobs.extend(logprobs);
             }
@@ -382,16 +400,21 @@ impl Answer {
                 logprobs,
             } => {
                 let choice = &mut self.choices[choice];
+                choice.extend_run(RunKind::Reasoning, text.len(), logprobs.len());
                 choice.reasoning.push_str(&text);
                 choice.reasoning_logprobs.extend(logprobs);
             }
             Part::CallStart {
                 choice, id, name, ..
-            } => self.choices[choice].calls.push(AnswerCall {
-                id,
-                name,
-                arguments: String::new(),
-            }),
+            } => {
+                let choice = &mut self.choices[choice];
+                choice.extend_run(RunKind::Call, 0, 0);
+                choice.calls.push(AnswerCall {
+                    id,
+                    name,
+                    arguments: String::new(),
+                });
+            }
             Part::CallArguments {
                 choice,
                 index,
@@ -415,4 +438,75 @@ impl Answer {
         }
         Ok(())
     }
+
+    /// The parts again, neighbours of one kind joined: for a dialect whose answers are
+    /// lists of items, in the order in which they came.
+    pub(crate) fn into_parts(self) -> Vec<Part> {
+        let mut parts = Vec::new();
+        for (index, choice) in self.choices.into_iter().enumerate() {
+            choice.parts(index, &mut parts);
+        }
+        parts.push(Part::End(self.report));
+        parts
+    }
+}
+
+impl AnswerChoice {
+    fn extend_run(&mut self, kind: RunKind, bytes: usize, tokens: usize) {
+        match self.runs.last_mut() {
+            Some(run) if run.kind == kind && kind != RunKind::Call => {
+                run.bytes += bytes;
+                run.tokens += tokens;
+            }
+            _ => self.runs.push(Run {
+                kind,
+                bytes,
+                tokens,
+            }),
+        }
+    }
+
+    fn parts(mut self, choice: usize, parts: &mut Vec<Part>) {
+        let mut calls = self.calls.into_iter().zip(0..);
+        for run in self.runs {
+            match run.kind {
+                RunKind::Text => parts.push(Part::Text {
+                    choice,
+                    text: self.text.drain(..run.bytes).collect(),
+                    logprobs: self.logprobs.drain(..run.tokens).collect(),
+                }),
+                RunKind::Reasoning => parts.push(Part::Reasoning {
+                    choice,
+                    text: self.reasoning.drain(..run.bytes).collect(),
+                    logprobs: self.reasoning_logprobs.drain(..run.tokens).collect(),
+                }),
+                RunKind::Call => {
+                    if let Some((call, index)) = calls.next() {
+                        parts.extend(call_parts(choice, index, call));
+                    }
+                }
+            }
+        }
+        parts.extend(self.reason.map(|reason| Part::Finish {
+            choice,
+            reason,
+            stop: self.stop,
+            report: None,
+        }));
+    }
+}
+
+fn call_parts(choice: usize, index: u32, call: AnswerCall) -> [Part; 2] {
+    let start = Part::CallStart {
+        choice,
+        index,
+        id: call.id,
+        name: call.name,
+    };
+    let arguments = Part::CallArguments {
+        choice,
+        index,
+        text: call.arguments,
+    };
+    [start, arguments]
 }

@@ -7,6 +7,8 @@ pub(crate) mod encode;
 pub(crate) mod fold;
 pub(crate) mod ollama;
 pub mod openai;
+pub(crate) mod rerank;
+pub(crate) mod responses;
 pub(crate) mod routing;
 
 use crate::error::ApiError;

@@ -106,7 +106,10 @@ fn logprobs(request: &ChatRequest) -> Result<Option<u8>, ApiError> {
 }
 
 /// Asking for an effort asks for thinking; `none` asks for none.
-fn reasoning(effort: Option<String>, given: ReasoningRequest) -> Result<Reasoning, ApiError> {
+pub(crate) fn reasoning(
+    effort: Option<String>,
+    given: ReasoningRequest,
+) -> Result<Reasoning, ApiError> {
     let budget = integer(
         "reasoning.budget_tokens",
         given.budget_tokens,
