@@ -22,6 +22,7 @@ use tracing::Instrument;
 use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::REQUEST_ID_BYTES_MAX;
+use crate::linger::Lingering;
 use crate::metrics::RequestWatch;
 use crate::wire::Dialect;
 
@@ -34,6 +35,7 @@ pub(crate) const POLLED: [&str; 3] = ["/health", "/ready", "/metrics"];
 const APP_SCHEMES: [&str; 4] = ["app://", "tauri://", "vscode-file://", "vscode-webview://"];
 
 pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: Next) -> Response {
+    let request = linger(request);
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -75,6 +77,14 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
             _permit: permit,
         })
     })
+}
+
+/// Whoever waits for a word before sending the body sends none after a refusal.
+fn linger(request: Request) -> Request {
+    match request.headers().contains_key(header::EXPECT) {
+        true => request,
+        false => request.map(Lingering::wrap),
+    }
 }
 
 /// Gives an error the body of its dialect.

@@ -11,6 +11,7 @@ mod edge;
 mod error;
 mod ids;
 pub mod limits;
+mod linger;
 mod metrics;
 mod names;
 mod openapi;

@@ -34,10 +34,10 @@ class Trip(BaseModel):
 def arguments(model):
     """Of one greedy request; an argument is changed by name."""
 
-    def arguments(text="Name three colours.", **changes):
+    def arguments(prompt="Name three colours.", **changes):
         return {
             "model": model,
-            "input": text,
+            "input": prompt,
             "temperature": 0,
             "max_output_tokens": 32,
             # So that equal requests are equal work.
@@ -49,7 +49,7 @@ def arguments(model):
 
 @pytest.fixture(scope="module")
 def respond(client, arguments):
-    return lambda *text, **changes: client.responses.create(**arguments(*text, **changes))
+    return lambda *prompt, **changes: client.responses.create(**arguments(*prompt, **changes))
 
 
 def check_trip(text):

@@ -360,3 +360,25 @@ async fn one(app: Router, n: usize) -> End {
         false => End::Other(format!("{} {}", reply.status, reply.body)),
     }
 }
+
+/// The order of decisions is told in the words of the code.
+#[test]
+fn the_page_on_routing_tells_the_order_of_the_code() {
+    let page = include_str!("../../../../docs/routing.md");
+    let words = |heading: &str| -> Vec<String> {
+        let (_, table) = page.split_once(heading).unwrap();
+        let rows = table.lines().skip_while(|line| !line.starts_with("|---"));
+        let rows = rows.skip(1).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('`').nth(1).unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(words("| reason |"), router::Exclusion::WORDS);
+    let advantages = router::Advantage::ALL.map(router::Advantage::word);
+    assert_eq!(words("| advantage |"), advantages);
+    for advantage in router::Advantage::ALL {
+        assert!(page.contains(advantage.sentence()), "{}", advantage.word());
+    }
+    for task in router::Task::ALL {
+        assert!(page.contains(task.word()));
+    }
+}

@@ -186,6 +186,21 @@ async fn headers_that_do_not_come_close_the_connection() {
 }
 
 #[tokio::test]
+async fn who_sends_a_refused_body_to_its_end_still_gets_the_answer() {
+    let running = run(&Scripted::idle(), config()).await;
+    // One is refused for its announced length, the other for its path.
+    let too_long = raw(&" ".repeat(20 << 20));
+    let unknown = too_long.replacen("/v1/completions", "/nowhere", 1);
+    for (request, status) in [(too_long, " 413 "), (unknown, " 404 ")] {
+        let mut socket = TcpStream::connect(running.address).await.unwrap();
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut socket, "\r\n\r\n").await;
+        assert!(answer.contains(status), "{answer}");
+    }
+    running.task.abort();
+}
+
+#[tokio::test]
 async fn a_connection_over_the_limit_waits() {
     let config = GatewayConfig {
         connections_max: 1,
