@@ -11,7 +11,7 @@ use router::{Policy, Reach, Rule, Rules};
 use serde_json::{Value, json};
 
 use super::scripted::{Reply, Scripted, config, hello, request, routed, send};
-use super::upstream::{Fate, Upstream, reply_to};
+use super::upstream::{Fate, Fates, Upstream, reply_to};
 use crate::{RoutedProvider, Routing};
 
 const CHAT: &str = "/v1/chat/completions";
@@ -81,7 +81,7 @@ fn text_of(body: &str) -> String {
 
 #[tokio::test]
 async fn every_failure_before_the_answer_leads_on() {
-    let fates: [(fn(usize) -> Fate, &str); 8] = [
+    let fates: [(Fates, &str); 8] = [
         (|_| Fate::Status(500), "upstream_failed"),
         (|_| Fate::Status(401), "upstream_denied"),
         (|_| Fate::RateLimited, "upstream_rate_limited"),
@@ -346,12 +346,12 @@ async fn one(app: Router, n: usize) -> End {
     let reply = send(app, request).await;
     let text = match n % 2 {
         0 => match serde_json::from_str::<Value>(&reply.body) {
-            Ok(body) => body["choices"][0]["message"]["content"].to_string(),
+            Ok(body) => body["choices"][0]["message"]["content"].clone(),
             Err(error) => return End::Other(error.to_string()),
         },
-        _ => Value::from(text_of(&reply.body)).to_string(),
+        _ => text_of(&reply.body).into(),
     };
-    if text == Value::from(reply_to(&prompt)).to_string() {
+    if text == reply_to(&prompt) {
         return End::Answered;
     }
     let is_typed = reply.body.contains("\"code\":\"upstream_");
