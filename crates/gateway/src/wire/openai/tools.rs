@@ -67,30 +67,33 @@ fn definition(
     let function = tool
         .function
         .ok_or_else(|| ApiError::missing(&format!("{path}.function"), "an object"))?;
-    let param = format!("{path}.function.name");
-    let name = function
-        .name
-        .ok_or_else(|| ApiError::missing(&param, "a string"))?;
-    limits::count(&param, name.len(), limits::TOOL_NAME_BYTES_MAX, "bytes")?;
-    if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        let rule = "a name without white space";
-        return Err(ApiError::invalid(&param, &quoted(&name), rule));
-    }
-    let parameters = function.parameters.filter(|schema| !schema.is_null());
-    if let Some(schema) = parameters.as_ref().filter(|schema| !schema.is_object()) {
-        let param = format!("{path}.function.parameters");
-        return Err(ApiError::invalid(
-            &param,
-            &shown(schema),
-            "a JSON Schema object",
-        ));
-    }
+    let param = |field| format!("{path}.function.{field}");
     Ok(Some(ToolDefinition {
-        name,
+        name: tool_name(&param("name"), function.name)?,
         description: function.description,
-        parameters,
+        parameters: parameters(&param("parameters"), function.parameters)?,
         strict: function.strict,
     }))
+}
+
+pub(crate) fn tool_name(param: &str, given: Option<String>) -> Result<String, ApiError> {
+    let name = given.ok_or_else(|| ApiError::missing(param, "a string"))?;
+    limits::count(param, name.len(), limits::TOOL_NAME_BYTES_MAX, "bytes")?;
+    if name.is_empty() || name.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let rule = "a name without white space";
+        return Err(ApiError::invalid(param, &quoted(&name), rule));
+    }
+    Ok(name)
+}
+
+pub(crate) fn parameters(param: &str, given: Option<Value>) -> Result<Option<Value>, ApiError> {
+    match given.filter(|schema| !schema.is_null()) {
+        Some(schema) if !schema.is_object() => {
+            let rule = "a JSON Schema object";
+            Err(ApiError::invalid(param, &shown(&schema), rule))
+        }
+        schema => Ok(schema),
+    }
 }
 
 fn tool_choice(
@@ -134,7 +137,12 @@ fn function_name(value: &Value) -> Option<&str> {
     nested.or_else(|| value.get("name")).and_then(Value::as_str)
 }
 
-fn known(param: &str, name: &str, definitions: &[ToolDefinition]) -> Result<(), ApiError> {
+/// Checks that `name` is one of the tools on offer.
+pub(crate) fn known(
+    param: &str,
+    name: &str,
+    definitions: &[ToolDefinition],
+) -> Result<(), ApiError> {
     if definitions.iter().any(|tool| tool.name == name) {
         return Ok(());
     }
