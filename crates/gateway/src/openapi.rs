@@ -2,7 +2,7 @@
 
 use utoipa::{OpenApi, ToSchema};
 
-use crate::routes::{admin, chat, completions, embeddings, health, info, models, tokens};
+use crate::routes::{admin, chat, completions, embeddings, health, info, messages, models, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -11,6 +11,8 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
         chat::chat,
         completions::completions,
         embeddings::embeddings,
+        messages::messages,
+        messages::count_tokens,
         models::list,
         models::one,
         tokens::tokenize,
@@ -28,6 +30,7 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
     ),
     tags(
         (name = "openai", description = "OpenAI's routes"),
+        (name = "anthropic", description = "Anthropic's routes"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )
