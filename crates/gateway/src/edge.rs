@@ -64,6 +64,10 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     }
     let headers = response.headers_mut();
     if let Ok(id) = HeaderValue::from_str(&id) {
+        if dialect == Dialect::Anthropic {
+            // Where Anthropic's SDKs look for it.
+            headers.insert("request-id", id.clone());
+        }
         headers.insert(REQUEST_ID, id);
     }
     if let Some(origin) = origin.filter(|origin| origin_allowed(&state, origin, None)) {
@@ -250,7 +254,7 @@ fn preflight(headers: &HeaderMap) -> Response {
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let exposed = HeaderValue::from_static("x-request-id, x-should-retry, retry-after");
+    let exposed = HeaderValue::from_static("x-request-id, request-id, x-should-retry, retry-after");
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

@@ -325,6 +325,13 @@ impl ApiError {
         self
     }
 
+    /// A fact given with [`Self::with`].
+    #[must_use]
+    pub fn fact(&self, name: &str) -> Option<&Value> {
+        let mut facts = self.extra.iter();
+        facts.find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
     /// The row this error belongs to.
     #[must_use]
     pub const fn row(&self) -> &'static ErrorRow {

@@ -3,7 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, chat, completions, embeddings, health, info, models, rerank, responses, route, tokens,
+    admin, chat, completions, embeddings, health, info, messages, models, rerank, responses, route,
+    tokens,
 };
 
 #[derive(OpenApi)]
@@ -19,6 +20,8 @@ use crate::routes::{
         responses::input_items,
         responses::input_tokens,
         rerank::rerank,
+        messages::messages,
+        messages::count_tokens,
         models::list,
         models::one,
         route::route,
@@ -40,6 +43,7 @@ use crate::routes::{
         (name = "openai", description = "OpenAI's routes"),
         (name = "routing", description = "Where requests go, and why"),
         (name = "rerank", description = "Reranking, in the shape of Jina and Cohere"),
+        (name = "anthropic", description = "Anthropic's routes"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )

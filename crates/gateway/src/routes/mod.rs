@@ -6,6 +6,7 @@ pub(crate) mod completions;
 pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod info;
+pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod rerank;
 pub(crate) mod responses;
@@ -63,6 +64,8 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/v1/rerank", post(rerank::rerank))
         .route("/v1/reranking", post(rerank::rerank))
         .route("/rerank", post(rerank::rerank))
+        .route("/v1/messages", post(messages::messages))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))

@@ -1,3 +1,4 @@
+mod anthropic;
 mod bad_inputs;
 mod edge;
 mod properties;

@@ -35,11 +35,14 @@ fn reason() -> impl Strategy<Value = FinishReason> {
 
 /// Events of up to three choices, interleaved.
 fn script() -> impl Strategy<Value = (usize, Vec<Event>)> {
-    (1..=3_usize).prop_flat_map(|n| {
-        let pieces = prop::collection::vec((0..n, piece()), 0..24);
-        let reasons = prop::collection::vec(reason(), n);
-        (Just(n), pieces, reasons).prop_map(|(n, pieces, reasons)| (n, events(n, pieces, reasons)))
-    })
+    (1..=3_usize).prop_flat_map(|n| (Just(n), script_of(n)))
+}
+
+/// Events of `n` choices, interleaved.
+pub(super) fn script_of(n: usize) -> impl Strategy<Value = Vec<Event>> {
+    let pieces = prop::collection::vec((0..n, piece()), 0..24);
+    let reasons = prop::collection::vec(reason(), n);
+    (pieces, reasons).prop_map(move |(pieces, reasons)| events(n, pieces, reasons))
 }
 
 fn events(n: usize, pieces: Vec<(usize, Piece)>, reasons: Vec<FinishReason>) -> Vec<Event> {
@@ -189,7 +192,7 @@ async fn both(n: usize, script: Vec<Event>) {
 }
 
 /// Any JSON value, not too deep.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(super) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

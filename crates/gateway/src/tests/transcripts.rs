@@ -24,7 +24,7 @@ fn streamed() -> String {
     chat(json!({ "stream": true }))
 }
 
-fn thinking_and_calling() -> Vec<Event> {
+pub(super) fn thinking_and_calling() -> Vec<Event> {
     let start = |index, id: &str, name: &str| {
         delta(Delta::ToolCallStart {
             index,

@@ -2,7 +2,7 @@
 //! an answer, which [`fold`] makes from [`proto::Event`]s. The types here are the only
 //! ones that know how a client spells things.
 
-pub(crate) mod anthropic;
+pub mod anthropic;
 pub(crate) mod encode;
 pub(crate) mod fold;
 pub(crate) mod ollama;

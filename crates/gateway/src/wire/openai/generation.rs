@@ -34,7 +34,7 @@ pub(crate) fn generation(
 }
 
 /// As `u32`; the caller has checked that it is not negative.
-fn unsigned(value: Option<i64>) -> Option<u32> {
+pub(crate) fn unsigned(value: Option<i64>) -> Option<u32> {
     value.and_then(|value| u32::try_from(value).ok())
 }
 
@@ -72,14 +72,14 @@ fn max_tokens(fields: &GenerationFields, least: LeastTokens) -> Result<Option<u3
 }
 
 fn stop(fields: &mut GenerationFields) -> Result<Vec<String>, ApiError> {
-    let stops = fields
-        .stop
-        .take()
-        .map(|stop| stop.into_vec())
-        .unwrap_or_default();
-    limits::count("stop", stops.len(), limits::STOPS_MAX, "strings")?;
+    let stops = fields.stop.take().map(|stop| stop.into_vec());
+    stop_strings("stop", stops.unwrap_or_default())
+}
+
+pub(crate) fn stop_strings(param: &str, stops: Vec<String>) -> Result<Vec<String>, ApiError> {
+    limits::count(param, stops.len(), limits::STOPS_MAX, "strings")?;
     for (index, text) in stops.iter().enumerate() {
-        let param = format!("stop[{index}]");
+        let param = format!("{param}[{index}]");
         if text.is_empty() {
             return Err(ApiError::invalid(&param, "empty", "at least 1 character"));
         }

@@ -109,11 +109,11 @@ impl<'de> Deserialize<'de> for Input {
 }
 
 /// Reads a string or a list of `T`.
-struct TextOr<T, F, G> {
-    expected: &'static str,
-    text: F,
-    list: G,
-    item: PhantomData<T>,
+pub(crate) struct TextOr<T, F, G> {
+    pub(crate) expected: &'static str,
+    pub(crate) text: F,
+    pub(crate) list: G,
+    pub(crate) item: PhantomData<T>,
 }
 
 impl<'de, T, O, F, G> Visitor<'de> for TextOr<T, F, G>
