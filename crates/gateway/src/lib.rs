@@ -9,6 +9,7 @@ mod body;
 mod edge;
 mod error;
 mod ids;
+mod library;
 pub mod limits;
 mod metrics;
 mod names;
@@ -26,11 +27,15 @@ use tokio::sync::Semaphore;
 
 pub use backend::{Backend, EventStream};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
+pub use library::{
+    FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
+};
 pub use openapi::openapi_json;
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 
 use ids::Stamps;
+use library::Pulls;
 use metrics::Metrics;
 
 /// What handlers share; cheap to clone.
@@ -44,6 +49,7 @@ struct Shared {
     config: GatewayConfig,
     metrics: Arc<Metrics>,
     stamps: Stamps,
+    pulls: Pulls,
     request_slots: Arc<Semaphore>,
     /// Seconds since 1970.
     started: u64,
@@ -68,6 +74,7 @@ impl AppState {
         let shared = Shared {
             backend,
             metrics: Arc::new(Metrics::new()),
+            pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
             started: stamps.now(),
             stamps,
@@ -92,6 +99,10 @@ impl AppState {
 
     fn stamps(&self) -> &Stamps {
         &self.shared.stamps
+    }
+
+    fn pulls(&self) -> &Pulls {
+        &self.shared.pulls
     }
 
     fn request_slots(&self) -> &Arc<Semaphore> {

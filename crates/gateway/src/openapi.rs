@@ -2,7 +2,7 @@
 
 use utoipa::{OpenApi, ToSchema};
 
-use crate::routes::{admin, chat, completions, embeddings, health, info, models, tokens};
+use crate::routes::{admin, chat, completions, embeddings, health, info, models, ollama, tokens};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -13,6 +13,16 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
         embeddings::embeddings,
         models::list,
         models::one,
+        ollama::models::version,
+        ollama::models::tags,
+        ollama::models::ps,
+        ollama::models::show,
+        ollama::answers::chat,
+        ollama::answers::generate,
+        ollama::embed::embed,
+        ollama::embed::embeddings,
+        ollama::pull::pull,
+        ollama::pull::delete,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,
@@ -28,6 +38,7 @@ use crate::routes::{admin, chat, completions, embeddings, health, info, models, 
     ),
     tags(
         (name = "openai", description = "OpenAI's routes"),
+        (name = "ollama", description = "Ollama's routes"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )
@@ -59,6 +70,17 @@ pub(crate) struct ErrorObject {
     code: String,
     /// What to do next.
     hint: String,
+}
+
+/// Every error of Ollama's routes.
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "only its schema is used; bodies come from the error table"
+)]
+pub(crate) struct OllamaError {
+    /// What is wrong, with the value given and the limit.
+    error: String,
 }
 
 /// The OpenAPI document as JSON.

@@ -7,6 +7,7 @@ pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod models;
+pub(crate) mod ollama;
 pub(crate) mod tokens;
 
 use std::sync::Arc;
@@ -17,7 +18,7 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use futures_util::{StreamExt, stream};
 use proto::{Event, Job};
 use supervisor::{ModelPhase, ModelStatus};
@@ -29,6 +30,7 @@ use crate::limits::quoted;
 use crate::stream::{StreamedAnswer, TaggedEvents};
 use crate::wire::encode::{Encoder, Envelope, json};
 use crate::wire::fold::{Answer, Fold};
+use crate::wire::ollama::models::same_name;
 use crate::wire::openai::models::{facts, fingerprint};
 
 /// Prompts of one request that are worked on at the same time.
@@ -42,6 +44,16 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
         .route("/v1/embeddings", post(embeddings::embeddings))
+        .route("/api/version", get(ollama::models::version))
+        .route("/api/tags", get(ollama::models::tags))
+        .route("/api/ps", get(ollama::models::ps))
+        .route("/api/show", post(ollama::models::show))
+        .route("/api/chat", post(ollama::answers::chat))
+        .route("/api/generate", post(ollama::answers::generate))
+        .route("/api/embed", post(ollama::embed::embed))
+        .route("/api/embeddings", post(ollama::embed::embeddings))
+        .route("/api/pull", post(ollama::pull::pull))
+        .route("/api/delete", delete(ollama::pull::delete))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
@@ -83,10 +95,7 @@ impl Call {
     pub(crate) fn new(state: &AppState, model: Option<&str>) -> Result<Self, ApiError> {
         let models = state.backend().models();
         let found = match model.filter(|name| !name.is_empty()) {
-            Some(name) => match models.iter().find(|model| model.name == name) {
-                Some(model) => model,
-                None => return Err(not_loaded(name, &models)),
-            },
+            Some(name) => find(&models, name).ok_or_else(|| not_loaded(name, &models))?,
             None => default_model(&models).ok_or_else(|| ApiError::new(ErrorCode::NoModel, &[]))?,
         };
         Ok(Self {
@@ -131,6 +140,13 @@ pub(crate) fn not_loaded(name: &str, models: &[ModelStatus]) -> ApiError {
     ApiError::new(ErrorCode::ModelNotFound, &facts)
         .with_param("model")
         .with("loaded", names)
+}
+
+/// The model of that name. Clients that know Ollama add `:latest` to a name, so both
+/// spellings mean the model unless each is one's own.
+pub(crate) fn find<'a>(models: &'a [ModelStatus], name: &str) -> Option<&'a ModelStatus> {
+    let exact = models.iter().find(|model| model.name == name);
+    exact.or_else(|| models.iter().find(|model| same_name(&model.name, name)))
 }
 
 fn default_model(models: &[ModelStatus]) -> Option<&ModelStatus> {
@@ -180,7 +196,7 @@ pub(crate) async fn answer<E: Encoder>(
     encoder: impl FnOnce(Envelope) -> E,
 ) -> Result<Response, ApiError> {
     let n_jobs = ask.jobs.len();
-    let header = warning_header(&ask.warnings);
+    let warnings = ask.warnings.clone();
     let fold = Fold::new(n_jobs, ask.choices_per_job, ask.warnings);
     let events = tagged(state, call, ask.jobs);
     let id = state.stamps().id(ask.id_prefix);
@@ -202,17 +218,18 @@ pub(crate) async fn answer<E: Encoder>(
             stream.into_response()
         }
     };
-    if let Some(warnings) = header {
-        response.headers_mut().insert("x-sextant-warning", warnings);
-    }
+    warn(&mut response, &warnings);
     Ok(response)
 }
 
-fn warning_header(warnings: &[String]) -> Option<HeaderValue> {
+/// Says in a header what was asked for and not done.
+pub(crate) fn warn(response: &mut Response, warnings: &[String]) {
     if warnings.is_empty() {
-        return None;
+        return;
     }
-    HeaderValue::from_str(&warnings.join(" ")).ok()
+    if let Ok(text) = HeaderValue::from_str(&warnings.join(" ")) {
+        response.headers_mut().insert("x-sextant-warning", text);
+    }
 }
 
 fn tagged(state: &AppState, call: &Call, jobs: Vec<Job>) -> TaggedEvents {

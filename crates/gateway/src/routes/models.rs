@@ -4,7 +4,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-use super::{not_loaded, ok};
+use super::{find, not_loaded, ok};
 use crate::AppState;
 use crate::error::ApiError;
 use crate::wire::openai::models::{ModelEntry, ModelList};
@@ -32,7 +32,7 @@ pub(crate) async fn one(
     let Ok(Path(id)) = id else {
         return Err(not_loaded("(a name that is not UTF-8)", &models));
     };
-    match models.iter().find(|model| model.name == id) {
+    match find(&models, &id) {
         Some(model) => Ok(ok(&ModelEntry::new(model, state.started()))),
         None => Err(not_loaded(&id, &models)),
     }

@@ -1,5 +1,6 @@
 mod bad_inputs;
 mod edge;
+mod ollama;
 mod properties;
 mod routes;
 mod scripted;

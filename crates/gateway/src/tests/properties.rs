@@ -25,7 +25,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     ]
 }
 
-fn reason() -> impl Strategy<Value = FinishReason> {
+pub(crate) fn reason() -> impl Strategy<Value = FinishReason> {
     prop_oneof![
         Just(FinishReason::Stop),
         Just(FinishReason::Length),
@@ -189,7 +189,7 @@ async fn both(n: usize, script: Vec<Event>) {
 }
 
 /// Any JSON value, not too deep.
-fn any_json() -> impl Strategy<Value = Value> {
+pub(crate) fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
         any::<bool>().prop_map(Value::from),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use super::request::{GenerationFields, SpeculationRequest};
-use super::shapes::shown;
+use super::shapes::{OneOrMany, shown};
 use crate::error::ApiError;
 use crate::limits::{self, float, integer};
 
@@ -24,7 +24,7 @@ pub(crate) fn generation(
     Ok(Generation {
         n: choices(fields.n)?,
         max_tokens: max_tokens(fields, least)?,
-        stop: stop(fields)?,
+        stop: stops("stop", fields.stop.take())?,
         sampling: sampling(fields)?,
         logprobs,
         speculation: speculation(fields.speculation.as_ref())?,
@@ -34,12 +34,12 @@ pub(crate) fn generation(
 }
 
 /// As `u32`; the caller has checked that it is not negative.
-fn unsigned(value: Option<i64>) -> Option<u32> {
+pub(crate) fn unsigned(value: Option<i64>) -> Option<u32> {
     value.and_then(|value| u32::try_from(value).ok())
 }
 
 /// As `i32`; the caller has checked the range.
-fn signed(value: Option<i64>) -> Option<i32> {
+pub(crate) fn signed(value: Option<i64>) -> Option<i32> {
     value.and_then(|value| i32::try_from(value).ok())
 }
 
@@ -71,15 +71,12 @@ fn max_tokens(fields: &GenerationFields, least: LeastTokens) -> Result<Option<u3
     Ok(unsigned(found.map(|(_, value)| value)))
 }
 
-fn stop(fields: &mut GenerationFields) -> Result<Vec<String>, ApiError> {
-    let stops = fields
-        .stop
-        .take()
-        .map(|stop| stop.into_vec())
-        .unwrap_or_default();
-    limits::count("stop", stops.len(), limits::STOPS_MAX, "strings")?;
+/// Stop strings, within the limits.
+pub(crate) fn stops(param: &str, given: Option<OneOrMany>) -> Result<Vec<String>, ApiError> {
+    let stops = given.map(OneOrMany::into_vec).unwrap_or_default();
+    limits::count(param, stops.len(), limits::STOPS_MAX, "strings")?;
     for (index, text) in stops.iter().enumerate() {
-        let param = format!("stop[{index}]");
+        let param = format!("{param}[{index}]");
         if text.is_empty() {
             return Err(ApiError::invalid(&param, "empty", "at least 1 character"));
         }
