@@ -7,6 +7,7 @@
 mod args;
 mod configuration;
 mod http;
+mod library;
 mod list;
 mod load;
 mod logging;

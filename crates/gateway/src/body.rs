@@ -87,6 +87,14 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, ApiError> {
 pub(crate) fn parse_with_warnings<T: DeserializeOwned>(
     bytes: &[u8],
 ) -> Result<(T, Vec<String>), ApiError> {
+    parse_with(bytes, &names::ELSEWHERE)
+}
+
+/// As [`parse_with_warnings`], for a dialect in which `elsewhere` has other counterparts.
+pub(crate) fn parse_with<T: DeserializeOwned>(
+    bytes: &[u8],
+    elsewhere: &[(&str, &str)],
+) -> Result<(T, Vec<String>), ApiError> {
     let text = std::str::from_utf8(bytes).map_err(|error| {
         let offset = error.valid_up_to().to_string();
         ApiError::new(ErrorCode::InvalidUtf8, &[("offset", &offset)])
@@ -106,7 +114,7 @@ pub(crate) fn parse_with_warnings<T: DeserializeOwned>(
         }
     })?;
     reader.end().map_err(|error| syntax(&error))?;
-    let warnings = names::check::<T>(text)?;
+    let warnings = names::check::<T>(text, elsewhere)?;
     Ok((value, warnings))
 }
 

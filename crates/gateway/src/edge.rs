@@ -235,7 +235,7 @@ fn check_key(key: &Secret, headers: &HeaderMap) -> Result<(), ApiError> {
 fn preflight(headers: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let out = response.headers_mut();
-    let methods = HeaderValue::from_static("GET, POST, OPTIONS");
+    let methods = HeaderValue::from_static("GET, POST, DELETE, OPTIONS");
     out.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
     out.insert(
         header::ACCESS_CONTROL_MAX_AGE,

@@ -236,6 +236,21 @@ error_rows! {
     ModelLoadCrashed, "model_load_crashed", 500, "server_error", NEVER, Operator,
         "{message}",
         "The log has the last words of the worker.";
+    ModelUnknown, "model_unknown", 404, "not_found_error", NEVER, Caller,
+        "{message}",
+        "Check the spelling; `sextant ls` lists the models on the server's machine.";
+    ModelNotOurs, "model_not_ours", 403, "permission_error", NEVER, Caller,
+        "`{value}` belongs to {owner}, and the files of other programs are never deleted.",
+        "Remove it with the program it belongs to.";
+    TooManyPulls, "too_many_pulls", 429, "rate_limit_error", SOON, Server,
+        "{limit} models are being pulled; that is the limit.",
+        "Wait for one of them to arrive.";
+    LibraryFailed, "library_failed", 502, "server_error", AGAIN, Server,
+        "{message}",
+        "Change what the message names and ask again; a download continues where it stopped.";
+    NoLibrary, "no_library", 501, "not_supported_error", NEVER, Operator,
+        "{message}",
+        "Pull and delete models on the server's machine.";
 }
 
 /// All rows, in order of status; the source of the error documentation.

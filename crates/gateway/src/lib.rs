@@ -10,6 +10,7 @@ mod dispatch;
 mod edge;
 mod error;
 mod ids;
+mod library;
 pub mod limits;
 mod linger;
 mod metrics;
@@ -30,12 +31,16 @@ use tokio::sync::Semaphore;
 pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, RoutedProvider, Routing};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
+pub use library::{
+    FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
+};
 pub use openapi::openapi_json;
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 
 use dispatch::Dispatch;
 use ids::Stamps;
+use library::Pulls;
 use metrics::Metrics;
 use store::{Bounds, MemoryStore, ResponseStore};
 
@@ -51,6 +56,7 @@ struct Shared {
     config: GatewayConfig,
     metrics: Arc<Metrics>,
     stamps: Stamps,
+    pulls: Pulls,
     request_slots: Arc<Semaphore>,
     responses: Arc<dyn ResponseStore>,
     /// Seconds since 1970.
@@ -91,6 +97,7 @@ impl AppState {
             dispatch,
             backend,
             metrics: Arc::new(Metrics::new()),
+            pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
             responses: Arc::new(MemoryStore::new(Bounds::default())),
             started: stamps.now(),
@@ -120,6 +127,10 @@ impl AppState {
 
     fn stamps(&self) -> &Stamps {
         &self.shared.stamps
+    }
+
+    fn pulls(&self) -> &Pulls {
+        &self.shared.pulls
     }
 
     fn request_slots(&self) -> &Arc<Semaphore> {

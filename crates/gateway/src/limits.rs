@@ -42,6 +42,8 @@ pub const DRAFT_TOKENS_MAX: i64 = 64;
 pub const DRAFT_NGRAM_MAX: i64 = 16;
 /// Tokens that `max_tokens` and the windows of the penalties may name.
 pub const TOKENS_MAX: i64 = i32::MAX as i64;
+/// Models that are downloaded at the same time.
+pub const PULLS_MAX: usize = 4;
 /// Bytes of a model's name.
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of a request id that is taken over from the client.

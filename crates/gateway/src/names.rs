@@ -24,8 +24,8 @@ const TWO_SLIPS_CHARS_MIN: usize = 12;
 /// list of models to fall back to.
 const NO_SLIPS: [&str; 1] = ["models"];
 
-/// Fields of other dialects that change an answer, and what to do here.
-const ELSEWHERE: [(&str, &str); 22] = [
+/// Fields of other dialects that change an answer, and what to do in OpenAI's.
+pub(crate) const ELSEWHERE: [(&str, &str); 22] = [
     ("bad_words", NO_COUNTERPART),
     ("enable_thinking", "use `reasoning` with `enabled`"),
     (
@@ -63,8 +63,12 @@ const NO_COUNTERPART: &str = "this endpoint has nothing like it";
 const CONTEXT: &str = "the context is set when the model is loaded";
 
 /// Refuses names that are almost a field of `T`; gives warnings about those that are
-/// fields elsewhere. `text` is a JSON object that was read as a `T`.
-pub(crate) fn check<T: DeserializeOwned>(text: &str) -> Result<Vec<String>, ApiError> {
+/// fields elsewhere, each with what to do instead. `text` is a JSON object that was read as
+/// a `T`.
+pub(crate) fn check<T: DeserializeOwned>(
+    text: &str,
+    elsewhere: &[(&str, &str)],
+) -> Result<Vec<String>, ApiError> {
     let known = fields_of::<T>();
     let Ok(Names(given)) = serde_json::from_str(text) else {
         return Ok(Vec::new());
@@ -74,7 +78,7 @@ pub(crate) fn check<T: DeserializeOwned>(text: &str) -> Result<Vec<String>, ApiE
         if known.contains(&&**name) {
             continue;
         }
-        if let Some((_, instead)) = ELSEWHERE.iter().find(|(other, _)| other == name) {
+        if let Some((_, instead)) = elsewhere.iter().find(|(other, _)| other == name) {
             warnings.push(format!("`{name}` is not read here: {instead}."));
             continue;
         }
@@ -193,7 +197,8 @@ mod tests {
             ("tool_chioce", "tool_choice"),
         ];
         for (name, meant) in slips {
-            let error = check::<ChatRequest>(&format!(r#"{{"{name}": 1}}"#)).unwrap_err();
+            let error =
+                check::<ChatRequest>(&format!(r#"{{"{name}": 1}}"#), &ELSEWHERE).unwrap_err();
             let body = format!("{error:?}");
             assert!(body.contains(&format!("`{meant}`")), "{name}: {body}");
             // A null says nothing, and who gives both knows the right one.
@@ -201,7 +206,11 @@ mod tests {
                 format!(r#"{{"{name}": null}}"#),
                 format!(r#"{{"{name}": 1, "{meant}": 1}}"#),
             ] {
-                assert!(check::<ChatRequest>(&harmless).unwrap().is_empty());
+                assert!(
+                    check::<ChatRequest>(&harmless, &ELSEWHERE)
+                        .unwrap()
+                        .is_empty()
+                );
             }
         }
     }
@@ -267,14 +276,16 @@ mod tests {
             "xtc_threshold",
         ];
         for name in others {
-            let warnings = check::<ChatRequest>(&format!(r#"{{"{name}": 1}}"#)).unwrap();
+            let warnings =
+                check::<ChatRequest>(&format!(r#"{{"{name}": 1}}"#), &ELSEWHERE).unwrap();
             assert!(warnings.is_empty(), "{name}");
         }
     }
 
     #[test]
     fn what_others_call_otherwise_is_told() {
-        let warnings = check::<ChatRequest>(r#"{"num_predict": 5, "top_a": 0.1}"#).unwrap();
+        let warnings =
+            check::<ChatRequest>(r#"{"num_predict": 5, "top_a": 0.1}"#, &ELSEWHERE).unwrap();
         assert_eq!(
             warnings,
             [

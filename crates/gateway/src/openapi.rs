@@ -3,8 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, chat, completions, embeddings, health, info, messages, models, rerank, responses, route,
-    tokens,
+    admin, chat, completions, embeddings, health, info, messages, models, ollama, rerank,
+    responses, route, tokens,
 };
 
 #[derive(OpenApi)]
@@ -26,6 +26,16 @@ use crate::routes::{
         models::one,
         route::route,
         route::providers,
+        ollama::models::version,
+        ollama::models::tags,
+        ollama::models::ps,
+        ollama::models::show,
+        ollama::answers::chat,
+        ollama::answers::generate,
+        ollama::embed::embed,
+        ollama::embed::embeddings,
+        ollama::pull::pull,
+        ollama::pull::delete,
         tokens::tokenize,
         tokens::detokenize,
         tokens::apply_template,
@@ -44,6 +54,7 @@ use crate::routes::{
         (name = "routing", description = "Where requests go, and why"),
         (name = "rerank", description = "Reranking, in the shape of Jina and Cohere"),
         (name = "anthropic", description = "Anthropic's routes"),
+        (name = "ollama", description = "Ollama's routes"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
         (name = "operation", description = "Health, metrics, models"),
     )
@@ -75,6 +86,17 @@ pub(crate) struct ErrorObject {
     code: String,
     /// What to do next.
     hint: String,
+}
+
+/// Every error of Ollama's routes.
+#[derive(Debug, ToSchema)]
+#[expect(
+    dead_code,
+    reason = "only its schema is used; bodies come from the error table"
+)]
+pub(crate) struct OllamaError {
+    /// What is wrong, with the value given and the limit.
+    error: String,
 }
 
 /// The OpenAPI document as JSON.

@@ -1,9 +1,12 @@
 //! What an operator may set, and the rules that follow from it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use stdx::Secret;
+
+use crate::Library;
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -31,6 +34,8 @@ pub struct GatewayConfig {
     pub cors_origins: Vec<String>,
     /// Host names answered to, besides loopback names and IP addresses; `*` allows all.
     pub hosts: Vec<String>,
+    /// The models on disk; without it none can be pulled or deleted.
+    pub library: Option<Arc<dyn Library>>,
 }
 
 impl Default for GatewayConfig {
@@ -47,6 +52,7 @@ impl Default for GatewayConfig {
             api_key: None,
             cors_origins: Vec::new(),
             hosts: Vec::new(),
+            library: None,
         }
     }
 }

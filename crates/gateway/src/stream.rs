@@ -53,19 +53,24 @@ impl<E: Encoder> StreamedAnswer<E> {
             let over = driver.answer.fold.is_over();
             Some((Ok::<_, Infallible>(bytes), (!over).then_some(driver)))
         });
-        let mut response = Response::new(Body::from_stream(body));
-        let headers = response.headers_mut();
-        let fields = [
-            (header::CONTENT_TYPE, E::STREAM_TYPE),
-            (header::CACHE_CONTROL, "no-cache"),
-            // Without this a reverse proxy of the nginx family holds the tokens back.
-            (header::HeaderName::from_static("x-accel-buffering"), "no"),
-        ];
-        for (name, value) in fields {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
-        response
+        streamed(Body::from_stream(body), E::STREAM_TYPE)
     }
+}
+
+/// A response whose body is sent piece by piece.
+pub(crate) fn streamed(body: Body, media_type: &'static str) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    let fields = [
+        (header::CONTENT_TYPE, media_type),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Without this a reverse proxy of the nginx family holds the tokens back.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    for (name, value) in fields {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
 }
 
 impl<E: Encoder> Driver<E> {

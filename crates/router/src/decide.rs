@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::{
     Advantage, Ask, Availability, Candidate, Capability, Decision, Excluded, Exclusion, Fleet,
-    Knowledge, Model, Policy, Provider, Route, Target, Wanted,
+    Knowledge, Model, Policy, Provider, Route, Target, Wanted, same_name,
 };
 
 /// Where a request goes: the candidates in the order in which they are tried, and what was
@@ -150,8 +150,11 @@ fn admit<'a>(
     }
     let wanted = model.or(provider.default_model.as_deref());
     let wanted = wanted.ok_or(Exclusion::NoDefaultModel)?;
-    let mut models = provider.models.iter();
-    let model = models.find(|model| model.answers_to(wanted));
+    let find = |is_it: &dyn Fn(&str) -> bool| {
+        let mut models = provider.models.iter();
+        models.find(|model| is_it(&model.name))
+    };
+    let model = find(&|name| name == wanted).or_else(|| find(&|name| same_name(name, wanted)));
     let model = model.ok_or(Exclusion::LacksModel)?;
     suits(ask, model)?;
     match &provider.availability {

@@ -72,6 +72,21 @@ impl Load {
     }
 }
 
+/// Ollama's tag for models without one.
+pub const LATEST: &str = ":latest";
+
+/// Whether two spellings mean one model: they are the same but for `:latest`.
+#[must_use]
+pub fn same_name(one: &str, other: &str) -> bool {
+    untagged(one) == untagged(other)
+}
+
+/// Without the tag that says nothing.
+#[must_use]
+pub fn untagged(name: &str) -> &str {
+    name.strip_suffix(LATEST).unwrap_or(name)
+}
+
 /// A model of a provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
@@ -84,12 +99,6 @@ pub struct Model {
 }
 
 impl Model {
-    /// Whether the model is meant by that name. Ollama's tag for no tag may be left out.
-    #[must_use]
-    pub fn answers_to(&self, name: &str) -> bool {
-        self.name == name || self.name.strip_suffix(":latest") == Some(name)
-    }
-
     /// Whether the model has the capability; `None` where nobody knows.
     #[must_use]
     pub fn knowledge(&self, capability: Capability) -> Option<Knowledge> {

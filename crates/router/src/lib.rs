@@ -25,7 +25,9 @@ pub use ask::{Ask, Needs, Task, Wanted};
 pub use breaker::{BREAKER_PAUSE, BREAKER_PAUSE_MAX, Breaker, FAILURES_MAX};
 pub use decide::decide;
 pub use decision::{Advantage, Candidate, Decision, Excluded, Exclusion, Route, Target};
-pub use fleet::{Availability, Capability, Fleet, Knowledge, Load, Model, Provider};
+pub use fleet::{
+    Availability, Capability, Fleet, Knowledge, LATEST, Load, Model, Provider, same_name, untagged,
+};
 pub use policy::{Policy, PolicyError};
 pub use reach::{Bound, Limit, Reach};
 pub use rules::{Rule, RuleError, Rules};

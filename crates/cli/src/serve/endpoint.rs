@@ -10,6 +10,8 @@ use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::library::DiskLibrary;
+use crate::models_here;
 use crate::outcome::{Code, Outcome, WithCode};
 
 /// How much longer connections have than the requests in them, so that a request that
@@ -29,6 +31,7 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
         api_key,
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
+        library: Some(Arc::new(DiskLibrary::new(models_here::environment(config)))),
         ..GatewayConfig::default()
     })
 }

@@ -107,6 +107,14 @@ const CONVERSATION: [&str; 3] = [
 ];
 
 impl Question {
+    /// For a model of this process.
+    pub(crate) fn own(model: &str) -> Self {
+        Self {
+            model: Some(format!("{EMBEDDED}:{model}")),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn new(model: Option<String>, headers: &HeaderMap) -> Self {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));

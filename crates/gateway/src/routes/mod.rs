@@ -8,6 +8,7 @@ pub(crate) mod health;
 pub(crate) mod info;
 pub(crate) mod messages;
 pub(crate) mod models;
+pub(crate) mod ollama;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod route;
@@ -21,11 +22,11 @@ use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use futures_util::{StreamExt, stream};
 use proto::{Event, Job, ModelFacts};
 use providers::Delivery;
-use router::Target;
+use router::{Target, same_name};
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::AppState;
@@ -66,6 +67,16 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/rerank", post(rerank::rerank))
         .route("/v1/messages", post(messages::messages))
         .route("/v1/messages/count_tokens", post(messages::count_tokens))
+        .route("/api/version", get(ollama::models::version))
+        .route("/api/tags", get(ollama::models::tags))
+        .route("/api/ps", get(ollama::models::ps))
+        .route("/api/show", post(ollama::models::show))
+        .route("/api/chat", post(ollama::answers::chat))
+        .route("/api/generate", post(ollama::answers::generate))
+        .route("/api/embed", post(ollama::embed::embed))
+        .route("/api/embeddings", post(ollama::embed::embeddings))
+        .route("/api/pull", post(ollama::pull::pull))
+        .route("/api/delete", delete(ollama::pull::delete))
         .route("/tokenize", post(tokens::tokenize))
         .route("/detokenize", post(tokens::detokenize))
         .route("/apply-template", post(tokens::apply_template))
@@ -170,10 +181,7 @@ impl Call {
 pub(crate) fn own_model(state: &AppState, name: Option<&str>) -> Result<ModelStatus, ApiError> {
     let models = state.backend().models();
     let found = match name.filter(|name| !name.is_empty()) {
-        Some(name) => match models.iter().find(|model| model.name == name) {
-            Some(model) => model,
-            None => return Err(not_loaded(name, &models)),
-        },
+        Some(name) => find(&models, name).ok_or_else(|| not_loaded(name, &models))?,
         None => default_model(&models).ok_or_else(|| ApiError::new(ErrorCode::NoModel, &[]))?,
     };
     Ok(found.clone())
@@ -182,6 +190,13 @@ pub(crate) fn own_model(state: &AppState, name: Option<&str>) -> Result<ModelSta
 pub(crate) fn wrong_event() -> ApiError {
     let message = "The worker gave an answer of another kind than was asked for.";
     ApiError::message(ErrorCode::Internal, message)
+}
+
+/// The model of that name. Clients that know Ollama add `:latest` to a name, so both
+/// spellings mean the model unless each is one's own.
+pub(crate) fn find<'a>(models: &'a [ModelStatus], name: &str) -> Option<&'a ModelStatus> {
+    let exact = models.iter().find(|model| model.name == name);
+    exact.or_else(|| models.iter().find(|model| same_name(&model.name, name)))
 }
 
 /// A request for generated text, translated.
@@ -225,7 +240,7 @@ pub(crate) async fn answer<E: Encoder>(
     encoder: impl FnOnce(Envelope) -> E,
 ) -> Result<Response, ApiError> {
     let n_jobs = ask.jobs.len();
-    let header = warning_header(&ask.warnings);
+    let warnings = ask.warnings.clone();
     let fold = Fold::new(n_jobs, ask.choices_per_job, ask.warnings);
     let delivery = match ask.reply {
         Reply::Whole => Delivery::Whole,
@@ -251,17 +266,18 @@ pub(crate) async fn answer<E: Encoder>(
             stream.into_response()
         }
     };
-    if let Some(warnings) = header {
-        response.headers_mut().insert("x-sextant-warning", warnings);
-    }
+    warn(&mut response, &warnings);
     Ok(call.sign(response))
 }
 
-fn warning_header(warnings: &[String]) -> Option<HeaderValue> {
+/// Says in a header what was asked for and not done.
+pub(crate) fn warn(response: &mut Response, warnings: &[String]) {
     if warnings.is_empty() {
-        return None;
+        return;
     }
-    HeaderValue::from_str(&warnings.join(" ")).ok()
+    if let Ok(text) = HeaderValue::from_str(&warnings.join(" ")) {
+        response.headers_mut().insert("x-sextant-warning", text);
+    }
 }
 
 fn tagged(state: &AppState, call: &Call, jobs: Vec<Job>, delivery: Delivery) -> TaggedEvents {

@@ -4,7 +4,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::Response;
 
-use super::ok;
+use super::{find, ok};
 use crate::AppState;
 use crate::dispatch::not_loaded;
 use crate::error::ApiError;
@@ -35,7 +35,7 @@ pub(crate) async fn one(
     let Ok(Path(id)) = id else {
         return Err(not_loaded("(a name that is not UTF-8)", &models));
     };
-    if let Some(model) = models.iter().find(|model| model.name == id) {
+    if let Some(model) = find(&models, &id) {
         return Ok(ok(&ModelEntry::new(model, state.started())));
     }
     let routed = state.dispatch().routed_models();

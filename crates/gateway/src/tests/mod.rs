@@ -1,6 +1,7 @@
 mod anthropic;
 mod bad_inputs;
 mod edge;
+mod ollama;
 mod properties;
 mod rerank;
 mod responses;

@@ -25,7 +25,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     ]
 }
 
-fn reason() -> impl Strategy<Value = FinishReason> {
+pub(crate) fn reason() -> impl Strategy<Value = FinishReason> {
     prop_oneof![
         Just(FinishReason::Stop),
         Just(FinishReason::Length),

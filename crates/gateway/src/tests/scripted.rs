@@ -73,6 +73,12 @@ impl Scripted {
         scripted
     }
 
+    pub(crate) fn playing(models: Vec<ModelStatus>, scripts: Vec<Vec<Event>>) -> Arc<Self> {
+        let scripted = Self::new(scripts);
+        *scripted.models.lock().unwrap() = models;
+        scripted
+    }
+
     pub(crate) fn n_cancelled(&self) -> usize {
         self.cancelled.load(Ordering::SeqCst)
     }

@@ -77,7 +77,7 @@ fn token(text: &str, logprob: f32) -> TokenLogprob {
     }
 }
 
-fn with_logprobs() -> Vec<Event> {
+pub(crate) fn with_logprobs() -> Vec<Event> {
     let piece = |text: &str, tokens: Vec<TokenLogprob>| Event::Delta {
         choice: 0,
         delta: Delta::Text { text: text.into() },

@@ -35,7 +35,7 @@ pub fn chat_plan(mut request: ChatRequest) -> Result<ChatPlan, ApiError> {
         request.tool_choice.as_ref(),
         &mut warnings,
     )?;
-    let logprobs = logprobs(&request)?;
+    let logprobs = logprobs(request.logprobs, request.top_logprobs)?;
     let reasoning = reasoning(
         request.reasoning_effort.take(),
         request.reasoning.take().unwrap_or_default(),
@@ -87,15 +87,10 @@ fn refuse_deprecated(request: &ChatRequest) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn logprobs(request: &ChatRequest) -> Result<Option<u8>, ApiError> {
-    let wanted = request.logprobs.unwrap_or(false);
-    let top = integer(
-        "top_logprobs",
-        request.top_logprobs,
-        0,
-        limits::TOP_LOGPROBS_MAX,
-    )?;
-    match (wanted, top) {
+/// How many alternatives each token's log-probability comes with, where it is asked for.
+pub(crate) fn logprobs(wanted: Option<bool>, top: Option<i64>) -> Result<Option<u8>, ApiError> {
+    let top = integer("top_logprobs", top, 0, limits::TOP_LOGPROBS_MAX)?;
+    match (wanted.unwrap_or(false), top) {
         (false, None | Some(0)) => Ok(None),
         (false, Some(top)) => {
             let rule = "left out unless logprobs is true";

@@ -109,6 +109,7 @@ fn wrapped_schema(wrapper: Value) -> Result<Constraint, ApiError> {
     json_schema(param, schema)
 }
 
+/// A schema that the whole answer must obey, within the limits.
 pub(crate) fn json_schema(param: &str, schema: Value) -> Result<Constraint, ApiError> {
     if !schema.is_object() {
         return Err(ApiError::invalid(

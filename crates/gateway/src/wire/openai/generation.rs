@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Number, Value};
 
 use super::request::{GenerationFields, SpeculationRequest};
-use super::shapes::shown;
+use super::shapes::{OneOrMany, shown};
 use crate::error::ApiError;
 use crate::limits::{self, float, integer};
 
@@ -24,7 +24,7 @@ pub(crate) fn generation(
     Ok(Generation {
         n: choices(fields.n)?,
         max_tokens: max_tokens(fields, least)?,
-        stop: stop(fields)?,
+        stop: stop_strings("stop", texts(fields.stop.take()))?,
         sampling: sampling(fields)?,
         logprobs,
         speculation: speculation(fields.speculation.as_ref())?,
@@ -39,7 +39,7 @@ pub(crate) fn unsigned(value: Option<i64>) -> Option<u32> {
 }
 
 /// As `i32`; the caller has checked the range.
-fn signed(value: Option<i64>) -> Option<i32> {
+pub(crate) fn signed(value: Option<i64>) -> Option<i32> {
     value.and_then(|value| i32::try_from(value).ok())
 }
 
@@ -71,11 +71,12 @@ fn max_tokens(fields: &GenerationFields, least: LeastTokens) -> Result<Option<u3
     Ok(unsigned(found.map(|(_, value)| value)))
 }
 
-fn stop(fields: &mut GenerationFields) -> Result<Vec<String>, ApiError> {
-    let stops = fields.stop.take().map(|stop| stop.into_vec());
-    stop_strings("stop", stops.unwrap_or_default())
+/// One text or several, or none.
+pub(crate) fn texts(given: Option<OneOrMany>) -> Vec<String> {
+    given.map(OneOrMany::into_vec).unwrap_or_default()
 }
 
+/// Stop strings, within the limits.
 pub(crate) fn stop_strings(param: &str, stops: Vec<String>) -> Result<Vec<String>, ApiError> {
     limits::count(param, stops.len(), limits::STOPS_MAX, "strings")?;
     for (index, text) in stops.iter().enumerate() {

@@ -176,7 +176,7 @@ fn can_chat(facts: &ModelFacts) -> bool {
     facts.can_chat && facts.own_template
 }
 
-fn can_call_tools(facts: &ModelFacts) -> bool {
+pub(crate) fn can_call_tools(facts: &ModelFacts) -> bool {
     can_chat(facts) && !facts.tool_format.is_empty()
 }
 

@@ -1,0 +1,139 @@
+//! The models on disk, as the endpoint sees them: over the stores and downloads of `models`.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use gateway::{
+    FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
+};
+use models::pull::{Options, Progress, Puller};
+use models::stores::{Manifest, RemoveError, remove};
+use models::{Environment, Found, PullError, Source, Store};
+
+/// The stores that an environment names.
+#[derive(Debug, Clone)]
+pub(crate) struct DiskLibrary {
+    environment: Arc<Environment>,
+}
+
+impl DiskLibrary {
+    pub(crate) fn new(environment: Environment) -> Self {
+        Self {
+            environment: Arc::new(environment),
+        }
+    }
+}
+
+impl Library for DiskLibrary {
+    fn list(&self) -> BoxFuture<'_, Vec<StoredModel>> {
+        let environment = Arc::clone(&self.environment);
+        let list = move || models::list(&environment).iter().map(stored).collect();
+        // It fails only by a panic, of which the log has more.
+        blocking(list).map(Option::unwrap_or_default).boxed()
+    }
+
+    fn pull(
+        &self,
+        spec: String,
+        progress: Arc<PullProgressFn>,
+    ) -> BoxFuture<'static, Result<(), LibraryFailure>> {
+        let environment = Arc::clone(&self.environment);
+        async move {
+            let source = match Source::parse(&spec) {
+                Ok(Some(source)) => source,
+                Ok(None) => return Err(invalid(format!("`{spec}` says not where from."))),
+                Err(error) => return Err(invalid(error.to_string())),
+            };
+            let note = move |at: Progress| {
+                progress(FileProgress {
+                    file: at.file,
+                    done: at.done.0,
+                    total: at.total.map(|total| total.0),
+                });
+            };
+            let options = Options::from_environment(&environment).map_err(pull_failure)?;
+            let puller = Puller::new(options).map_err(pull_failure)?;
+            let pulled = Box::pin(puller.pull(&source, &note)).await;
+            pulled.map(drop).map_err(pull_failure)
+        }
+        .boxed()
+    }
+
+    fn delete(&self, id: String) -> BoxFuture<'_, Result<(), LibraryFailure>> {
+        let environment = Arc::clone(&self.environment);
+        // With the store in front a name is taken as it is, and not as the start of one.
+        let name = format!("{}:{id}", Store::Own.prefix());
+        blocking(move || remove(&environment, &name))
+            .map(|removed| match removed {
+                Some(Ok(_)) => Ok(()),
+                Some(Err(error)) => Err(remove_failure(&error)),
+                None => Err(failed("The deletion failed by a defect.".into())),
+            })
+            .boxed()
+    }
+}
+
+/// Runs file work off the async threads; `None` if it panicked.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
+fn stored(found: &Found) -> StoredModel {
+    let manifest = Manifest::read(&found.path);
+    let is_one_file = found.files.len() == 1;
+    StoredModel {
+        id: found.id.clone(),
+        owner: (found.store != Store::Own).then(|| found.store.to_string()),
+        path: crate::models_here::absolute(&found.path),
+        bytes: found.bytes.0,
+        sha256: manifest
+            .as_ref()
+            .filter(|_| is_one_file)
+            .map(|manifest| manifest.sha256.clone()),
+        pulled_unix_s: manifest.map(|manifest| manifest.pulled_unix_s),
+        source: found.source.clone(),
+        architecture: found.architecture.clone(),
+        quant: found.quant.clone(),
+        n_parameters: found.n_parameters,
+    }
+}
+
+fn pull_failure(error: PullError) -> LibraryFailure {
+    let kind = match &error {
+        PullError::Source(_) => LibraryFailureKind::Invalid,
+        PullError::NotFound { .. } | PullError::NothingToPull { .. } => {
+            LibraryFailureKind::NotFound
+        }
+        _ => LibraryFailureKind::Failed,
+    };
+    LibraryFailure {
+        kind,
+        message: error.to_string(),
+    }
+}
+
+fn remove_failure(error: &RemoveError) -> LibraryFailure {
+    let kind = match error {
+        RemoveError::Resolve(_) | RemoveError::NotHere { .. } => LibraryFailureKind::NotFound,
+        RemoveError::OtherStore { .. } | RemoveError::Io { .. } => LibraryFailureKind::Failed,
+    };
+    LibraryFailure {
+        kind,
+        message: error.to_string(),
+    }
+}
+
+fn invalid(message: String) -> LibraryFailure {
+    LibraryFailure {
+        kind: LibraryFailureKind::Invalid,
+        message,
+    }
+}
+
+fn failed(message: String) -> LibraryFailure {
+    LibraryFailure {
+        kind: LibraryFailureKind::Failed,
+        message,
+    }
+}

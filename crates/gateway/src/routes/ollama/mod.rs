@@ -1,0 +1,68 @@
+//! Ollama's routes, one file a family.
+
+pub(crate) mod answers;
+pub(crate) mod embed;
+pub(crate) mod models;
+pub(crate) mod pull;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::{Job, ModelFacts};
+use supervisor::ModelStatus;
+
+use super::{Call, find};
+use crate::AppState;
+use crate::dispatch::Question;
+use crate::error::{ApiError, ErrorCode};
+use crate::library::StoredModel;
+use crate::wire::openai::models::facts;
+
+/// Waits until the model can answer; where it cannot be loaded, the error says why.
+async fn wait_until_ready(state: &AppState, model: &ModelStatus) -> Result<(), ApiError> {
+    if facts(model).is_some() {
+        return Ok(());
+    }
+    // Every job waits while its model is loading, and this one is no work.
+    let nothing = Job::Tokenize {
+        text: String::new(),
+        add_special: false,
+        parse_special: false,
+        with_pieces: false,
+    };
+    let call = Call::new(state, &Question::own(&model.name), &nothing).await?;
+    call.one(state, nothing).await.map(drop)
+}
+
+/// What is in force in the model, as soon as it can answer.
+async fn ready_facts(state: &AppState, model: &ModelStatus) -> Result<Arc<ModelFacts>, ApiError> {
+    wait_until_ready(state, model).await?;
+    let models = state.backend().models();
+    let model = find(&models, &model.name).unwrap_or(model);
+    facts(model).cloned().map(Arc::new).ok_or_else(|| {
+        let message = format!("The model `{}` is not ready.", model.name);
+        ApiError::message(ErrorCode::ModelUnavailable, &message)
+    })
+}
+
+/// A request cannot change the context of a model that runs.
+fn context_warning(facts: Option<&ModelFacts>, num_ctx: Option<i64>) -> Option<String> {
+    let context = facts?.context;
+    let wanted = num_ctx.filter(|wanted| *wanted != i64::from(context))?;
+    Some(format!(
+        "options.num_ctx is {wanted}, and the model runs with a context of {context} tokens, \
+         which is set when it is loaded."
+    ))
+}
+
+/// The models on disk; none where there is no library.
+async fn stored(state: &AppState) -> Vec<StoredModel> {
+    match &state.config().library {
+        Some(library) => library.list().await,
+        None => Vec::new(),
+    }
+}
+
+fn stored_at<'a>(stored: &'a [StoredModel], path: &Path) -> Option<&'a StoredModel> {
+    stored.iter().find(|stored| stored.path == path)
+}
