@@ -249,10 +249,19 @@ impl RawConfig {
             Ok(fleet) => self.fleet = fleet,
             Err(error) => {
                 let source = at(error.span().map_or(0, |span| span.start));
-                let message = error.message();
+                let message = without_value(error.message());
                 self.problems.push(format!("{source}: {message}"));
             }
         }
+    }
+}
+
+/// A message about a value of the wrong type, without the value: it may be a secret.
+fn without_value(message: &str) -> String {
+    let parts = message.split_once('"').zip(message.rsplit_once('"'));
+    match parts {
+        Some(((before, _), (_, after))) => format!("{before}...{after}"),
+        None => message.to_owned(),
     }
 }
 

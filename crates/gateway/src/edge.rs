@@ -251,10 +251,14 @@ fn preflight(headers: &HeaderMap) -> Response {
     response
 }
 
+/// Headers of ours that pages may read.
+const EXPOSED: &str = "x-request-id, request-id, x-should-retry, retry-after, x-sextant-warning, \
+     x-sextant-served-by, x-sextant-route, x-sextant-attempts, x-sextant-trail";
+
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("origin"));
-    let exposed = HeaderValue::from_static("x-request-id, request-id, x-should-retry, retry-after");
+    let exposed = HeaderValue::from_static(EXPOSED);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
 }
 

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use router::Reach;
+
 use crate::limits;
 
 /// Where responses are kept. Calls are short: handlers make them as they go.
@@ -35,6 +37,61 @@ pub(crate) struct Kept {
     pub(crate) input: Vec<u8>,
     /// The response object.
     pub(crate) response: Vec<u8>,
+    /// How far it may travel.
+    pub(crate) reach: Reach,
+}
+
+/// A store that remembers the strictest label of what was read from it.
+pub(crate) struct Watched<'a> {
+    store: &'a dyn ResponseStore,
+    strictest: Mutex<Reach>,
+}
+
+impl<'a> Watched<'a> {
+    pub(crate) fn new(store: &'a dyn ResponseStore) -> Self {
+        Self {
+            store,
+            strictest: Mutex::new(Reach::Cloud),
+        }
+    }
+
+    /// How far whatever was read may travel.
+    pub(crate) fn strictest(&self) -> Reach {
+        *self
+            .strictest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn saw(&self, kept: &Kept) {
+        let mut strictest = self
+            .strictest
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        *strictest = kept.reach.min(*strictest);
+    }
+}
+
+impl ResponseStore for Watched<'_> {
+    fn put(&self, kept: Kept) {
+        self.store.put(kept);
+    }
+
+    fn get(&self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.store.get(id)?;
+        self.saw(&kept);
+        Some(kept)
+    }
+
+    fn chain(&self, id: &str) -> Result<Vec<Arc<Kept>>, MissingResponse> {
+        let chain = self.store.chain(id)?;
+        chain.iter().for_each(|kept| self.saw(kept));
+        Ok(chain)
+    }
+
+    fn delete(&self, id: &str) -> bool {
+        self.store.delete(id)
+    }
 }
 
 impl Kept {
@@ -228,6 +285,7 @@ mod tests {
 
     fn kept(id: &str, previous: Option<&str>, n_bytes: usize) -> Kept {
         Kept {
+            reach: Reach::Cloud,
             id: id.to_owned(),
             previous: previous.map(str::to_owned),
             input: Vec::new(),

@@ -29,14 +29,19 @@ pub(crate) fn of_status(
     retry_after: Option<Duration>,
 ) -> JobFailure {
     let fault = match status {
-        401 | 403 | 404 => UpstreamFault::Denied,
+        401..=405 => UpstreamFault::Denied,
         408 | 504 => UpstreamFault::TimedOut,
         429 => UpstreamFault::RateLimited,
         400..=499 => UpstreamFault::Rejected,
         _ => UpstreamFault::Broken,
     };
     let retry_after = retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-    let said: String = said.trim().chars().take(MESSAGE_CHARS_MAX).collect();
+    // A refusal may repeat our key.
+    let said = match status {
+        401..=403 => "",
+        _ => said.trim(),
+    };
+    let said: String = said.chars().take(MESSAGE_CHARS_MAX).collect();
     let message = match said.is_empty() {
         true => format!("`{provider}` answered with status {status}."),
         false => format!("`{provider}` answered with status {status}: {said}"),

@@ -49,20 +49,10 @@ pub trait Provider: Debug + Send + Sync + 'static {
 pub struct Order {
     pub model: String,
     pub job: Job,
-    pub delivery: Delivery,
     /// How far it may travel, for an endpoint of ours that may send it on.
     pub reach_max: Reach,
     /// Endpoints of ours that have sent it on so far.
     pub hops: u32,
-}
-
-/// How the answer is wanted; a hint that may spare work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Delivery {
-    /// As it comes.
-    Stream,
-    /// At once, when it is whole.
-    Whole,
 }
 
 /// What a provider has.

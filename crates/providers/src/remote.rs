@@ -97,14 +97,20 @@ impl Remote {
             detail,
         };
         let url = Url::parse(&config.url)
-            .map_err(|error| refuse(format!("has the address `{}`: {error}", config.url)))?;
+            .map_err(|error| refuse(format!("has an address that is none: {error}")))?;
         if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            let detail = format!("has the address `{}`; it must be http or https", config.url);
+            let scheme = url.scheme();
+            let detail = format!("has an address with `{scheme}:`; it must be http or https");
             return Err(refuse(detail));
         }
+        if !url.username().is_empty() || url.password().is_some() {
+            let detail = "has a user or a password in its address; use `key_env` or `headers`";
+            return Err(refuse(detail.to_owned()));
+        }
         let reach = config.reach.unwrap_or_else(|| reach(&url));
-        if url.scheme() == "http" && reach == Reach::Cloud && config.key.is_some() {
-            let detail = "would send its key in plain text over the internet; use https";
+        let has_secrets = config.key.is_some() || !config.headers.is_empty();
+        if url.scheme() == "http" && reach == Reach::Cloud && has_secrets {
+            let detail = "would send its key or headers in plain text over the internet; use https";
             return Err(refuse(detail.to_owned()));
         }
         let headers = headers(&config).map_err(refuse)?;
@@ -376,10 +382,10 @@ impl Reading {
     fn patience(&self) -> Duration {
         match self.clock.first {
             Some(_) => self.timeouts.silence,
+            // A long prompt is read in silence.
             None => {
                 let rest = self.timeouts.first_token;
-                let rest = rest.saturating_sub(self.clock.sent.elapsed());
-                rest.min(self.timeouts.silence)
+                rest.saturating_sub(self.clock.sent.elapsed())
             }
         }
     }

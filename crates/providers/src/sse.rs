@@ -1,7 +1,7 @@
 //! Cuts a body into server-sent events.
 //!
-//! After the WHATWG HTML standard, section "Server-sent events". Only `data` is kept:
-//! no engine says anything in the other fields that the data does not say too.
+//! After the WHATWG HTML standard, section "Server-sent events". Of its fields only `data`
+//! is kept: no engine says anything in the others that the data does not say too.
 
 /// Bytes of one event. Whole answers in one event stay far below.
 pub(crate) const EVENT_BYTES_MAX: usize = 16 << 20;
@@ -56,6 +56,12 @@ impl Frames {
             }
             return;
         }
+        if line.starts_with(b"error:") {
+            // Older llama-servers say so that an answer broke off.
+            let error = String::from_utf8_lossy(&line["error:".len()..]);
+            events.push(format!("{{\"error\":{error}}}").into_bytes());
+            return;
+        }
         let Some(value) = line.strip_prefix(b"data") else {
             return;
         };
@@ -90,13 +96,17 @@ mod tests {
 
     #[test]
     fn fields_comments_and_line_ends() {
-        let cases: [(&[u8], &[&str]); 7] = [
+        let cases: [(&[u8], &[&str]); 8] = [
             (b"data: a\n\ndata: b\n\n", &["a", "b"]),
             (b"data: a\r\n\r\ndata:b\r\rdata:  c\n\n", &["a", "b", " c"]),
             (b": comment\n\n:\n\nevent: x\ndata: a\nid: 1\n\n", &["a"]),
             (b"data: a\ndata: b\n\n", &["a\nb"]),
             (b"data\n\ndata:\n\n", &["", ""]),
             (b"database: a\n\nretry: 3\n\n", &[]),
+            (
+                b"error: {\"code\":500}\n\n",
+                &["{\"error\": {\"code\":500}}"],
+            ),
             // An event without its blank line has not been sent yet.
             (b"data: a\n", &[]),
         ];

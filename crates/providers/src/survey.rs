@@ -72,6 +72,8 @@ struct Entry {
     id: Option<String>,
     name: Option<String>,
     state: Option<String>,
+    owned_by: Option<String>,
+    remote_host: Option<String>,
     #[serde(rename = "type")]
     model_type: Option<String>,
     loaded_context_length: Option<u32>,
@@ -83,7 +85,22 @@ struct Entry {
 }
 
 fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
+    // What another endpoint only sends on is listed by its owner: two that name each other
+    // would list each other's lists.
+    let is_own = entry
+        .owned_by
+        .as_deref()
+        .is_none_or(|owner| owner == "sextant");
+    if kind == Kind::Sextant && !is_own {
+        return None;
+    }
     let name = entry.id.or(entry.name).filter(|name| !name.is_empty())?;
+    // Ollama sends these on to its makers, so they are not where it is.
+    let is_sent_on =
+        entry.remote_host.is_some() || name.ends_with("-cloud") || name.ends_with(":cloud");
+    if kind == Kind::Ollama && is_sent_on {
+        return None;
+    }
     let mut model = named(kind, &name);
     let listed = entry.loaded_context_length.or(entry.context_length);
     model.context = listed.or(entry.max_model_len).or(entry.context_window);
@@ -216,6 +233,17 @@ mod tests {
             Some(json!({ "models": [{ "name": "qwen3:4b", "context_length": 8192 }] })),
         );
         assert_eq!((ollama.context, ollama.is_loaded), (Some(8192), true));
+
+        let theirs = json!({ "data": [
+            { "id": "smol", "owned_by": "sextant" },
+            { "id": "cloud:big", "owned_by": "cloud" },
+        ] });
+        assert_eq!(models(Kind::Sextant, &theirs, None).unwrap().len(), 1);
+        let sent_on = json!({ "models": [
+            { "name": "gpt-oss:120b-cloud" },
+            { "name": "odd", "remote_host": "https://ollama.com" },
+        ] });
+        assert_eq!(models(Kind::Ollama, &sent_on, None).unwrap(), []);
 
         let studio = one(
             Kind::LmStudio,

@@ -5,14 +5,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::{
     Advantage, Ask, Availability, Candidate, Capability, Decision, Excluded, Exclusion, Fleet,
-    Knowledge, Model, Policy, Provider, Route, Target, Wanted, same_name,
+    Knowledge, Limit, Model, Policy, Provider, Reach, Route, Target, Wanted, same_name,
 };
 
 /// Where a request goes: the candidates in the order in which they are tried, and what was
 /// left out.
 #[must_use]
 pub fn decide(ask: &Ask, fleet: &Fleet, policy: &Policy) -> Decision {
-    let (route, rungs) = rungs(&ask.wanted, fleet, policy);
+    let (route, rungs) = rungs(ask, fleet, policy);
     let mut excluded = Vec::new();
     let mut standings: Vec<Standing<'_>> = Vec::new();
     for (rank, rung) in rungs.iter().enumerate() {
@@ -20,8 +20,8 @@ pub fn decide(ask: &Ask, fleet: &Fleet, policy: &Policy) -> Decision {
             if rung.provider.is_some_and(|name| name != provider.name) {
                 continue;
             }
-            match admit(ask, provider, rung.model) {
-                Ok(model) => {
+            match admit(ask, policy, provider, rung.model) {
+                Ok((model, reach_max)) => {
                     let is_new = |other: &Standing<'_>| {
                         other.provider.name != provider.name || other.model.name != model.name
                     };
@@ -32,6 +32,7 @@ pub fn decide(ask: &Ask, fleet: &Fleet, policy: &Policy) -> Decision {
                             is_home: is_home(ask, provider, model),
                             unknown: unknown(ask, provider, model),
                             draw: draw(ask.ticket, provider, fleet),
+                            reach_max,
                             provider,
                             model,
                         });
@@ -56,6 +57,7 @@ pub fn decide(ask: &Ask, fleet: &Fleet, policy: &Policy) -> Decision {
         .map(|(index, standing)| Candidate {
             target: standing.target(),
             reach: standing.provider.reach,
+            reach_max: standing.reach_max,
             rank: standing.rank,
             ahead: ahead(index),
         });
@@ -97,7 +99,7 @@ impl<'a> Rung<'a> {
     }
 }
 
-fn rungs<'a>(wanted: &'a Wanted, fleet: &Fleet, policy: &'a Policy) -> (Route, Vec<Rung<'a>>) {
+fn rungs<'a>(ask: &'a Ask, fleet: &Fleet, policy: &'a Policy) -> (Route, Vec<Rung<'a>>) {
     let parse = |names: &'a [String]| {
         let names = names.iter();
         names.map(|name| Rung::parse(name, fleet)).collect()
@@ -106,7 +108,7 @@ fn rungs<'a>(wanted: &'a Wanted, fleet: &Fleet, policy: &'a Policy) -> (Route, V
         true => vec![Rung::ANY],
         false => parse(&policy.auto),
     };
-    match wanted {
+    match &ask.wanted {
         Wanted::Auto => (Route::Auto, auto()),
         Wanted::Task(task) => {
             let rungs = policy.tasks.get(task);
@@ -124,7 +126,15 @@ fn rungs<'a>(wanted: &'a Wanted, fleet: &Fleet, policy: &'a Policy) -> (Route, V
                 return (Route::Explicit, vec![rung]);
             }
             let mut rungs = vec![rung];
-            rungs.extend(parse(&policy.fallback));
+            // Vectors and tokens of another model would be wrong, not second best.
+            let is_of_the_model = [Capability::Embeddings, Capability::Tokens];
+            let needs = &ask.needs.capabilities;
+            if !is_of_the_model
+                .iter()
+                .any(|capability| needs.contains(capability))
+            {
+                rungs.extend(parse(&policy.fallback));
+            }
             (Route::Name(name.clone()), rungs)
         }
     }
@@ -134,15 +144,11 @@ fn rungs<'a>(wanted: &'a Wanted, fleet: &Fleet, policy: &'a Policy) -> (Route, V
 /// else of a provider that is too far is ever told.
 fn admit<'a>(
     ask: &Ask,
+    policy: &Policy,
     provider: &'a Provider,
     model: Option<&str>,
-) -> Result<&'a Model, Exclusion> {
-    if provider.reach > ask.limit.reach {
-        return Err(Exclusion::TooFar {
-            reach: provider.reach,
-            limit: ask.limit.clone(),
-        });
-    }
+) -> Result<(&'a Model, Reach), Exclusion> {
+    near_enough(provider, &ask.limit)?;
     if let (Availability::Down { cause }, []) = (&provider.availability, &*provider.models) {
         // Nobody knows what it has.
         let cause = cause.clone();
@@ -156,6 +162,10 @@ fn admit<'a>(
     };
     let model = find(&|name| name == wanted).or_else(|| find(&|name| same_name(name, wanted)));
     let model = model.ok_or(Exclusion::LacksModel)?;
+    let label = policy.target_limit(&provider.name, &model.name);
+    if let Some(limit) = &label {
+        near_enough(provider, limit)?;
+    }
     suits(ask, model)?;
     match &provider.availability {
         Availability::Up | Availability::Unknown => {}
@@ -175,7 +185,18 @@ fn admit<'a>(
     if provider.weight == 0 && !is_home(ask, provider, model) {
         return Err(Exclusion::Drained);
     }
-    Ok(model)
+    let label = label.map_or(ask.limit.reach, |limit| limit.reach);
+    Ok((model, label.min(ask.limit.reach)))
+}
+
+fn near_enough(provider: &Provider, limit: &Limit) -> Result<(), Exclusion> {
+    match provider.reach > limit.reach {
+        true => Err(Exclusion::TooFar {
+            reach: provider.reach,
+            limit: limit.clone(),
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Whether the model can do what is needed.
@@ -202,6 +223,7 @@ fn is_home(ask: &Ask, provider: &Provider, model: &Model) -> bool {
 struct Standing<'a> {
     provider: &'a Provider,
     model: &'a Model,
+    reach_max: Reach,
     rank: usize,
     /// The provider's place in the configuration.
     order: usize,

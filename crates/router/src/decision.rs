@@ -57,6 +57,8 @@ impl fmt::Display for Route {
 pub struct Candidate {
     pub target: Target,
     pub reach: Reach,
+    /// How far the request may travel from there, with the label of this model.
+    pub reach_max: Reach,
     /// The place in the route's list that brought it here, from 0: primary, then backups.
     pub rank: usize,
     /// Why it comes before the next candidate; `None` for the last.

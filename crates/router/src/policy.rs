@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Bound, Limit, Reach, Task};
+use crate::{Bound, Limit, Reach, Task, untagged};
 
 /// Names and routes by hand. Each list is in order: primary, then backups, each a
 /// `PROVIDER:MODEL`, a provider's name with a colon behind it for its default model, or the
@@ -32,10 +32,27 @@ pub enum PolicyError {
 }
 
 impl Policy {
-    /// The limit that the name of a model or an alias brings along.
+    /// The limit that the name a request asks for brings along: a model's, an alias's, or
+    /// `auto`.
     #[must_use]
-    pub fn model_limit(&self, name: &str) -> Option<Limit> {
-        let reach = *self.model_reach.get(name)?;
+    pub fn name_limit(&self, name: Option<&str>) -> Option<Limit> {
+        let name = name.filter(|name| !name.is_empty()).unwrap_or("auto");
+        self.limit_of(&[name, untagged(name)])
+    }
+
+    /// The limit of a model that was found, however it was asked for.
+    pub(crate) fn target_limit(&self, provider: &str, model: &str) -> Option<Limit> {
+        let full = format!("{provider}:{model}");
+        self.limit_of(&[model, untagged(model), &full, untagged(&full)])
+    }
+
+    /// The strictest label of some names of one thing.
+    fn limit_of(&self, names: &[&str]) -> Option<Limit> {
+        let labels = names.iter().filter_map(|name| {
+            let reach = *self.model_reach.get(*name)?;
+            Some((reach, *name))
+        });
+        let (reach, name) = labels.min()?;
         let bound = Bound::Model(name.to_owned());
         Some(Limit { reach, bound })
     }

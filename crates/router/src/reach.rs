@@ -55,6 +55,8 @@ pub enum Bound {
     Key(String),
     /// The model that was asked for.
     Model(String),
+    /// Kept responses that the request continues.
+    Kept,
     /// A rule that found something in the text.
     Rule(String),
 }
@@ -66,6 +68,7 @@ impl fmt::Display for Bound {
             Self::Header => f.write_str("the request's header"),
             Self::Key(name) => write!(f, "the key `{name}`"),
             Self::Model(name) => write!(f, "the model `{name}`"),
+            Self::Kept => f.write_str("the conversation that it continues"),
             Self::Rule(name) => write!(f, "the rule `{name}`"),
         }
     }

@@ -89,6 +89,7 @@ impl Standing {
 
     /// Its first token came.
     pub fn began(&mut self, ttft: Duration) {
+        self.breaker.succeeded();
         let new = ttft.as_secs_f64();
         let mean = self.ttft_s.map(|old| old + TTFT_SHARE * (new - old));
         self.ttft_s = Some(mean.unwrap_or(new));
@@ -100,7 +101,6 @@ impl Standing {
             Outcome::Answered => {
                 self.health = Health::Up;
                 self.breaker.succeeded();
-                self.cooling_until = None;
             }
             Outcome::Failed { cause } => self.breaker.failed(cause, now),
             Outcome::Unreachable { cause } => {

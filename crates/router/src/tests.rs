@@ -289,6 +289,46 @@ fn the_strictest_limit_holds_and_says_whose_it_is() {
 }
 
 #[test]
+fn a_models_label_holds_under_every_name() {
+    let policy = Policy {
+        aliases: BTreeMap::from([("notes".into(), vec!["qwen".into()])]),
+        auto: vec!["cloud:qwen".into()],
+        model_reach: BTreeMap::from([("qwen".into(), Reach::Lan)]),
+        ..Policy::default()
+    };
+    for name in ["qwen", "qwen:latest", "notes", "cloud:qwen", "auto"] {
+        let decision = decide(&ask(Some(name)), &fleet(), &policy);
+        let cloud = decision.excluded.iter().find(|one| one.provider == "cloud");
+        assert_eq!(
+            cloud.map(|one| one.reason.word()),
+            Some("too_far"),
+            "{name}"
+        );
+        let reaches = decision.candidates.iter().map(|one| one.reach_max);
+        assert!(
+            reaches.into_iter().all(|reach| reach == Reach::Lan),
+            "{name}"
+        );
+    }
+    let name = Policy::name_limit(&policy, Some("qwen:latest"));
+    assert_eq!(name.map(|limit| limit.reach), Some(Reach::Lan));
+    let none = decide(&ask(Some("big")), &fleet(), &policy);
+    assert_eq!(targets(&none), ["cloud:big"]);
+}
+
+#[test]
+fn vectors_and_tokens_do_not_fall_back_to_another_model() {
+    let policy = Policy {
+        fallback: vec!["cloud:big".into()],
+        ..Policy::default()
+    };
+    let mut ask = ask(Some("nowhere"));
+    assert_eq!(targets(&decide(&ask, &fleet(), &policy)), ["cloud:big"]);
+    ask.needs.capabilities = vec![Capability::Embeddings];
+    assert!(decide(&ask, &fleet(), &policy).candidates.is_empty());
+}
+
+#[test]
 fn rules_find_secrets_and_people() {
     let rule = |name: &str, patterns: &[&str], reach| Rule {
         name: name.into(),
@@ -308,6 +348,14 @@ fn rules_find_secrets_and_people() {
         ("-----BEGIN OPENSSH PRIVATE KEY-----", &["keys"]),
         ("sk-proj-abcdefghij0123456789xyz", &["keys"]),
         ("password = hunter2hunter2", &["keys"]),
+        (r#"{"password": "hunter2hunter2"}"#, &["keys"]),
+        (r#"{\"api_key\": \"hunter2hunter2\"}"#, &["keys"]),
+        ("DB_PASSWORD=hunter2hunter2", &["keys"]),
+        ("aws_secret_access_key = abcdefghijkl", &["keys"]),
+        (r"first\nAKIAIOSFODNN7EXAMPLE\nlast", &["keys"]),
+        ("密AKIAIOSFODNN7EXAMPLE", &["keys"]),
+        ("The password must have 8 characters.", &[]),
+        ("call +1 (555) 123-4567", &["people"]),
         ("write to jane.doe@example.org", &["people"]),
         ("call +41 44 668 18 00", &["people"]),
         ("IBAN CH93 0076 2011 6238 5295 7", &["people"]),

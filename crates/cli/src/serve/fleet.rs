@@ -13,6 +13,9 @@ use stdx::Secret;
 
 use crate::outcome::{Code, Outcome, WithCode};
 
+/// Names of providers that mean something else to those who ask.
+const RESERVED: [&str; 4] = [EMBEDDED, "alias", "auto", "sextant"];
+
 /// Checks the tables and sets the providers up. Nobody is asked anything yet.
 pub(super) fn routing(tables: &FleetTables) -> Outcome<Routing> {
     build(tables).code(Code::Usage)
@@ -22,7 +25,7 @@ fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
     let mut providers: Vec<RoutedProvider> = Vec::new();
     for table in &tables.providers {
         let name = &table.name;
-        if name == EMBEDDED || providers.iter().any(|known| known.name == *name) {
+        if RESERVED.contains(&name.as_str()) || providers.iter().any(|known| known.name == *name) {
             bail!("`[[providers]]` has the name `{name}`, which is taken; choose another");
         }
         if name.is_empty() || name.contains([':', '/']) || name.contains(char::is_whitespace) {
@@ -54,6 +57,16 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
         let kinds = Kind::ALL.map(Kind::word).join(", ");
         anyhow!("`kind` is `{}`; it must be one of {kinds}", table.kind)
     })?;
+    for (name, value) in [
+        ("connect_timeout_secs", table.connect_timeout_secs),
+        ("first_token_timeout_secs", table.first_token_timeout_secs),
+        ("silence_timeout_secs", table.silence_timeout_secs),
+        ("requests_max", table.requests_max.into()),
+    ] {
+        if value == 0 {
+            bail!("`{name}` is 0; it must be at least 1");
+        }
+    }
     let place = table.reach.as_ref().map(|word| {
         let mut all = Reach::ALL.into_iter();
         all.find(|reach| reach.word() == word).ok_or_else(|| {
@@ -95,6 +108,10 @@ fn key(table: &ProviderTable) -> anyhow::Result<Option<Secret>> {
     match (&table.key_env, &table.key_file) {
         (None, None) => Ok(None),
         (Some(_), Some(_)) => bail!("`key_env` and `key_file` are both set; keep one of them"),
+        // The name of a variable: whoever wrote the key itself here must not see it again.
+        (Some(name), None) if !is_variable(name) => {
+            bail!("`key_env` is not the name of a variable (letters, digits and `_`)")
+        }
         (Some(name), None) => {
             let key = std::env::var(name).ok().filter(|key| !key.is_empty());
             let key = key.ok_or_else(|| anyhow!("the variable `{name}` (`key_env`) is not set"))?;
@@ -109,6 +126,11 @@ fn key(table: &ProviderTable) -> anyhow::Result<Option<Secret>> {
             }
         }
     }
+}
+
+fn is_variable(name: &str) -> bool {
+    let is_part = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    !name.is_empty() && name.bytes().all(is_part)
 }
 
 fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
@@ -134,6 +156,15 @@ fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
 
 fn rules(table: &RoutingTable) -> anyhow::Result<Rules> {
     let rules = table.rules.iter().map(|rule| {
+        let name = &rule.name;
+        if rule.patterns.is_empty() {
+            bail!("the rule `{name}` has no patterns, so it would find nothing");
+        }
+        let mut patterns = rule.patterns.iter();
+        let lists = ["secret", "SECRETS", "PII"];
+        if let Some(odd) = patterns.find(|pattern| lists.contains(&pattern.as_str())) {
+            bail!("the rule `{name}` has the pattern `{odd}`; our lists are `secrets` and `pii`");
+        }
         Ok(Rule {
             name: rule.name.clone(),
             patterns: rule.patterns.clone(),

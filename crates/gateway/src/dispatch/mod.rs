@@ -32,6 +32,7 @@ use crate::limits::quoted;
 pub(crate) use needs::Facts;
 pub(crate) use post::Post;
 pub(crate) use refusal::{not_loaded, refusal};
+pub(crate) use run::Delivery;
 pub(crate) use trail::Trail;
 
 /// The name under which the models of this process are asked for.
@@ -95,6 +96,8 @@ pub(crate) struct Question {
     conversation: Option<String>,
     /// Endpoints of ours that have sent the request on.
     hops: u32,
+    /// How far the kept texts may travel that it continues.
+    kept: Option<Reach>,
 }
 
 /// Endpoints of ours that a request may pass; more is a circle.
@@ -115,6 +118,12 @@ impl Question {
         }
     }
 
+    /// The same, continuing what may travel only so far.
+    pub(crate) fn within(mut self, kept: Reach) -> Self {
+        self.kept = Some(kept);
+        self
+    }
+
     pub(crate) fn new(model: Option<String>, headers: &HeaderMap) -> Self {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
@@ -126,6 +135,7 @@ impl Question {
                 .get(HOPS_HEADER)
                 .and_then(|hops| hops.to_str().ok()?.parse().ok())
                 .unwrap_or(0),
+            kept: None,
         }
     }
 }
@@ -212,16 +222,16 @@ impl Dispatch {
         self.posts.iter().find(|post| &*post.name == name)
     }
 
-    /// Where a request goes. `job` is `None` where only the model's name counts.
+    /// Where a request goes. Without jobs only the model's name counts.
     pub(crate) async fn settle(
         &self,
         question: &Question,
-        job: Option<&Job>,
+        jobs: &[Job],
     ) -> Result<Settled, ApiError> {
         if question.hops > HOPS_MAX {
             return Err(circle(question.hops));
         }
-        let facts = job.map(Facts::of).unwrap_or_default();
+        let facts = Facts::of_all(jobs);
         let wanted = Wanted::parse(question.model.as_deref())
             .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
         let limit = self.limit(question, &facts)?;
@@ -264,10 +274,13 @@ impl Dispatch {
             let bound = Bound::Header;
             limits.push(Limit { reach, bound });
         }
-        let model = question.model.as_deref();
-        limits.extend(model.and_then(|model| self.policy.model_limit(model)));
-        let is_all_near = self.posts.iter().all(|post| post.reach == Reach::Device);
-        if !is_all_near && !self.rules.is_empty() {
+        limits.extend(self.policy.name_limit(question.model.as_deref()));
+        limits.extend(question.kept.map(|reach| Limit {
+            reach,
+            bound: Bound::Kept,
+        }));
+        // Near ones count, too: another endpoint of ours may send on what it is given.
+        if !self.posts.is_empty() {
             limits.extend(self.rules.limits(&facts.texts));
         }
         Ok(Limit::strictest(limits, self.reach_default))

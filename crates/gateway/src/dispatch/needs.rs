@@ -2,6 +2,7 @@
 
 use proto::{ChatJob, Constraint, EmbeddingInput, Generation, Job, Prompt, Role, ToolChoice};
 use router::{Capability, Needs};
+use serde_json::Value;
 
 /// The facts of a job that decide where it goes.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -13,8 +14,52 @@ pub(crate) struct Facts<'a> {
     n_beginning: usize,
 }
 
+/// No text has longer tokens than this on the average.
+const TOKEN_BYTES_MAX: usize = 16;
+
+/// Every name and every text in a JSON value.
+fn strings(value: &Value) -> Vec<&str> {
+    match value {
+        Value::String(text) => vec![text],
+        Value::Array(items) => items.iter().flat_map(strings).collect(),
+        Value::Object(fields) => {
+            let fields = fields.iter();
+            fields
+                .flat_map(|(name, value)| std::iter::once(name.as_str()).chain(strings(value)))
+                .collect()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) => Vec::new(),
+    }
+}
+
 impl<'a> Facts<'a> {
-    pub(crate) fn of(job: &'a Job) -> Self {
+    /// Of all jobs of one request. They go the same way, so what one needs or says counts
+    /// for all.
+    pub(crate) fn of_all(jobs: &'a [Job]) -> Self {
+        let mut all = Self::default();
+        for job in jobs {
+            let facts = Self::of(job);
+            for capability in facts.needs.capabilities {
+                all.need(capability);
+            }
+            all.n_beginning = all.n_beginning.max(facts.n_beginning);
+            all.texts.extend(facts.texts);
+            all.needs.tokens = all.needs.tokens.max(facts.needs.tokens);
+        }
+        all
+    }
+
+    fn of(job: &'a Job) -> Self {
+        let mut facts = Self::of_one(job);
+        // An embedding's inputs are read one by one.
+        if !matches!(job, Job::Embedding(_)) {
+            let n_bytes: usize = facts.texts.iter().map(|text| text.len()).sum();
+            facts.needs.tokens = u32::try_from(n_bytes / TOKEN_BYTES_MAX).ok();
+        }
+        facts
+    }
+
+    fn of_one(job: &'a Job) -> Self {
         match job {
             Job::Chat(job) => Self::of_chat(job),
             Job::Completion(job) => {
@@ -68,40 +113,55 @@ impl<'a> Facts<'a> {
         if !job.tools.is_empty() && job.tool_choice != ToolChoice::None {
             facts.need(Capability::Tools);
         }
-        facts.constrained(job.constraint.as_ref());
-        facts.generating(&job.generation);
         let mut answered = false;
         for message in &job.messages {
             answered |= message.role == Role::Assistant;
             facts.texts.extend(message.content.as_deref());
             facts.texts.extend(message.reasoning_content.as_deref());
-            let calls = message.tool_calls.iter();
-            facts
-                .texts
-                .extend(calls.map(|call| call.arguments.as_str()));
+            facts.texts.extend(message.name.as_deref());
+            for call in &message.tool_calls {
+                facts.texts.extend([call.name.as_str(), &call.arguments]);
+            }
             if !answered {
                 facts.n_beginning = facts.texts.len();
             }
         }
         for tool in &job.tools {
+            facts.texts.push(&tool.name);
             facts.texts.extend(tool.description.as_deref());
+            facts.texts.extend(tool.parameters.iter().flat_map(strings));
         }
+        for (name, value) in &job.template_kwargs {
+            facts.texts.push(name);
+            facts.texts.extend(strings(value));
+        }
+        facts.constrained(job.constraint.as_ref());
+        facts.generating(&job.generation);
         facts
     }
 
-    fn constrained(&mut self, constraint: Option<&Constraint>) {
+    fn constrained(&mut self, constraint: Option<&'a Constraint>) {
         match constraint {
             None => {}
-            Some(Constraint::JsonObject | Constraint::JsonSchema { .. }) => {
+            Some(Constraint::JsonObject) => self.need(Capability::JsonSchema),
+            Some(Constraint::JsonSchema { schema }) => {
                 self.need(Capability::JsonSchema);
+                self.texts.extend(strings(schema));
             }
-            Some(Constraint::Regex { .. } | Constraint::Lark { .. } | Constraint::Gbnf { .. }) => {
+            Some(
+                Constraint::Regex { pattern: text }
+                | Constraint::Lark { grammar: text }
+                | Constraint::Gbnf { grammar: text },
+            ) => {
                 self.need(Capability::Grammar);
+                self.texts.push(text);
             }
         }
     }
 
-    fn generating(&mut self, generation: &Generation) {
+    fn generating(&mut self, generation: &'a Generation) {
+        self.texts
+            .extend(generation.stop.iter().map(String::as_str));
         if generation.logprobs.is_some() {
             self.need(Capability::Logprobs);
         }

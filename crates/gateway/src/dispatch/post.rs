@@ -111,8 +111,9 @@ impl Post {
         }
     }
 
-    /// Looks at it once; the pause until the next look.
-    async fn look(&self, pause: Duration) -> Duration {
+    /// Looks at it once; the pause until the next look. `failing` is the pause after the
+    /// last look if that found nobody.
+    async fn look(&self, failing: &mut Duration) -> Duration {
         let survey = self.provider.survey().await;
         let next = {
             let mut state = self.state();
@@ -120,12 +121,14 @@ impl Post {
                 Ok(survey) => {
                     state.models = survey.models.into();
                     state.standing.looked_at(Ok(()));
+                    *failing = Duration::ZERO;
                     LOOK_EVERY
                 }
                 Err(cause) => {
                     tracing::debug!(provider = %self.name, cause, "a provider is down");
                     state.standing.looked_at(Err(cause));
-                    (pause * 2).clamp(LOOK_AGAIN, LOOK_EVERY)
+                    *failing = (*failing * 2).clamp(LOOK_AGAIN, LOOK_EVERY);
+                    *failing
                 }
             }
         };
@@ -144,9 +147,9 @@ fn jittered(pause: Duration, name: &str) -> Duration {
 pub(super) fn watch(post: &Arc<Post>) {
     let post = Arc::downgrade(post);
     tokio::spawn(async move {
-        let mut pause = Duration::ZERO;
+        let mut failing = Duration::ZERO;
         while let Some(post) = post.upgrade() {
-            pause = post.look(pause).await;
+            let pause = post.look(&mut failing).await;
             let name = Arc::clone(&post.name);
             tokio::select! {
                 () = tokio::time::sleep(jittered(pause, &name)) => {}

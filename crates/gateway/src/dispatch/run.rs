@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::{StreamExt, stream};
 use proto::{Event, FailureKind, Job, JobFailure, UpstreamFault};
-use providers::{Delivery, Order};
+use providers::Order;
 use router::{Outcome, Target};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -49,6 +49,15 @@ impl Dispatch {
         })
         .boxed()
     }
+}
+
+/// How the answer goes to the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Delivery {
+    /// As it comes.
+    Stream,
+    /// At once, when it is whole.
+    Whole,
 }
 
 struct Run {
@@ -146,7 +155,7 @@ impl Run {
             let failure = exhausted(std::mem::take(&mut self.failures));
             return self.ready.push_back(Event::Failed(failure));
         };
-        let target = candidate.target.clone();
+        let (target, reach_max) = (candidate.target.clone(), candidate.reach_max);
         self.next += 1;
         let job = match self.next < candidates.len() {
             true => self.job.clone(),
@@ -169,8 +178,7 @@ impl Run {
         let order = Order {
             model: target.model.clone(),
             job,
-            delivery: self.delivery,
-            reach_max: self.settled.decision.limit.reach,
+            reach_max,
             hops: self.settled.hops,
         };
         match submit(&dispatch, &tenure.place, order).await {
@@ -205,7 +213,7 @@ impl Run {
                 {
                     attempt.tenure.began(attempt.sent.elapsed());
                 }
-                if self.can_go_on() && !attempt.settled && !self.settles(&event) {
+                if self.has_others() && !attempt.settled && !self.settles(&event) {
                     attempt.held.push(event);
                     self.attempt = Some(attempt);
                     return;
@@ -226,6 +234,11 @@ impl Run {
         if !self.over {
             self.attempt = Some(attempt);
         }
+    }
+
+    /// Alone there is nobody to wait for.
+    fn has_others(&self) -> bool {
+        self.settled.decision.candidates.len() > 1
     }
 
     fn can_go_on(&self) -> bool {
@@ -262,8 +275,8 @@ impl Run {
         self.trail.failed(&target, code(&failure));
         if helps_elsewhere(&failure.kind) {
             if self.can_go_on() {
-                let error = &failure.message;
-                tracing::info!(%target, error, "a provider failed; the next one is tried");
+                let code = code(&failure);
+                tracing::info!(%target, code, "a provider failed; the next one is tried");
             }
             self.failures.push((target, failure));
             return;
@@ -319,14 +332,20 @@ fn code(failure: &JobFailure) -> &'static str {
 fn outcome(failure: &JobFailure) -> Outcome {
     let FailureKind::Upstream {
         fault,
+        status,
         retry_after_ms,
-        ..
     } = &failure.kind
     else {
         return Outcome::Nothing;
     };
-    let cause = || failure.message.clone();
+    // Others read it too, so nothing of what was said about this request.
+    let cause = || match status {
+        Some(status) => format!("it answered with status {status}"),
+        None => fault_in_words(*fault).to_owned(),
+    };
     match fault {
+        // About the model or the request, not about the engine.
+        UpstreamFault::Denied if matches!(status, Some(403..=405)) => Outcome::Nothing,
         UpstreamFault::Unreachable => Outcome::Unreachable { cause: cause() },
         UpstreamFault::RateLimited => Outcome::RateLimited {
             retry_after: retry_after_ms.map(Duration::from_millis),
@@ -337,6 +356,19 @@ fn outcome(failure: &JobFailure) -> Outcome {
         | UpstreamFault::Broken
         | UpstreamFault::Malformed
         | UpstreamFault::CutOff => Outcome::Failed { cause: cause() },
+    }
+}
+
+fn fault_in_words(fault: UpstreamFault) -> &'static str {
+    match fault {
+        UpstreamFault::Unreachable => "it cannot be reached",
+        UpstreamFault::TimedOut => "it was silent for too long",
+        UpstreamFault::RateLimited => "it limits its rate",
+        UpstreamFault::Denied => "it refuses us",
+        UpstreamFault::Rejected => "it refused the request",
+        UpstreamFault::Broken => "it failed",
+        UpstreamFault::Malformed => "it sent what cannot be read",
+        UpstreamFault::CutOff => "its answer stopped before its end",
     }
 }
 
@@ -372,8 +404,9 @@ fn no_place(provider: &str, limit: Duration) -> JobFailure {
     }
 }
 
-/// The failure of a job that every candidate has failed at. What the caller must change goes
-/// first; then a wait, if all ask for one; one alone speaks for itself.
+/// The failure of a job that every candidate has failed at. One alone speaks for itself, and
+/// so does the first where all say what the caller must change; where all ask for a wait,
+/// the shortest.
 fn exhausted(mut failures: Vec<(Target, JobFailure)>) -> JobFailure {
     let is_callers = |(_, failure): &(Target, JobFailure)| {
         matches!(
@@ -383,10 +416,7 @@ fn exhausted(mut failures: Vec<(Target, JobFailure)>) -> JobFailure {
                 | FailureKind::Unsupported
         )
     };
-    if let Some(index) = failures.iter().position(is_callers) {
-        return failures.swap_remove(index).1;
-    }
-    if failures.len() == 1 {
+    if failures.len() == 1 || (!failures.is_empty() && failures.iter().all(is_callers)) {
         return failures.swap_remove(0).1;
     }
     let reasons: Vec<_> = failures

@@ -49,8 +49,8 @@ impl Trail {
     /// Says who answered, why, and after how many tries.
     pub(crate) fn write(&self, decision: &Decision, headers: &mut HeaderMap) {
         let state = self.state();
-        let first = || decision.candidates.first().map(|first| &first.target);
-        let served = state.served.as_ref().or_else(first);
+        // Not known yet where the headers go before the answer begins.
+        let served = state.served.as_ref();
         let chosen = decision.candidates.iter();
         let mut chosen = chosen.filter(|candidate| Some(&candidate.target) == served);
         let ahead = chosen.next().and_then(|candidate| candidate.ahead);

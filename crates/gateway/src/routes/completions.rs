@@ -41,7 +41,7 @@ pub(crate) async fn completions(
     let jobs = plan.jobs.into_iter();
     let jobs: Vec<_> = jobs.map(|job| Job::Completion(Box::new(job))).collect();
     let question = Question::new(model, &headers);
-    let call = Call::new(&state, &question, &jobs[0]).await?;
+    let call = Call::for_all(&state, &question, &jobs).await?;
     let ask = Ask {
         jobs,
         choices_per_job,

@@ -25,13 +25,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
 use futures_util::{StreamExt, stream};
 use proto::{Event, Job, ModelFacts};
-use providers::Delivery;
-use router::{Target, same_name};
+use router::{Reach, Target, same_name};
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::AppState;
 use crate::backend::EventStream;
-use crate::dispatch::{EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal};
+use crate::dispatch::{
+    Delivery, EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal,
+};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
 use crate::stream::{StreamedAnswer, TaggedEvents};
@@ -114,14 +115,23 @@ pub(crate) struct Call {
 }
 
 impl Call {
-    /// Decides where `job` goes, with all that are like it.
+    /// Decides where a job goes.
     pub(crate) async fn new(
         state: &AppState,
         question: &Question,
         job: &Job,
     ) -> Result<Self, ApiError> {
+        Self::for_all(state, question, std::slice::from_ref(job)).await
+    }
+
+    /// Decides where the jobs of one request go.
+    pub(crate) async fn for_all(
+        state: &AppState,
+        question: &Question,
+        jobs: &[Job],
+    ) -> Result<Self, ApiError> {
         let began = Instant::now();
-        let settled = state.dispatch().settle(question, Some(job)).await?;
+        let settled = state.dispatch().settle(question, jobs).await?;
         if settled.decision.candidates.is_empty() {
             return Err(refusal(&settled.decision, &state.backend().models()));
         }
@@ -142,6 +152,11 @@ impl Call {
             provider: EMBEDDED.into(),
             model: String::new(),
         })
+    }
+
+    /// How far the request may travel, and so what comes of it.
+    pub(crate) fn reach_max(&self) -> Reach {
+        self.settled.decision.limit.reach
     }
 
     /// Runs a job. Dropping the stream cancels it.

@@ -15,7 +15,7 @@ use crate::AppState;
 use crate::body::{RawBody, parse, parse_with_warnings};
 use crate::dispatch::Question;
 use crate::error::{ApiError, ErrorCode};
-use crate::store::Kept;
+use crate::store::{Kept, Watched};
 use crate::wire::responses::events::{Asked, Keep, ResponseEncoder, StreamEvent};
 use crate::wire::responses::items::{ItemList, Page, RESPONSE_PREFIX};
 use crate::wire::responses::plan::response_plan;
@@ -43,19 +43,23 @@ pub(crate) async fn create(
     let (mut request, mut warnings) = parse_with_warnings::<ResponsesRequest>(&body)?;
     let model = request.model.take();
     let store = state.responses();
-    let plan = response_plan(request, &**store)?;
+    let watched = Watched::new(&**store);
+    let plan = response_plan(request, &watched)?;
     warnings.extend(plan.warnings);
+    let logprobs = plan.job.generation.logprobs.is_some();
+    let job = Job::Chat(Box::new(plan.job));
+    let question = Question::new(model, &headers).within(watched.strictest());
+    let call = Call::new(&state, &question, &job).await?;
     let asked = Asked {
-        logprobs: plan.job.generation.logprobs.is_some(),
+        logprobs,
         keep: plan.echo.store.then(|| Keep {
             store: Arc::clone(store),
             input: plan.input,
+            reach: call.reach_max(),
         }),
         echo: plan.echo,
         namespaces: plan.namespaces,
     };
-    let job = Job::Chat(Box::new(plan.job));
-    let call = Call::new(&state, &Question::new(model, &headers), &job).await?;
     let ask = Ask {
         jobs: vec![job],
         choices_per_job: 1,
@@ -195,9 +199,11 @@ pub(crate) async fn input_tokens(
 ) -> Result<Response, ApiError> {
     let mut request: ResponsesRequest = parse(&body)?;
     let model = request.model.take();
-    let plan = response_plan(request, &**state.responses())?;
+    let watched = Watched::new(&**state.responses());
+    let plan = response_plan(request, &watched)?;
     let job = Job::Render(Box::new(plan.job));
-    let call = Call::new(&state, &Question::new(model, &headers), &job).await?;
+    let question = Question::new(model, &headers).within(watched.strictest());
+    let call = Call::new(&state, &question, &job).await?;
     match call.one(&state, job).await? {
         Event::Rendered { n_tokens, .. } => Ok(ok(&InputTokens {
             object: "response.input_tokens",

@@ -49,27 +49,27 @@ pub(crate) async fn route(
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let shape: Shape = parse(&body)?;
-    let job = job(&shape, &body)?;
+    let jobs = jobs(&shape, &body)?;
     let question = Question::new(shape.model, &headers);
-    let settled = state.dispatch().settle(&question, job.as_ref()).await?;
+    let settled = state.dispatch().settle(&question, &jobs).await?;
     Ok(ok(&WireDecision::from(&settled.decision)))
 }
 
-fn job(shape: &Shape, body: &[u8]) -> Result<Option<Job>, ApiError> {
+fn jobs(shape: &Shape, body: &[u8]) -> Result<Vec<Job>, ApiError> {
     if shape.messages.is_some() {
         let plan = chat_plan(parse::<ChatRequest>(body)?)?;
-        return Ok(Some(Job::Chat(Box::new(plan.job))));
+        return Ok(vec![Job::Chat(Box::new(plan.job))]);
     }
     if shape.prompt.is_some() {
         let plan = completion_plan(parse::<CompletionRequest>(body)?)?;
-        let job = plan.jobs.into_iter().next();
-        return Ok(job.map(|job| Job::Completion(Box::new(job))));
+        let jobs = plan.jobs.into_iter();
+        return Ok(jobs.map(|job| Job::Completion(Box::new(job))).collect());
     }
     if shape.input.is_some() {
         let plan = embedding_plan(parse::<EmbeddingRequest>(body)?)?;
-        return Ok(Some(Job::Embedding(plan.job)));
+        return Ok(vec![Job::Embedding(plan.job)]);
     }
-    Ok(None)
+    Ok(Vec::new())
 }
 
 /// Lists who can answer, with what is known of each.

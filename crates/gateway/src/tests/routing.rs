@@ -218,6 +218,10 @@ async fn privacy_is_kept_and_fails_closed() {
         assert_eq!(reply.status, 403, "{label:?} {text}");
         assert_eq!(reply.json()["error"]["code"], "privacy_refused");
     }
+    // Every prompt of a request counts, not only the first.
+    let prompts = json!({ "model": "cloud:m", "prompt": ["Hi", "AKIAIOSFODNN7EXAMPLE"] });
+    let reply = post(&app, "/v1/completions", &prompts.to_string()).await;
+    assert_eq!(reply.status, 403, "{}", reply.body);
     let unknown = ask(Some("local-only"), "Hi").await;
     assert_eq!(unknown.status, 400);
     assert_eq!(unknown.json()["error"]["param"], "x-routing-privacy");
@@ -381,4 +385,35 @@ fn the_page_on_routing_tells_the_order_of_the_code() {
     for task in router::Task::ALL {
         assert!(page.contains(task.word()));
     }
+}
+
+#[tokio::test]
+async fn a_label_holds_for_what_continues() {
+    let near = Upstream::start(|_| Fate::Answer).await;
+    let cloud = Upstream::start(|_| Fate::Answer).await;
+    let routing = Routing {
+        providers: vec![
+            cloud.provider("cloud", Reach::Cloud, 1),
+            near.provider("near", Reach::Device, 2),
+        ],
+        ..Routing::default()
+    };
+    let app = routed(&empty(), config(), routing);
+    let respond = async |label: Option<&str>, previous: Option<&Value>| {
+        let body = json!({ "model": "m", "input": "Hi", "previous_response_id": previous });
+        let mut request = request(Method::POST, "/v1/responses", body.to_string());
+        if let Some(label) = label {
+            let label = label.parse().unwrap();
+            request.headers_mut().insert("x-routing-privacy", label);
+        }
+        send(app.clone(), request).await
+    };
+    let first = respond(Some("local_only"), None).await;
+    assert_eq!(header(&first, "x-sextant-served-by"), "near:m");
+    // The client does not repeat the label, but what it continues had one.
+    let second = respond(None, Some(&first.json()["id"])).await;
+    assert_eq!(header(&second, "x-sextant-served-by"), "near:m");
+    let free = respond(None, None).await;
+    assert_eq!(header(&free, "x-sextant-served-by"), "cloud:m");
+    assert_eq!(cloud.seen().len(), 1);
 }

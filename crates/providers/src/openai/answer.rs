@@ -26,8 +26,16 @@ pub(crate) struct Reader {
 #[derive(Debug, Default)]
 struct Choice {
     finished: bool,
-    /// Calls by the index that the engine gives them; ours are their places here.
-    calls: Vec<u64>,
+    /// Ours are numbered by their places here.
+    calls: Vec<Call>,
+}
+
+/// A call that was begun.
+#[derive(Debug)]
+struct Call {
+    /// The number that the engine gives it.
+    index: u64,
+    id: Option<String>,
 }
 
 impl Reader {
@@ -68,12 +76,20 @@ impl Reader {
         if self.over {
             return;
         }
-        let is_whole = !self.choices.is_empty() && self.choices.values().all(|one| one.finished);
-        if is_whole {
-            return self.done(timings, events);
-        }
+        self.done(timings, events);
+    }
+
+    fn is_whole(&self) -> bool {
+        let (AnswerKind::Chat { n } | AnswerKind::Completion { n }) = self.kind else {
+            return false;
+        };
+        let finished = self.choices.values().filter(|choice| choice.finished);
+        finished.count() == n as usize
+    }
+
+    fn cut_off(&self) -> JobFailure {
         let message = format!("The answer of `{}` stopped before its end.", self.provider);
-        self.fail(failure(UpstreamFault::CutOff, message), events);
+        failure(UpstreamFault::CutOff, message)
     }
 
     /// Takes a whole answer.
@@ -176,7 +192,11 @@ impl Reader {
         for (place, call) in message.tool_calls.into_iter().flatten().enumerate() {
             choice.call(index, place, call, events);
         }
-        if let Some(reason) = given.finish_reason {
+        let reason = given.finish_reason.filter(is_text);
+        if matches!(reason.as_deref(), Some("error" | "abort")) {
+            return self.fail(self.cut_off(), events);
+        }
+        if let Some(reason) = reason {
             choice.finished = true;
             events.push(Event::Finished {
                 choice: index,
@@ -186,10 +206,10 @@ impl Reader {
         }
     }
 
+    /// An end that was told; yet an answer is whole only with all its choices finished.
     fn done(&mut self, timings: Timings, events: &mut Vec<Event>) {
-        if !self.started {
-            let detail = "a stream without a chunk";
-            return self.fail(self.malformed(detail), events);
+        if !self.is_whole() {
+            return self.fail(self.cut_off(), events);
         }
         self.over = true;
         events.push(Event::Done {
@@ -234,9 +254,16 @@ fn normalise(vector: &mut [f32]) {
 
 impl Choice {
     fn call(&mut self, choice: u32, place: usize, call: WireCall, events: &mut Vec<Event>) {
-        let key = call.index.unwrap_or(place as u64);
+        let number = call.index.unwrap_or(place as u64);
         let function = call.function.unwrap_or_default();
-        let known = self.calls.iter().position(|known| *known == key);
+        let id = call.id.filter(|id| !id.is_empty());
+        // Some engines number every call 0: another id with a name is another call.
+        let begins = function.name.as_ref().is_some_and(|name| !name.is_empty());
+        let is_it = |known: &Call| {
+            let is_other = begins && id.is_some() && known.id != id;
+            known.index == number && !is_other
+        };
+        let known = self.calls.iter().rposition(is_it);
         let ours = known.unwrap_or(self.calls.len());
         let index = u32::try_from(ours).unwrap_or(u32::MAX);
         let mut say = |delta| {
@@ -247,8 +274,10 @@ impl Choice {
             });
         };
         if known.is_none() {
-            self.calls.push(key);
-            let id = call.id.filter(|id| !id.is_empty());
+            self.calls.push(Call {
+                index: number,
+                id: id.clone(),
+            });
             say(Delta::ToolCallStart {
                 index,
                 // Clients need one, and some engines leave it out.
@@ -408,8 +437,15 @@ impl WireError {
         match self {
             Self::Text(text) => (500, text),
             Self::Object { message, code } => {
-                let code = code.and_then(|code| u16::try_from(code.as_u64()?).ok());
-                let status = code.filter(|code| (400..600).contains(code));
+                let status = match code {
+                    Some(Value::Number(code)) => {
+                        code.as_u64().and_then(|code| u16::try_from(code).ok())
+                    }
+                    Some(Value::String(word)) if word.contains("rate_limit") => Some(429),
+                    Some(Value::String(word)) => word.parse().ok(),
+                    _ => None,
+                };
+                let status = status.filter(|status| (400..600).contains(status));
                 (status.unwrap_or(500), message.unwrap_or_default())
             }
         }

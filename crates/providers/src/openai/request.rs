@@ -7,7 +7,7 @@ use proto::{
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Extra, Kind};
-use crate::{Delivery, HOPS_HEADER, Order, PRIVACY_HEADER};
+use crate::{HOPS_HEADER, Order, PRIVACY_HEADER};
 
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,13 +41,13 @@ pub(crate) fn request(kind: Kind, order: Order) -> Result<Request, JobFailure> {
     let (path, answer) = match order.job {
         Job::Chat(job) => {
             let n = job.generation.n.max(1);
-            writer.delivery(order.delivery);
+            writer.streamed();
             writer.chat(*job)?;
             ("chat/completions", AnswerKind::Chat { n })
         }
         Job::Completion(job) => {
             let n = job.generation.n.max(1);
-            writer.delivery(order.delivery);
+            writer.streamed();
             writer.completion(*job)?;
             ("completions", AnswerKind::Completion { n })
         }
@@ -118,15 +118,15 @@ impl Writer {
         self.warnings.push(warning);
     }
 
-    fn delivery(&mut self, delivery: Delivery) {
-        if delivery == Delivery::Stream {
-            self.set("stream", true);
-            self.set("stream_options", json!({ "include_usage": true }));
-        }
+    /// Answers are always asked for as streams: only so can silence be told from work.
+    fn streamed(&mut self) {
+        self.set("stream", true);
+        self.set("stream_options", json!({ "include_usage": true }));
     }
 
     fn chat(&mut self, job: ChatJob) -> Result<(), JobFailure> {
-        let messages: Vec<Value> = job.messages.into_iter().map(message).collect();
+        let messages = job.messages.into_iter();
+        let messages: Vec<Value> = messages.map(|one| message(self.kind, one)).collect();
         self.set("messages", messages);
         if !job.tools.is_empty() {
             let tools: Vec<Value> = job.tools.into_iter().map(tool).collect();
@@ -201,11 +201,12 @@ impl Writer {
     fn constraint(&mut self, constraint: Option<Constraint>) -> Result<(), JobFailure> {
         let format = match constraint {
             None => return Ok(()),
+            // LM Studio knows schemas only.
+            Some(Constraint::JsonObject) if self.kind == Kind::LmStudio => {
+                schema_format(json!({ "type": "object" }))
+            }
             Some(Constraint::JsonObject) => json!({ "type": "json_object" }),
-            Some(Constraint::JsonSchema { schema }) => json!({
-                "type": "json_schema",
-                "json_schema": { "name": "answer", "schema": schema, "strict": true },
-            }),
+            Some(Constraint::JsonSchema { schema }) => schema_format(schema),
             Some(constraint) if self.kind == Kind::Sextant => match constraint {
                 Constraint::Regex { pattern } => json!({ "type": "regex", "pattern": pattern }),
                 Constraint::Lark { grammar } => json!({ "type": "lark", "grammar": grammar }),
@@ -260,14 +261,23 @@ impl Writer {
     }
 }
 
+fn schema_format(schema: Value) -> Value {
+    json!({
+        "type": "json_schema",
+        "json_schema": { "name": "answer", "schema": schema, "strict": true },
+    })
+}
+
 /// A 32-bit value with as many digits as it has: 0.7, not 0.699999988079071.
 fn short(value: f32) -> Value {
     value.to_string().parse::<f64>().unwrap_or_default().into()
 }
 
-fn message(message: Message) -> Value {
+fn message(kind: Kind, message: Message) -> Value {
     let role = match message.role {
         Role::System => "system",
+        // Templates of open models know no other name for it.
+        Role::Developer if !matches!(kind, Kind::Sextant | Kind::OpenAi) => "system",
         Role::Developer => "developer",
         Role::User => "user",
         Role::Assistant => "assistant",

@@ -7,14 +7,13 @@ use serde_json::{Value, json};
 
 use super::answer::Reader;
 use super::request::{AnswerKind, Request, request};
+use crate::Order;
 use crate::kind::Kind;
-use crate::{Delivery, Order};
 
 fn written(kind: Kind, job: ChatJob) -> Request {
     let order = Order {
         model: "m".into(),
         job: Job::Chat(Box::new(job)),
-        delivery: Delivery::Stream,
         reach_max: Reach::Lan,
         hops: 1,
     };
@@ -170,7 +169,6 @@ fn a_constraint_is_never_dropped() {
         let order = Order {
             model: "m".into(),
             job: Job::Chat(Box::new(job(regex()))),
-            delivery: Delivery::Whole,
             reach_max: Reach::Cloud,
             hops: 0,
         };
@@ -312,15 +310,43 @@ fn calls_get_ids_and_dense_indices() {
 }
 
 #[test]
+fn calls_that_all_have_the_same_number_stay_apart() {
+    let call = |id: &str, name: &str| {
+        json!({ "tool_calls": [{
+            "index": 0, "id": id, "function": { "name": name, "arguments": "{}" },
+        }] })
+    };
+    let events = read(
+        1,
+        &[
+            chunk(call("a", "one"), json!(null)),
+            chunk(call("b", "two"), json!(null)),
+            chunk(json!({}), json!("tool_calls")),
+        ],
+        "[DONE]",
+    );
+    let starts = events.iter().filter_map(|event| match event {
+        Event::Delta {
+            delta: Delta::ToolCallStart { index, name, .. },
+            ..
+        } => Some((*index, name.as_str())),
+        _ => None,
+    });
+    assert_eq!(starts.collect::<Vec<_>>(), [(0, "one"), (1, "two")]);
+}
+
+#[test]
 fn a_broken_stream_never_ends_well() {
     let hello = || chunk(json!({ "content": "Hello" }), json!(null));
     let finished = || chunk(json!({}), json!("stop"));
     assert_eq!(fault(&read(1, &[hello()], "")), Some(UpstreamFault::CutOff));
     assert_eq!(fault(&read(1, &[], "")), Some(UpstreamFault::CutOff));
-    assert_eq!(
-        fault(&read(1, &[], "[DONE]")),
-        Some(UpstreamFault::Malformed)
-    );
+    assert_eq!(fault(&read(1, &[], "[DONE]")), Some(UpstreamFault::CutOff));
+    // Neither a told end nor a word that says so makes half an answer whole.
+    let told = read(1, &[hello()], "[DONE]");
+    assert_eq!(fault(&told), Some(UpstreamFault::CutOff));
+    let aborted = read(1, &[hello(), chunk(json!({}), json!("abort"))], "[DONE]");
+    assert_eq!(fault(&aborted), Some(UpstreamFault::CutOff));
     let cut = read(1, &[hello()], "{\"choi");
     assert_eq!(fault(&cut), Some(UpstreamFault::Malformed));
     let error = json!({ "error": { "message": "out of memory", "code": 503 } });
@@ -337,11 +363,8 @@ fn a_broken_stream_never_ends_well() {
         read(1, &[hello(), finished()], "").last(),
         Some(Event::Done { .. })
     ));
-    assert_eq!(
-        fault(&read(2, &[hello(), finished()], "")),
-        None,
-        "a choice nobody began is nobody's loss"
-    );
+    let one_of_two = read(2, &[hello(), finished()], "[DONE]");
+    assert_eq!(fault(&one_of_two), Some(UpstreamFault::CutOff));
     let other = json!({ "choices": [{ "index": 7, "delta": { "content": "?" } }] });
     assert_eq!(
         fault(&read(1, &[other], "")),

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use proto::{FinishReason, TokenLogprob};
+use router::Reach;
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -28,6 +29,8 @@ pub(crate) struct Keep {
     pub(crate) store: Arc<dyn ResponseStore>,
     /// The items that it answers.
     pub(crate) input: Vec<Value>,
+    /// How far it may travel.
+    pub(crate) reach: Reach,
 }
 
 /// Writes one response.
@@ -237,6 +240,7 @@ impl ResponseEncoder {
                 previous: self.echo.previous_response_id.clone(),
                 input: json(&items::listed(keep.input, &id)),
                 response: self.ended.clone(),
+                reach: keep.reach,
                 id,
             });
         }
