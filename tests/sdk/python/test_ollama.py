@@ -189,7 +189,7 @@ def test_errors_have_a_status_and_a_sentence(ollama, name, stream):
 
     refused(404, "no-such", model="no-such")
     refused(400, "options.temperature", "from 0 to 2", options={"temperature": 9})
-    refused(400, "options.num_predct", options={"num_predct": 9})
+    refused(400, "num_predct", "num_predict", options={"num_predct": 9})
     refused(400, "keep_alive", keep_alive="soon")
 
 
