@@ -1,4 +1,4 @@
-//! The official OpenAI SDKs against the real server with the real model.
+//! The official SDKs of OpenAI, Anthropic and Ollama against the real server with the real model.
 
 use crate::models::{self, SMOLLM2};
 use crate::server::{Server, Setting};

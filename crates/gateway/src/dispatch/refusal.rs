@@ -1,12 +1,20 @@
 //! Errors of decisions that leave nobody.
 
-use router::{Decision, Excluded, Exclusion, Route};
+use router::{Decision, Excluded, Exclusion, Fleet, Route, same_name};
 use supervisor::ModelStatus;
 
 use crate::error::{ApiError, ErrorCode};
 
 /// Why nobody can answer. `models` are those of this process.
-pub(crate) fn refusal(decision: &Decision, models: &[ModelStatus]) -> ApiError {
+pub(crate) fn refusal(decision: &Decision, fleet: &Fleet, models: &[ModelStatus]) -> ApiError {
+    if let Route::Name(name) = &decision.route
+        && !decision
+            .excluded
+            .iter()
+            .any(|one| may_have(one, name, fleet))
+    {
+        return not_loaded(name, models);
+    }
     let told = told(&decision.excluded);
     let any = |test: fn(&Exclusion) -> bool| told.iter().any(|one| test(&one.reason));
     let is_temporary = |reason: &Exclusion| {
@@ -38,6 +46,27 @@ pub(crate) fn refusal(decision: &Decision, models: &[ModelStatus]) -> ApiError {
             ApiError::new(ErrorCode::NoProvider, &[("reasons", &sentences(&told))])
         }
         _ => ApiError::new(ErrorCode::NoModel, &[]),
+    }
+}
+
+/// Whether an excluded provider has the model that was asked for, or may have it.
+fn may_have(excluded: &Excluded, name: &str, fleet: &Fleet) -> bool {
+    let Some(provider) = fleet.provider(&excluded.provider) else {
+        return false;
+    };
+    let is_asked = |model: &str| same_name(model, name);
+    match (&excluded.reason, &*provider.models) {
+        (Exclusion::LacksModel | Exclusion::NoDefaultModel, _) => false,
+        // Nobody has been able to look.
+        (_, []) => true,
+        (_, models) => {
+            // A fallback that was left out is another model's matter, but a matter.
+            let is_fallback = excluded
+                .model
+                .as_deref()
+                .is_some_and(|model| !is_asked(model));
+            is_fallback || models.iter().any(|model| is_asked(&model.name))
+        }
     }
 }
 

@@ -133,7 +133,8 @@ impl Call {
         let began = Instant::now();
         let settled = state.dispatch().settle(question, jobs).await?;
         if settled.decision.candidates.is_empty() {
-            return Err(refusal(&settled.decision, &state.backend().models()));
+            let (fleet, models) = (state.dispatch().picture(), state.backend().models());
+            return Err(refusal(&settled.decision, &fleet, &models));
         }
         Ok(Self {
             settled: Arc::new(settled),

@@ -97,7 +97,7 @@ async fn every_failure_before_the_answer_leads_on() {
         let app = endpoint(
             &empty(),
             vec![
-                ill.provider("ill", Reach::Lan, 1),
+                ill.hasty("ill", Reach::Lan, 1),
                 well.provider("well", Reach::Lan, 2),
             ],
         );
@@ -222,6 +222,11 @@ async fn privacy_is_kept_and_fails_closed() {
     let prompts = json!({ "model": "cloud:m", "prompt": ["Hi", "AKIAIOSFODNN7EXAMPLE"] });
     let reply = post(&app, "/v1/completions", &prompts.to_string()).await;
     assert_eq!(reply.status, 403, "{}", reply.body);
+    // A name that nobody has is no matter of privacy.
+    let mut typo = request(Method::POST, CHAT, chat("cluod-m", "Hi"));
+    let label = "local_only".parse().unwrap();
+    typo.headers_mut().insert("x-routing-privacy", label);
+    assert_eq!(send(app.clone(), typo).await.status, 404);
     let unknown = ask(Some("local-only"), "Hi").await;
     assert_eq!(unknown.status, 400);
     assert_eq!(unknown.json()["error"]["param"], "x-routing-privacy");
@@ -296,8 +301,8 @@ async fn a_storm_of_faults_loses_nothing_and_leaks_nothing() {
         &empty(),
         vec![
             // The farthest is preferred, so that only the labels keep requests here.
-            cloud.provider("cloud", Reach::Cloud, 1),
-            near.provider("near", Reach::Lan, 2),
+            cloud.hasty("cloud", Reach::Cloud, 1),
+            near.hasty("near", Reach::Lan, 2),
             well.provider("well", Reach::Device, 3),
         ],
     );

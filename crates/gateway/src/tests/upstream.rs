@@ -93,6 +93,21 @@ impl Upstream {
 
     /// As a provider of the model `m`.
     pub(crate) fn provider(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
+        self.within(Duration::from_secs(60), name, reach, priority)
+    }
+
+    /// As a provider that is given up soon; for one that may hang.
+    pub(crate) fn hasty(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
+        self.within(Duration::from_millis(500), name, reach, priority)
+    }
+
+    fn within(
+        &self,
+        patience: Duration,
+        name: &str,
+        reach: Reach,
+        priority: u32,
+    ) -> RoutedProvider {
         let remote = Remote::new(RemoteConfig {
             name: name.into(),
             kind: Kind::OpenAi,
@@ -101,9 +116,9 @@ impl Upstream {
             headers: Vec::new(),
             reach: Some(reach),
             timeouts: Timeouts {
-                connect: Duration::from_secs(2),
-                first_token: Duration::from_millis(500),
-                silence: Duration::from_millis(500),
+                connect: Duration::from_secs(10),
+                first_token: patience,
+                silence: patience,
             },
             models: Vec::new(),
         });
