@@ -21,10 +21,21 @@ use crate::{configuration, load, logging, models_here};
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     logging::start(config.log_level, config.log_format);
-    let found = models_here::to_load(&models_here::environment(&config), &config.load)?;
+    let found = to_load(&config)?;
     models_here::check_names(&found)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(serve(&config, &found))
+}
+
+/// The models to begin with. With other providers there may be none: a machine can serve
+/// without running a model itself.
+fn to_load(config: &Config) -> Outcome<Vec<Found>> {
+    let environment = models_here::environment(config);
+    let found = models_here::to_load(&environment, &config.load);
+    match config.load.is_empty() && !config.fleet.providers.is_empty() {
+        true => Ok(found.unwrap_or_default()),
+        false => found,
+    }
 }
 
 async fn serve(config: &Config, found: &[Found]) -> Outcome {
@@ -34,6 +45,10 @@ async fn serve(config: &Config, found: &[Found]) -> Outcome {
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     say(&format!("listening on http://{address}"));
+    for provider in &config.fleet.providers {
+        let (name, kind, url) = (&provider.name, &provider.kind, &provider.url);
+        say(&format!("provider {name}: {kind} at {url}"));
+    }
     let fleet = load::fleet(config)?;
 
     // The endpoint answers while models load: requests wait, and it says that it is
@@ -101,8 +116,7 @@ async fn drain(fleet: &Fleet, signals: &mut Signals) -> Outcome {
 fn usage(address: SocketAddr, found: &[Found]) -> String {
     let model = found
         .first()
-        .map(models_here::served_name)
-        .unwrap_or_default();
+        .map_or_else(|| "auto".to_owned(), models_here::served_name);
     let url = format!("http://{}/v1", reachable(address));
     format!(
         "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions -H \

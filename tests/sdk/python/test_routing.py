@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 from openai import OpenAI
-from own_server import OwnServer, binary, model_path, wait_for
+from own_server import OwnServer, binary, free_port, model_path, wait_for
 
 CONFIG = """
 [[providers]]
@@ -172,3 +172,25 @@ def test_a_wrong_table_is_refused_with_its_place(base_url, tmp_path, text, messa
     refused = subprocess.run(arguments, capture_output=True, text=True, timeout=60)
     assert refused.returncode == 2, refused.stderr
     assert message in refused.stderr
+
+
+def test_an_endpoint_without_models_of_its_own(base_url, model, tmp_path):
+    config = tmp_path / "config.toml"
+    config.write_text(CONFIG.format(url=base_url, reach="device", model=model))
+    port = free_port()
+    home = os.environ | {"HOME": str(tmp_path), "SEXTANT_MODELS": str(tmp_path / "none")}
+    server = subprocess.Popen(
+        [binary(), "serve", "--listen", f"127.0.0.1:{port}", "--config", config],
+        env=home,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}/v1"
+    front = OpenAI(base_url=url, api_key="unused", max_retries=10, timeout=120)
+    try:
+        assert served_by(chat(front, model)) == "peer"
+        assert served_by(chat(front, "auto")) == "peer"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.wait()

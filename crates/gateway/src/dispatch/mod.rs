@@ -319,6 +319,14 @@ impl Dispatch {
         }
     }
 
+    /// Whether another provider can answer now.
+    pub(crate) fn has_others_up(&self) -> bool {
+        let mut pictures = self.posts.iter().map(|post| post.picture());
+        pictures.any(|provider| {
+            provider.availability == Availability::Up && !provider.models.is_empty()
+        })
+    }
+
     /// All providers as they are now.
     pub(crate) fn picture(&self) -> Fleet {
         let mut providers = Vec::with_capacity(1 + self.posts.len());

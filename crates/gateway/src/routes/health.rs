@@ -45,17 +45,16 @@ pub(crate) struct ModelReadiness {
     why: Option<String>,
 }
 
-/// Tells whether at least one model can answer.
+/// Tells whether at least one model can answer, here or at another provider.
 #[utoipa::path(get, path = "/ready", tag = "operation",
     responses(
-        (status = 200, description = "At least one model is ready", body = Readiness),
+        (status = 200, description = "At least one model can answer", body = Readiness),
         (status = 503, description = "None is; the body says why", body = Readiness),
     ))]
 pub(crate) async fn ready(State(state): State<AppState>) -> Response {
     let models = state.backend().models();
-    let ready = models
-        .iter()
-        .any(|model| matches!(model.phase, ModelPhase::Ready(_)));
+    let is_ready = |model: &ModelStatus| matches!(model.phase, ModelPhase::Ready(_));
+    let ready = models.iter().any(is_ready) || state.dispatch().has_others_up();
     let models = models.iter().map(|model| ModelReadiness {
         name: model.name.clone(),
         state: model.phase.word(),

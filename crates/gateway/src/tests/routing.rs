@@ -63,6 +63,8 @@ async fn another_engine_answers_whole_and_as_a_stream() {
     assert_eq!(whole.json()["usage"]["completion_tokens"], 5);
     assert_eq!(header(&whole, "x-sextant-served-by"), "box:m");
     assert_eq!(header(&whole, "x-sextant-attempts"), "1");
+    let ready = send(app.clone(), request(Method::GET, "/ready", "")).await;
+    assert_eq!(ready.status, 200);
     let stream = post(&app, CHAT, &streamed("m", "Hi")).await;
     assert_eq!(text_of(&stream.body), reply_to("Hi"));
     assert!(stream.body.ends_with("data: [DONE]\n\n"), "{}", stream.body);
