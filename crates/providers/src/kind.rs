@@ -42,19 +42,6 @@ impl Kind {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// The port it listens on unless told otherwise.
-    #[must_use]
-    pub const fn usual_port(self) -> Option<u16> {
-        match self {
-            Self::Sextant => Some(11460),
-            Self::LlamaServer => Some(8080),
-            Self::Ollama => Some(11434),
-            Self::Vllm => Some(8000),
-            Self::LmStudio => Some(1234),
-            Self::OpenAi => None,
-        }
-    }
-
     /// How it spells a sampling value that OpenAI's dialect does not have; `None` where it
     /// has none like it.
     pub(crate) fn spelling(self, field: Extra) -> Option<&'static str> {

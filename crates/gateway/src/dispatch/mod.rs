@@ -20,8 +20,8 @@ use axum::http::{HeaderMap, HeaderValue};
 use proto::{Job, ModelFacts};
 use providers::{HOPS_HEADER, PRIVACY_HEADER, Provider};
 use router::{
-    Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Needs,
-    Policy, Reach, Rules, Target, Wanted,
+    Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
+    Reach, Rules, Target, Wanted,
 };
 use supervisor::{ModelPhase, ModelStatus};
 
@@ -231,7 +231,12 @@ impl Dispatch {
         if question.hops > HOPS_MAX {
             return Err(circle(question.hops));
         }
-        let facts = Facts::of_all(jobs);
+        // With nobody else to ask there is nothing to find out: our own engine says best
+        // itself, in words and numbers, what it cannot do.
+        let facts = match self.posts.is_empty() {
+            true => Facts::default(),
+            false => Facts::of_all(jobs),
+        };
         let wanted = Wanted::parse(question.model.as_deref())
             .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
         let limit = self.limit(question, &facts)?;
@@ -239,11 +244,7 @@ impl Dispatch {
         let ask = Ask {
             wanted,
             limit,
-            // Our own engine says best itself, in words and numbers, what it cannot do.
-            needs: match self.posts.is_empty() {
-                true => Needs::default(),
-                false => facts.needs,
-            },
+            needs: facts.needs,
             home: conversation.and_then(|key| self.home(key)),
             ticket: conversation.unwrap_or_else(|| self.tickets.fetch_add(1, Ordering::Relaxed)),
         };
@@ -279,10 +280,7 @@ impl Dispatch {
             reach,
             bound: Bound::Kept,
         }));
-        // Near ones count, too: another endpoint of ours may send on what it is given.
-        if !self.posts.is_empty() {
-            limits.extend(self.rules.limits(&facts.texts));
-        }
+        limits.extend(self.rules.limits(&facts.texts));
         Ok(Limit::strictest(limits, self.reach_default))
     }
 
