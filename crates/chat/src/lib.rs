@@ -21,6 +21,6 @@ pub use grammar::{GrammarError, GrammarRequest, Thought, ToolGrammar, tool_gramm
 pub use parser::{CALL_HELD_BYTES_MAX, OutputParser, OutputSpec, RESCANNED_BYTES_MAX};
 pub use reasoning::{REASONING_TAGS, ReasoningTags, end_of_reasoning};
 pub use template::{
-    FUEL_MAX, PROMPT_BYTES_MAX, RECURSION_MAX, RenderInput, Rendered, SOURCE_BYTES_MAX, Template,
-    TemplateError, TemplateTokens,
+    FUEL_MAX, PROMPT_BYTES_MAX, PromptEnding, RECURSION_MAX, RenderInput, Rendered,
+    SOURCE_BYTES_MAX, Template, TemplateError, TemplateTokens,
 };

@@ -72,13 +72,25 @@ pub struct TemplateTokens {
 pub struct RenderInput<'a> {
     pub messages: &'a [Message],
     pub tools: &'a [ToolDefinition],
-    /// End with the opening of an assistant turn.
-    pub add_generation_prompt: bool,
+    pub ending: PromptEnding,
     pub reasoning: &'a Reasoning,
     /// Extra template variables; they win over those this crate sets.
     pub kwargs: &'a Map<String, Json>,
     /// What `strftime_now` tells; this crate has no clock. Add the local offset for local time.
     pub now_unix_s: i64,
+}
+
+/// What a prompt ends with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PromptEnding {
+    /// The last message.
+    LastMessage,
+    /// The opening of an assistant turn.
+    #[default]
+    AnswerOpening,
+    /// An assistant turn that is opened and holds the text of the last message, which is
+    /// the assistant's: the model goes on with it.
+    AnswerBeginning,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,12 +182,14 @@ impl Template {
     /// `Refused` carries the template's own words; `Failed` names the line;
     /// `OutOfFuel` and `PromptTooLarge` name the limit.
     pub fn render(&self, input: &RenderInput<'_>) -> Result<Rendered, TemplateError> {
-        let adapted = adapt::adapt(
-            input.messages,
-            input.tools,
-            &self.features,
-            self.tool_format,
-        );
+        let (messages, beginning) = match (input.ending, input.messages.split_last()) {
+            (PromptEnding::AnswerBeginning, Some((last, before))) => {
+                (before, last.content.as_deref())
+            }
+            _ => (input.messages, None),
+        };
+        let opens_answer = input.ending != PromptEnding::LastMessage;
+        let adapted = adapt::adapt(messages, input.tools, &self.features, self.tool_format);
         let mut warnings = adapted.warnings;
         let off = self.thinking_is_off(input.reasoning);
         let mut extra = Map::new();
@@ -186,16 +200,23 @@ impl Template {
         let mut prompt = self.render_values(&Values {
             messages: adapted.messages,
             tools: adapted.tools,
-            add_generation_prompt: input.add_generation_prompt,
+            add_generation_prompt: opens_answer,
             extra,
             now_unix_s: input.now_unix_s,
         })?;
-        if off && input.add_generation_prompt {
+        if off && opens_answer {
             self.close_thought(&mut prompt, &mut warnings);
         }
         let tags = self.reasoning.unwrap_or_default();
+        if let Some(beginning) = beginning {
+            // The text is of the answer, so the thought before it is over.
+            if tags.left_open_by(&prompt) {
+                prompt = format!("{}\n\n{}\n\n", prompt.trim_end(), tags.close);
+            }
+            prompt.push_str(beginning);
+        }
         Ok(Rendered {
-            opens_thinking: input.add_generation_prompt && tags.left_open_by(&prompt),
+            opens_thinking: opens_answer && tags.left_open_by(&prompt),
             starts_with_bos: !self.tokens.bos.is_empty() && prompt.starts_with(&self.tokens.bos),
             prompt,
             warnings,

@@ -2,8 +2,10 @@
 
 mod endpoint;
 mod fleet;
+mod reload;
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use clap::ArgMatches;
 use config::Config;
@@ -13,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
+use self::reload::ProcessConfig;
 use crate::http::reachable;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
@@ -24,7 +27,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let found = to_load(&config)?;
     models_here::check_names(&found)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    runtime.block_on(serve(&config, &found))
+    let source = Arc::new(ProcessConfig::new(matches).code(Code::Usage)?);
+    runtime.block_on(serve(&config, &found, source))
 }
 
 /// The models to begin with. With other providers there may be none: a machine can serve
@@ -38,7 +42,7 @@ fn to_load(config: &Config) -> Outcome<Vec<Found>> {
     }
 }
 
-async fn serve(config: &Config, found: &[Found]) -> Outcome {
+async fn serve(config: &Config, found: &[Found], source: Arc<ProcessConfig>) -> Outcome {
     let mut signals = Signals::new()?;
     let edge = endpoint::settings(config, config.listen)?;
     let routing = fleet::routing(&config.fleet)?;
@@ -58,6 +62,7 @@ async fn serve(config: &Config, found: &[Found]) -> Outcome {
         listener,
         fleet.clone(),
         (edge, routing),
+        source,
         stopped,
     ));
     let loaded = tokio::select! {

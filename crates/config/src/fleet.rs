@@ -8,6 +8,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 use stdx::Secret;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::raw::Source;
 
 /// The keys of the file that are no settings but tables of this module.
 pub(crate) const TABLES: [&str; 2] = ["providers", "routing"];
@@ -24,6 +28,9 @@ pub struct FleetTables {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderTable {
+    /// Where it stands: file and line.
+    #[serde(skip)]
+    pub place: String,
     /// What requests call it: `NAME:MODEL`.
     pub name: String,
     /// `sextant`, `llama-server`, `ollama`, `vllm`, `lm-studio` or `openai`.
@@ -63,6 +70,32 @@ pub struct ProviderTable {
     pub silence_timeout_secs: u64,
 }
 
+impl FleetTables {
+    /// Says of each table where it stands.
+    pub(crate) fn locate(&mut self, file: &DeTable<'_>, at: &impl Fn(usize) -> Source) {
+        let place = |value: &Spanned<DeValue<'_>>| at(value.span().start).to_string();
+        let items = |value: Option<&Spanned<DeValue<'_>>>| match value.map(Spanned::get_ref) {
+            Some(DeValue::Array(items)) => items.iter().map(place).collect(),
+            _ => Vec::new(),
+        };
+        let places = items(file.get("providers"));
+        for (provider, place) in self.providers.iter_mut().zip(places) {
+            provider.place = place;
+        }
+        let Some(routing) = file.get("routing") else {
+            return;
+        };
+        self.routing.place = place(routing);
+        let DeValue::Table(routing) = routing.get_ref() else {
+            return;
+        };
+        let places = items(routing.get("rules"));
+        for (rule, place) in self.routing.rules.iter_mut().zip(places) {
+            rule.place = place;
+        }
+    }
+}
+
 /// A header's value, which may be a secret.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "String")]
@@ -78,6 +111,9 @@ impl From<String> for HeaderValue {
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoutingTable {
+    /// Where it stands: file and line.
+    #[serde(skip)]
+    pub place: String,
     /// How far requests travel that say nothing of it: `local_only`, `lan_only` or `any`.
     pub privacy: Option<String>,
     /// What `auto` means, in order.
@@ -88,6 +124,11 @@ pub struct RoutingTable {
     pub embedded_priority: Option<u32>,
     /// How long a request waits for a place at a provider that is full.
     pub queue_timeout_secs: Option<u64>,
+    /// After so long without a text the next provider is asked too; left out: never.
+    pub hedge_after_ms: Option<u64>,
+    /// Whether an answer that breaks off is continued by the next provider, where the request
+    /// does not say.
+    pub continue_streams: Option<bool>,
     /// Names that stand for others, in order.
     pub aliases: BTreeMap<String, Vec<String>>,
     /// What `auto:TASK` means, in order.
@@ -101,6 +142,9 @@ pub struct RoutingTable {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuleTable {
+    /// Where it stands: file and line.
+    #[serde(skip)]
+    pub place: String,
     pub name: String,
     /// Regular expressions, or `secrets` or `pii`.
     pub patterns: Vec<String>,

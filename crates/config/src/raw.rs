@@ -208,7 +208,7 @@ impl RawConfig {
                 return;
             }
         };
-        self.take_fleet(text, &at);
+        self.take_fleet(text, table.get_ref(), &at);
         for (key, value) in table.get_ref() {
             if TABLES.contains(&key.get_ref().as_ref()) {
                 continue;
@@ -244,9 +244,12 @@ impl RawConfig {
 }
 
 impl RawConfig {
-    fn take_fleet(&mut self, text: &str, at: &impl Fn(usize) -> Source) {
-        match toml::from_str(text) {
-            Ok(fleet) => self.fleet = fleet,
+    fn take_fleet(&mut self, text: &str, file: &DeTable<'_>, at: &impl Fn(usize) -> Source) {
+        match toml::from_str::<FleetTables>(text) {
+            Ok(mut fleet) => {
+                fleet.locate(file, at);
+                self.fleet = fleet;
+            }
             Err(error) => {
                 let source = at(error.span().map_or(0, |span| span.start));
                 let message = without_value(error.message());

@@ -1,6 +1,6 @@
 //! What the scheduler is asked for and what it answers.
 
-use proto::{FinishReason, JobFailure, Speculation, Timings, TokenLogprob, Usage};
+use proto::{FinishReason, JobFailure, Priority, Speculation, Timings, TokenLogprob, Usage};
 use sampling::{Constraint, Params};
 
 use crate::TokenId;
@@ -30,6 +30,8 @@ pub struct Request {
     pub speculation: Option<Speculation>,
     pub cache_prompt: bool,
     pub ignore_eos: bool,
+    /// Its place in the queue: behind those of the same or a higher one.
+    pub priority: Priority,
     /// Render control tokens in the answer (a chat parser reads them).
     pub special_text: bool,
     pub thought: Option<ThoughtSpec>,
@@ -56,6 +58,7 @@ impl Request {
             speculation: None,
             cache_prompt: true,
             ignore_eos: false,
+            priority: Priority::Normal,
             special_text: false,
             thought: None,
         }

@@ -179,6 +179,9 @@ error_rows! {
     Cancelled, "cancelled", 499, "cancelled_error", NEVER, Caller,
         "{message}",
         "The request was cancelled; send it again if that was not meant.";
+    ConfigurationInvalid, "configuration_invalid", 422, "invalid_request_error", NEVER, Operator,
+        "The configuration cannot be used, the one before stays in force: {reason}",
+        "Correct the line that the message names and reload again.";
     Internal, "internal_error", 500, "server_error", AGAIN, Server,
         "{message}",
         "This is a defect; the log has more under the request id.";

@@ -16,6 +16,7 @@ mod linger;
 mod metrics;
 mod names;
 mod openapi;
+mod reload;
 mod routes;
 mod serve;
 mod settings;
@@ -25,6 +26,7 @@ pub mod wire;
 
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use tokio::sync::Semaphore;
 
@@ -35,6 +37,7 @@ pub use library::{
     FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
 };
 pub use openapi::openapi_json;
+pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 
@@ -42,6 +45,7 @@ use dispatch::Dispatch;
 use ids::Stamps;
 use library::Pulls;
 use metrics::Metrics;
+use reload::Reloads;
 use store::{Bounds, MemoryStore, ResponseStore};
 
 /// What handlers share; cheap to clone.
@@ -52,13 +56,14 @@ pub struct AppState {
 
 struct Shared {
     backend: Arc<dyn Backend>,
-    dispatch: Arc<Dispatch>,
+    dispatch: ArcSwap<Dispatch>,
     config: GatewayConfig,
     metrics: Arc<Metrics>,
     stamps: Stamps,
     pulls: Pulls,
     request_slots: Arc<Semaphore>,
     responses: Arc<dyn ResponseStore>,
+    reloads: Reloads,
     /// Seconds since 1970.
     started: u64,
 }
@@ -92,14 +97,14 @@ impl AppState {
         stamps: Stamps,
     ) -> Self {
         let dispatch = Dispatch::new(Arc::clone(&backend), routing);
-        dispatch.watch();
         let shared = Shared {
-            dispatch,
+            dispatch: ArcSwap::from_pointee(dispatch),
             backend,
             metrics: Arc::new(Metrics::new()),
             pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
             responses: Arc::new(MemoryStore::new(Bounds::default())),
+            reloads: Reloads::new(stamps.now()),
             started: stamps.now(),
             stamps,
             config,
@@ -113,8 +118,17 @@ impl AppState {
         &self.shared.backend
     }
 
-    fn dispatch(&self) -> &Arc<Dispatch> {
-        &self.shared.dispatch
+    /// The rules in force; a request keeps those that it came under.
+    fn dispatch(&self) -> Arc<Dispatch> {
+        self.shared.dispatch.load_full()
+    }
+
+    fn replace_dispatch(&self, dispatch: Arc<Dispatch>) {
+        self.shared.dispatch.store(dispatch);
+    }
+
+    fn reloads(&self) -> &Reloads {
+        &self.shared.reloads
     }
 
     fn config(&self) -> &GatewayConfig {

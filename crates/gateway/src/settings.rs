@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stdx::Secret;
 
-use crate::Library;
+use crate::{Library, RoutingSource};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -36,6 +36,8 @@ pub struct GatewayConfig {
     pub hosts: Vec<String>,
     /// The models on disk; without it none can be pulled or deleted.
     pub library: Option<Arc<dyn Library>>,
+    /// Where providers and rules can be read again.
+    pub routing_source: Option<Arc<dyn RoutingSource>>,
 }
 
 impl Default for GatewayConfig {
@@ -53,6 +55,7 @@ impl Default for GatewayConfig {
             cors_origins: Vec::new(),
             hosts: Vec::new(),
             library: None,
+            routing_source: None,
         }
     }
 }

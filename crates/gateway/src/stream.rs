@@ -110,8 +110,11 @@ impl<E: Encoder> Driver<E> {
             Event::Prefill { done, total } => Some(Prefill { done, total }),
             _ => None,
         };
-        self.answer.fold.step(job, event, &mut self.parts);
         let mut out = Vec::new();
+        if let Event::Continued { by } = &event {
+            out.extend_from_slice(&self.answer.encoder.continued(by));
+        }
+        self.answer.fold.step(job, event, &mut self.parts);
         for part in self.parts.drain(..) {
             self.answer.encoder.part(&part, &mut out);
         }

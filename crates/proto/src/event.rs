@@ -37,6 +37,11 @@ pub enum Event {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         stop: Option<String>,
     },
+    /// The engine failed; another one continues its text from here.
+    Continued {
+        /// `PROVIDER:MODEL`
+        by: String,
+    },
     /// The last event of a generation job that went well.
     Done {
         usage: Usage,
@@ -75,6 +80,7 @@ impl Event {
                 | Self::Prefill { .. }
                 | Self::Delta { .. }
                 | Self::Finished { .. }
+                | Self::Continued { .. }
         )
     }
 }

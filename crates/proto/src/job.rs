@@ -41,6 +41,8 @@ pub struct ChatJob {
     /// Extra variables for the chat template.
     pub template_kwargs: Map<String, Value>,
     pub constraint: Option<Constraint>,
+    /// The last message is the beginning of the answer: what comes continues its text.
+    pub continues: bool,
     pub generation: Generation,
 }
 
@@ -177,6 +179,50 @@ pub struct Generation {
     pub cache_prompt: Option<bool>,
     /// Ignore end-of-generation tokens; for benchmarks.
     pub ignore_eos: bool,
+    /// Its place among those that wait.
+    pub priority: Priority,
+}
+
+/// Who goes first among requests that wait; among equals it is the older.
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    Low,
+    #[default]
+    Normal,
+    High,
+}
+
+impl Priority {
+    /// From the lowest.
+    pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
+
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Normal => "normal",
+            Self::High => "high",
+        }
+    }
+
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|one| one.word() == word)
+    }
+}
+
+impl Job {
+    /// What a job that generates text is told; `None` for the others.
+    pub fn generation_mut(&mut self) -> Option<&mut Generation> {
+        match self {
+            Self::Chat(job) => Some(&mut job.generation),
+            Self::Completion(job) => Some(&mut job.generation),
+            _ => None,
+        }
+    }
 }
 
 /// Sampling values a request sets; what it leaves out comes from the model's

@@ -24,7 +24,8 @@ pub use event::{
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,
-    Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice, ToolDefinition,
+    Priority, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
+    ToolDefinition,
 };
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.

@@ -15,12 +15,13 @@ mod remote;
 mod sse;
 mod survey;
 
+use std::any::Any;
 use std::fmt::Debug;
 use std::pin::Pin;
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use proto::{Event, Job, JobFailure};
+use proto::{Event, Job, JobFailure, Priority};
 use router::{Model, Reach};
 
 pub use kind::Kind;
@@ -31,17 +32,23 @@ pub const HOPS_HEADER: &str = "x-sextant-hops";
 /// Says how far a request may travel.
 pub const PRIVACY_HEADER: &str = "x-routing-privacy";
 
+/// Says who goes first among requests that wait.
+pub const PRIORITY_HEADER: &str = "x-sextant-priority";
+
 /// The events of one job, up to and including the last. Dropping it cancels the job.
 pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
 
 /// Something that holds models and runs jobs.
-pub trait Provider: Debug + Send + Sync + 'static {
+pub trait Provider: Any + Debug + Send + Sync {
     /// Looks whether it is there and what it has; the cause if it is not.
     fn survey(&self) -> BoxFuture<'_, Result<Survey, String>>;
 
     /// Hands a job over. Whatever is wrong before the first event may also be the
     /// stream's only event.
     fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>>;
+
+    /// Whether `other` is the same engine, asked in the same way.
+    fn is_same(&self, other: &dyn Provider) -> bool;
 }
 
 /// A job for one model.
@@ -53,6 +60,7 @@ pub struct Order {
     pub reach_max: Reach,
     /// Endpoints of ours that have sent it on so far.
     pub hops: u32,
+    pub priority: Priority,
 }
 
 /// What a provider has.

@@ -1,5 +1,6 @@
 //! An engine behind an address.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,7 +33,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where an engine is and how it is asked.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RemoteConfig {
     pub name: String,
     pub kind: Kind,
@@ -76,16 +77,13 @@ impl std::error::Error for AddressError {}
 /// An engine that is asked over HTTP.
 #[derive(Debug)]
 pub struct Remote {
-    name: String,
-    kind: Kind,
+    config: RemoteConfig,
     reach: Reach,
     /// Where `chat/completions` is; ends with a slash.
     base: Url,
     /// Where the engine's own routes are; ends with a slash.
     root: Url,
     client: Client,
-    timeouts: Timeouts,
-    models: Vec<String>,
 }
 
 impl Remote {
@@ -118,14 +116,11 @@ impl Remote {
             .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
         let (base, root) = addresses(url);
         Ok(Self {
-            name: config.name,
-            kind: config.kind,
+            config,
             reach,
             base,
             root,
             client,
-            timeouts: config.timeouts,
-            models: config.models,
         })
     }
 
@@ -136,14 +131,14 @@ impl Remote {
     }
 
     async fn look(&self) -> Result<Survey, String> {
-        let routes = Routes::of(self.kind);
+        let routes = Routes::of(self.config.kind);
         let list = self.get(routes.list).await;
         let more = match (&list, routes.more) {
             (Ok(_), Some(route)) => self.get(route).await.ok(),
             _ => None,
         };
         let listed = match list {
-            Ok(list) => survey::models(self.kind, &list, more.as_ref()),
+            Ok(list) => survey::models(self.config.kind, &list, more.as_ref()),
             // Some services have no such route; then the configuration has to name the models.
             Err(NoList::Status(404 | 405 | 501)) => None,
             Err(NoList::Status(status)) => {
@@ -151,7 +146,7 @@ impl Remote {
             }
             Err(NoList::Cause(cause)) => return Err(cause),
         };
-        let listed = match (listed, self.models.is_empty()) {
+        let listed = match (listed, self.config.models.is_empty()) {
             (Some(models), true) => return Ok(Survey { models }),
             (None, true) => return Err("it does not list its models; name them".to_owned()),
             (listed, false) => listed.unwrap_or_default(),
@@ -160,10 +155,10 @@ impl Remote {
             let listed = listed.iter().find(|model| model.name == *name);
             listed
                 .cloned()
-                .unwrap_or_else(|| survey::named(self.kind, name))
+                .unwrap_or_else(|| survey::named(self.config.kind, name))
         };
         Ok(Survey {
-            models: self.models.iter().map(known).collect(),
+            models: self.config.models.iter().map(known).collect(),
         })
     }
 
@@ -176,13 +171,14 @@ impl Remote {
         let of_failure = |failure: JobFailure| NoList::Cause(failure.message);
         let answer = async {
             let response = self.client.get(url).send().await;
-            let response = response.map_err(|error| of_failure(of_error(&self.name, &error)))?;
+            let response =
+                response.map_err(|error| of_failure(of_error(&self.config.name, &error)))?;
             let status = response.status();
             if !status.is_success() {
                 return Err(NoList::Status(status.as_u16()));
             }
             let body = whole(response, ANSWER_BYTES_MAX).await;
-            let body = body.map_err(|error| of_failure(error.told(&self.name)))?;
+            let body = body.map_err(|error| of_failure(error.told(&self.config.name)))?;
             serde_json::from_slice(&body)
                 .map_err(|error| NoList::Cause(format!("its list is no JSON: {error}")))
         };
@@ -194,24 +190,24 @@ impl Remote {
 
     async fn ask(&self, order: Order) -> Result<EventStream, JobFailure> {
         let sent = Instant::now();
-        let request = request::request(self.kind, order)?;
-        let response = match timeout(self.timeouts.first_token, self.send(&request)).await {
+        let request = request::request(self.config.kind, order)?;
+        let response = match timeout(self.config.timeouts.first_token, self.send(&request)).await {
             Ok(response) => response?,
-            Err(_) => return Err(late(&self.name, self.timeouts.first_token)),
+            Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
         };
         let is_stream = response
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        let reader = Reader::new(&self.name, request.answer, request.warnings);
+        let reader = Reader::new(&self.config.name, request.answer, request.warnings);
         if is_stream {
             let reading = Reading {
-                name: self.name.clone(),
+                name: self.config.name.clone(),
                 bytes: response.bytes_stream().boxed(),
                 frames: Frames::default(),
                 reader,
                 events: VecDeque::new(),
-                timeouts: self.timeouts,
+                timeouts: self.config.timeouts,
                 clock: Clock::new(sent),
             };
             return Ok(reading.into_events());
@@ -223,7 +219,7 @@ impl Remote {
         let url = self.base.join(request.path).map_err(|error| {
             failure(
                 UpstreamFault::Malformed,
-                format!("`{}` has no usable address: {error}.", self.name),
+                format!("`{}` has no usable address: {error}.", self.config.name),
             )
         })?;
         let mut post = self.client.post(url).json(&request.body);
@@ -231,7 +227,7 @@ impl Remote {
             post = post.header(*name, value);
         }
         let sent = post.send().await;
-        let response = sent.map_err(|error| of_error(&self.name, &error))?;
+        let response = sent.map_err(|error| of_error(&self.config.name, &error))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -242,7 +238,11 @@ impl Remote {
     async fn refusal(&self, response: Response) -> JobFailure {
         let status = response.status().as_u16();
         let retry_after = retry_after(response.headers());
-        let body = timeout(self.timeouts.silence, whole(response, ERROR_BYTES_MAX)).await;
+        let body = timeout(
+            self.config.timeouts.silence,
+            whole(response, ERROR_BYTES_MAX),
+        )
+        .await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         let error = json
@@ -256,7 +256,7 @@ impl Remote {
             || String::from_utf8_lossy(&body).into_owned(),
             |error| error.read().1,
         );
-        of_status(&self.name, status, &said, retry_after)
+        of_status(&self.config.name, status, &said, retry_after)
     }
 
     async fn read_whole(
@@ -266,12 +266,13 @@ impl Remote {
         mut clock: Clock,
     ) -> Result<EventStream, JobFailure> {
         let rest = self
+            .config
             .timeouts
             .first_token
             .saturating_sub(clock.sent.elapsed());
         let body = match timeout(rest, whole(response, ANSWER_BYTES_MAX)).await {
-            Ok(body) => body.map_err(|error| error.told(&self.name))?,
-            Err(_) => return Err(late(&self.name, self.timeouts.first_token)),
+            Ok(body) => body.map_err(|error| error.told(&self.config.name))?,
+            Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
         };
         let mut events = Vec::new();
         clock.token();
@@ -290,6 +291,11 @@ impl Provider for Remote {
 
     fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>> {
         self.ask(order).boxed()
+    }
+
+    fn is_same(&self, other: &dyn Provider) -> bool {
+        let other = (other as &dyn Any).downcast_ref::<Self>();
+        other.is_some_and(|other| other.config == self.config)
     }
 }
 

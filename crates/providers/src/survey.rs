@@ -187,6 +187,15 @@ fn of_kind(kind: Kind) -> Vec<(Capability, Knowledge)> {
     if matches!(kind, Kind::Sextant | Kind::LlamaServer | Kind::Vllm) {
         known.push((Capability::Logprobs, Knowledge::Has));
     }
+    // Services differ in this, and none of them says so.
+    let continues = !matches!(kind, Kind::LmStudio | Kind::OpenAi);
+    known.push((
+        Capability::Continuation,
+        match continues {
+            true => Knowledge::Has,
+            false => Knowledge::Lacks,
+        },
+    ));
     known
 }
 

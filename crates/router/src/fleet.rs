@@ -129,6 +129,8 @@ pub enum Capability {
     Grammar,
     Logprobs,
     Vision,
+    /// Going on with an answer of which the beginning is given.
+    Continuation,
     /// Tokenising, token ids as prompts, rendering of templates: what only the engine
     /// itself can do.
     Tokens,
@@ -146,6 +148,7 @@ impl Capability {
             Self::Grammar => "grammar",
             Self::Logprobs => "logprobs",
             Self::Vision => "vision",
+            Self::Continuation => "continuation",
             Self::Tokens => "tokens",
         }
     }

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use chat::{
-    GrammarRequest, OutputParser, OutputSpec, ReasoningTags, RenderInput, Rendered, Template,
-    TemplateError, TemplateTokens, Thought,
+    GrammarRequest, OutputParser, OutputSpec, PromptEnding, ReasoningTags, RenderInput, Rendered,
+    Template, TemplateError, TemplateTokens, Thought,
 };
 use engine::{JobKey, Request, ThoughtSpec, TokenId, Vocabulary};
 use proto::{
@@ -366,7 +366,10 @@ impl Preparer {
         let input = RenderInput {
             messages: &job.messages,
             tools: &job.tools,
-            add_generation_prompt: true,
+            ending: match job.continues {
+                true => PromptEnding::AnswerBeginning,
+                false => PromptEnding::AnswerOpening,
+            },
             reasoning: &job.reasoning,
             kwargs: &job.template_kwargs,
             now_unix_s: i64::try_from(now.as_secs()).unwrap_or(i64::MAX),
@@ -414,6 +417,7 @@ impl Preparer {
             speculation: generation.speculation.or(self.facts.speculation),
             cache_prompt: generation.cache_prompt.unwrap_or(true),
             ignore_eos: generation.ignore_eos,
+            priority: generation.priority,
             special_text: false,
             thought: None,
         })

@@ -97,7 +97,7 @@ fn render(template: &Template, messages: &[Message], ask: &Ask) -> Result<Render
     template.render(&RenderInput {
         messages,
         tools: &ask.tools,
-        add_generation_prompt: true,
+        ending: PromptEnding::AnswerOpening,
         reasoning: &ask.reasoning,
         kwargs: &ask.kwargs,
         now_unix_s: 1_721_952_000,
@@ -119,6 +119,34 @@ fn smollm2_gets_its_default_system_message_and_no_more() {
     assert!(!features.supports_tools && !features.supports_tool_calls);
     assert!(!features.supports_tool_results && !features.requires_alternation);
     assert_eq!(template.tool_format(), ToolFormat::Generic);
+}
+
+#[test]
+fn a_begun_answer_is_left_open() {
+    let continued = |source: &str, text: &str| {
+        let begun = Message {
+            role: Role::Assistant,
+            content: Some(text.into()),
+            ..Message::default()
+        };
+        let input = RenderInput {
+            messages: &[user("Count"), begun],
+            tools: &[],
+            ending: PromptEnding::AnswerBeginning,
+            reasoning: &Reasoning::default(),
+            kwargs: &Map::new(),
+            now_unix_s: 0,
+        };
+        compile(source).render(&input).unwrap()
+    };
+    let rendered = continued(SMOLLM2, "One, two");
+    let open = "user\nCount<|im_end|>\n<|im_start|>assistant\nOne, two";
+    assert!(rendered.prompt.ends_with(open), "{}", rendered.prompt);
+    // A thought that the template opens comes before the text.
+    let rendered = continued(DEEPSEEK, "One, two");
+    let closed = "<think>\n\n</think>\n\nOne, two";
+    assert!(rendered.prompt.ends_with(closed), "{}", rendered.prompt);
+    assert!(!rendered.opens_thinking);
 }
 
 #[test]

@@ -10,6 +10,7 @@ use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use super::reload::{self, ProcessConfig};
 use crate::library::DiskLibrary;
 use crate::models_here;
 use crate::outcome::{Code, Outcome, WithCode};
@@ -40,13 +41,18 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
 pub(super) async fn run(
     listener: TcpListener,
     fleet: Fleet,
-    (settings, routing): (GatewayConfig, Routing),
+    (mut settings, routing): (GatewayConfig, Routing),
+    source: Arc<ProcessConfig>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let app = gateway::app(AppState::routed(Arc::new(fleet), settings.clone(), routing));
+    settings.routing_source = Some(Arc::clone(&source) as Arc<_>);
+    let state = AppState::routed(Arc::new(fleet), settings.clone(), routing);
+    let app = gateway::app(state.clone());
+    let watcher = tokio::spawn(reload::watch(state, source));
     let stop = async {
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
     gateway::serve(vec![listener], app, &settings, stop).await;
+    watcher.abort();
 }

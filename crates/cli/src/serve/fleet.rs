@@ -24,31 +24,51 @@ pub(super) fn routing(tables: &FleetTables) -> Outcome<Routing> {
 fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
     let mut providers: Vec<RoutedProvider> = Vec::new();
     for table in &tables.providers {
-        let name = &table.name;
+        let (name, place) = (&table.name, &table.place);
         if RESERVED.contains(&name.as_str()) || providers.iter().any(|known| known.name == *name) {
-            bail!("`[[providers]]` has the name `{name}`, which is taken; choose another");
+            bail!("{place}: `[[providers]]` has the name `{name}`, which is taken; choose another");
         }
         if name.is_empty() || name.contains([':', '/']) || name.contains(char::is_whitespace) {
-            bail!("`[[providers]]` has the name `{name}`; it must be a word without `:` and `/`");
+            bail!(
+                "{place}: `[[providers]]` has the name `{name}`; it must be a word without `:` and `/`"
+            );
         }
-        providers.push(provider(table).with_context(|| format!("the provider `{name}`"))?);
+        providers.push(provider(table).with_context(|| format!("{place}: the provider `{name}`"))?);
     }
     let table = &tables.routing;
+    let policy = with_routing(table, policy(table))?;
+    with_routing(table, policy.check().context("`[routing.aliases]`"))?;
+    with_routing(table, terms(table, providers, policy))
+}
+
+/// An error of the table `[routing]` says where that is.
+fn with_routing<T>(table: &RoutingTable, result: anyhow::Result<T>) -> anyhow::Result<T> {
+    result.with_context(|| table.place.clone())
+}
+
+fn terms(
+    table: &RoutingTable,
+    providers: Vec<RoutedProvider>,
+    policy: Policy,
+) -> anyhow::Result<Routing> {
     let default = Routing::default();
-    let policy = policy(table)?;
-    policy.check().context("`[routing.aliases]`")?;
+    if table.hedge_after_ms == Some(0) {
+        bail!("`hedge_after_ms` is 0; it must be at least 1, or left out");
+    }
     Ok(Routing {
         providers,
         policy,
         rules: rules(table)?,
         reach_default: match &table.privacy {
-            Some(label) => reach("routing.privacy", label)?,
+            Some(label) => reach("`routing.privacy`", label)?,
             None => default.reach_default,
         },
         embedded_priority: table.embedded_priority.unwrap_or(default.embedded_priority),
         queue_timeout: table
             .queue_timeout_secs
             .map_or(default.queue_timeout, Duration::from_secs),
+        hedge_after: table.hedge_after_ms.map(Duration::from_millis),
+        continue_streams: table.continue_streams.unwrap_or(default.continue_streams),
     })
 }
 
@@ -142,7 +162,7 @@ fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
         Ok((task, targets.clone()))
     });
     let models = table.model_privacy.iter().map(|(model, label)| {
-        let place = format!("routing.model_privacy.{model}");
+        let place = format!("`routing.model_privacy.{model}`");
         Ok((model.clone(), reach(&place, label)?))
     });
     Ok(Policy {
@@ -156,19 +176,19 @@ fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
 
 fn rules(table: &RoutingTable) -> anyhow::Result<Rules> {
     let rules = table.rules.iter().map(|rule| {
-        let name = &rule.name;
+        let name = format!("{}: the rule `{}`", rule.place, rule.name);
         if rule.patterns.is_empty() {
-            bail!("the rule `{name}` has no patterns, so it would find nothing");
+            bail!("{name} has no patterns, so it would find nothing");
         }
         let mut patterns = rule.patterns.iter();
         let lists = ["secret", "SECRETS", "PII"];
         if let Some(odd) = patterns.find(|pattern| lists.contains(&pattern.as_str())) {
-            bail!("the rule `{name}` has the pattern `{odd}`; our lists are `secrets` and `pii`");
+            bail!("{name} has the pattern `{odd}`; our lists are `secrets` and `pii`");
         }
         Ok(Rule {
             name: rule.name.clone(),
             patterns: rule.patterns.clone(),
-            reach: reach(&format!("rule `{}`: privacy", rule.name), &rule.privacy)?,
+            reach: reach(&format!("{name}: privacy"), &rule.privacy)?,
         })
     });
     let rules = rules.collect::<anyhow::Result<Vec<_>>>()?;
@@ -178,6 +198,6 @@ fn rules(table: &RoutingTable) -> anyhow::Result<Rules> {
 fn reach(place: &str, label: &str) -> anyhow::Result<Reach> {
     Reach::from_label(label).ok_or_else(|| {
         let labels = Reach::ALL.map(Reach::label).join(", ");
-        anyhow!("`{place}` is `{label}`; it must be one of {labels}")
+        anyhow!("{place} is `{label}`; it must be one of {labels}")
     })
 }

@@ -165,7 +165,9 @@ impl Scheduler {
             request.speculation = None;
         }
         let job = Job::new(request, (self.clock)());
-        self.queue.push_back(job);
+        let goes_before = |queued: &Job| queued.request.priority >= job.request.priority;
+        let at = self.queue.iter().rposition(goes_before);
+        self.queue.insert(at.map_or(0, |at| at + 1), job);
         // A request that finds a free slot never counts as waiting.
         self.admit();
         Ok(())

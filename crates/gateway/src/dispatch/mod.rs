@@ -4,7 +4,9 @@
 //! engines that others run. It draws a picture of them for [`router::decide`] and runs jobs
 //! by the decision, from candidate to candidate until one begins to answer.
 
+mod continuation;
 mod needs;
+mod places;
 mod post;
 mod refusal;
 mod run;
@@ -17,8 +19,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
-use proto::{Job, ModelFacts};
-use providers::{HOPS_HEADER, PRIVACY_HEADER, Provider};
+use proto::{Job, ModelFacts, Priority};
+use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
     Reach, Rules, Target, Wanted,
@@ -55,6 +57,11 @@ pub struct Routing {
     pub embedded_priority: u32,
     /// How long a request waits for a place at a provider that is full.
     pub queue_timeout: Duration,
+    /// After so long a silence the next candidate is asked too; `None`: never.
+    pub hedge_after: Option<Duration>,
+    /// Whether an answer that breaks off is continued elsewhere where the request does not
+    /// say.
+    pub continue_streams: bool,
 }
 
 impl Default for Routing {
@@ -66,6 +73,8 @@ impl Default for Routing {
             reach_default: Reach::Cloud,
             embedded_priority: 0,
             queue_timeout: Duration::from_secs(30),
+            hedge_after: None,
+            continue_streams: false,
         }
     }
 }
@@ -98,8 +107,13 @@ pub(crate) struct Question {
     hops: u32,
     /// How far the kept texts may travel that it continues.
     kept: Option<Reach>,
+    /// Its headers on priority and continuation, as they are.
+    priority: Option<String>,
+    continues: Option<String>,
 }
 
+/// Asks for an answer that breaks off to be continued by another provider.
+const CONTINUE_HEADER: &str = "x-sextant-continue";
 /// Endpoints of ours that a request may pass; more is a circle.
 const HOPS_MAX: u32 = 3;
 /// Names of conversations, as agents send them.
@@ -136,8 +150,42 @@ impl Question {
                 .and_then(|hops| hops.to_str().ok()?.parse().ok())
                 .unwrap_or(0),
             kept: None,
+            priority: headers.get(PRIORITY_HEADER).map(text),
+            continues: headers.get(CONTINUE_HEADER).map(text),
         }
     }
+
+    /// How the request wants to be run.
+    fn terms(&self, dispatch: &Dispatch) -> Result<Terms, ApiError> {
+        let priority = self.priority.as_deref().map(|word| {
+            Priority::from_word(word).ok_or_else(|| {
+                let words = Priority::ALL.map(Priority::word).join(", ");
+                ApiError::invalid(PRIORITY_HEADER, &quoted(word), &format!("one of {words}"))
+            })
+        });
+        let continues = self.continues.as_deref().map(|word| match word {
+            "on" => Ok(true),
+            "off" => Ok(false),
+            word => Err(ApiError::invalid(
+                CONTINUE_HEADER,
+                &quoted(word),
+                "on or off",
+            )),
+        });
+        Ok(Terms {
+            priority: priority.transpose()?.unwrap_or_default(),
+            hedge_after: dispatch.hedge_after,
+            continues: continues.transpose()?.unwrap_or(dispatch.continue_streams),
+        })
+    }
+}
+
+/// How a request is run.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    priority: Priority,
+    hedge_after: Option<Duration>,
+    continues: bool,
 }
 
 /// A model that is not of this process, as clients ask for it.
@@ -171,6 +219,7 @@ pub(crate) struct Settled {
     pub(crate) decision: Decision,
     conversation: Option<u64>,
     hops: u32,
+    terms: Terms,
 }
 
 /// Knows all providers and runs jobs.
@@ -182,6 +231,14 @@ pub(crate) struct Dispatch {
     reach_default: Reach,
     embedded_priority: u32,
     queue_timeout: Duration,
+    hedge_after: Option<Duration>,
+    continue_streams: bool,
+    memory: Arc<Memory>,
+}
+
+/// What outlives a change of the rules.
+#[derive(Default)]
+struct Memory {
     /// Jobs of the embedded engine that run or wait.
     embedded_running: Arc<AtomicU32>,
     homes: Mutex<HashMap<u64, Home>>,
@@ -195,27 +252,51 @@ struct Home {
 }
 
 impl Dispatch {
-    pub(crate) fn new(backend: Arc<dyn Backend>, routing: Routing) -> Arc<Self> {
-        let posts = routing.providers.into_iter().map(Post::new);
-        Arc::new(Self {
+    /// Keeps an eye on all providers for as long as it is there, so it needs a runtime.
+    pub(crate) fn new(backend: Arc<dyn Backend>, routing: Routing) -> Self {
+        Self::build(backend, routing, &[], Arc::default())
+    }
+
+    /// The same endpoint under other rules. Engines that were there before keep what is
+    /// known of them, and their connections; requests that run are not touched.
+    pub(crate) fn renewed(&self, routing: Routing) -> Self {
+        let (backend, memory) = (Arc::clone(&self.backend), Arc::clone(&self.memory));
+        Self::build(backend, routing, &self.posts, memory)
+    }
+
+    fn build(
+        backend: Arc<dyn Backend>,
+        routing: Routing,
+        known: &[Arc<Post>],
+        memory: Arc<Memory>,
+    ) -> Self {
+        let providers = routing.providers.into_iter();
+        let posts = providers.map(|routed| Arc::new(Post::new(routed, known)));
+        Self {
             backend,
-            posts: posts.map(Arc::new).collect(),
+            posts: posts.collect(),
             policy: routing.policy,
             rules: routing.rules,
             reach_default: routing.reach_default,
             embedded_priority: routing.embedded_priority,
             queue_timeout: routing.queue_timeout,
-            embedded_running: Arc::default(),
-            homes: Mutex::default(),
-            tickets: AtomicU64::new(0),
-        })
+            hedge_after: routing.hedge_after,
+            continue_streams: routing.continue_streams,
+            memory,
+        }
     }
 
-    /// Keeps an eye on all providers for as long as `self` is there.
-    pub(crate) fn watch(&self) {
-        for post in &self.posts {
-            post::watch(post);
-        }
+    /// Names of the providers that `self` has and `other` has not, or has at another engine.
+    pub(crate) fn others_than(&self, other: &Self) -> Vec<String> {
+        let is_known = |post: &&Arc<Post>| other.posts.iter().any(|known| known.is_at(post));
+        let new = self.posts.iter().filter(|post| !is_known(post));
+        new.map(|post| post.name.to_string()).collect()
+    }
+
+    /// Whether a target can go on with an answer that another one began.
+    fn can_continue(&self, target: &Target) -> bool {
+        let post = self.post(&target.provider);
+        post.is_none_or(|post| post.has(&target.model, Capability::Continuation))
     }
 
     pub(crate) fn post(&self, name: &str) -> Option<&Arc<Post>> {
@@ -240,13 +321,15 @@ impl Dispatch {
         let wanted = Wanted::parse(question.model.as_deref())
             .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
         let limit = self.limit(question, &facts)?;
+        let terms = question.terms(self)?;
         let conversation = self.conversation(question, &facts);
         let ask = Ask {
             wanted,
             limit,
             needs: facts.needs,
             home: conversation.and_then(|key| self.home(key)),
-            ticket: conversation.unwrap_or_else(|| self.tickets.fetch_add(1, Ordering::Relaxed)),
+            ticket: conversation
+                .unwrap_or_else(|| self.memory.tickets.fetch_add(1, Ordering::Relaxed)),
         };
         self.first_look().await;
         let decision = router::decide(&ask, &self.picture(), &self.policy);
@@ -254,6 +337,7 @@ impl Dispatch {
             decision,
             conversation,
             hops: question.hops,
+            terms,
         })
     }
 
@@ -300,14 +384,22 @@ impl Dispatch {
     }
 
     fn home(&self, conversation: u64) -> Option<Target> {
-        let homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        let homes = self
+            .memory
+            .homes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         homes.get(&conversation).map(|home| home.target.clone())
     }
 
     /// Remembers who answered.
     fn settle_down(&self, conversation: u64, target: Target) {
-        let age = self.tickets.fetch_add(1, Ordering::Relaxed);
-        let mut homes = self.homes.lock().unwrap_or_else(PoisonError::into_inner);
+        let age = self.memory.tickets.fetch_add(1, Ordering::Relaxed);
+        let mut homes = self
+            .memory
+            .homes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         homes.insert(conversation, Home { target, age });
         if homes.len() > HOMES_MAX {
             let mut ages: Vec<u64> = homes.values().map(|home| home.age).collect();
@@ -361,7 +453,7 @@ impl Dispatch {
             weight: 100,
             availability: Availability::Up,
             load: Load {
-                running: self.embedded_running.load(Ordering::Relaxed),
+                running: self.memory.embedded_running.load(Ordering::Relaxed),
                 running_max: slots.sum(),
             },
             ttft: None,
@@ -417,6 +509,7 @@ fn model(status: &ModelStatus) -> Model {
         (Capability::Grammar, Knowledge::Has),
         (Capability::Logprobs, Knowledge::Has),
         (Capability::Tokens, Knowledge::Has),
+        (Capability::Continuation, Knowledge::Has),
     ];
     if let Some(facts) = facts {
         capabilities.extend([

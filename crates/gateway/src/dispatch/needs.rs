@@ -113,6 +113,9 @@ impl<'a> Facts<'a> {
         if !job.tools.is_empty() && job.tool_choice != ToolChoice::None {
             facts.need(Capability::Tools);
         }
+        if job.continues {
+            facts.need(Capability::Continuation);
+        }
         let mut answered = false;
         for message in &job.messages {
             answered |= message.role == Role::Assistant;

@@ -5,27 +5,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use providers::Provider;
-use router::{Load, Model, Outcome, Reach, Standing};
-use tokio::sync::{Notify, Semaphore, watch as channel};
+use router::{Capability, Knowledge, Model, Outcome, Reach, Standing, same_name};
+use tokio::sync::{Notify, watch as channel};
 
 use super::RoutedProvider;
+use super::places::Places;
 
 /// Time between two looks at a provider that is there.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// The first pause after a look at one that is not; each further look doubles it.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A provider with what is known of it.
+/// A provider as the rules in force see it.
 #[derive(Debug)]
 pub(crate) struct Post {
     pub(crate) name: Arc<str>,
     pub(crate) reach: Reach,
-    pub(crate) provider: Arc<dyn Provider>,
     priority: u32,
     weight: u32,
     default_model: Option<String>,
-    places_max: u32,
-    pub(super) places: Arc<Semaphore>,
+    site: Arc<Site>,
+}
+
+/// An engine and what is known of it; stays when the rules around it change.
+#[derive(Debug)]
+struct Site {
+    name: Arc<str>,
+    provider: Arc<dyn Provider>,
+    places: Arc<Places>,
     state: Mutex<State>,
     /// Becomes true with the first look.
     looked: channel::Sender<bool>,
@@ -40,47 +47,55 @@ struct State {
 }
 
 impl Post {
-    pub(super) fn new(routed: RoutedProvider) -> Self {
-        let places_max = routed.requests_max.max(1);
+    /// A post at the engine that one of `known` stands at already, or at a new one, which is
+    /// looked at from now on.
+    pub(super) fn new(routed: RoutedProvider, known: &[Arc<Self>]) -> Self {
+        let name: Arc<str> = routed.name.into();
+        let is_same =
+            |post: &&Arc<Self>| post.name == name && routed.provider.is_same(&*post.site.provider);
+        let site = match known.iter().find(is_same) {
+            Some(post) => {
+                post.site.places.set_max(routed.requests_max);
+                Arc::clone(&post.site)
+            }
+            None => {
+                let site = Site::new(Arc::clone(&name), routed.provider, routed.requests_max);
+                watch(&site);
+                site
+            }
+        };
         Self {
-            name: routed.name.into(),
+            name,
             reach: routed.reach,
-            provider: routed.provider,
             priority: routed.priority,
             weight: routed.weight,
             default_model: routed.default_model,
-            places_max,
-            places: Arc::new(Semaphore::new(places_max as usize)),
-            state: Mutex::default(),
-            looked: channel::Sender::new(false),
-            look_now: Notify::new(),
+            site,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether both stand at one engine.
+    pub(super) fn is_at(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.site, &other.site)
     }
 
-    /// Waits until it has been looked at once.
-    pub(super) async fn looked(&self) {
-        let mut looked = self.looked.subscribe();
-        // The sender lives as long as `self`.
-        let _ = looked.wait_for(|looked| *looked).await;
+    pub(super) fn provider(&self) -> &dyn Provider {
+        &*self.site.provider
+    }
+
+    pub(super) fn places(&self) -> &Arc<Places> {
+        &self.site.places
     }
 
     pub(super) fn picture(&self) -> router::Provider {
-        let state = self.state();
-        let free = u32::try_from(self.places.available_permits()).unwrap_or(u32::MAX);
+        let state = self.site.state();
         router::Provider {
             name: self.name.to_string(),
             reach: self.reach,
             priority: self.priority,
             weight: self.weight,
             availability: state.standing.availability(Instant::now()),
-            load: Load {
-                running: self.places_max.saturating_sub(free),
-                running_max: self.places_max,
-            },
+            load: self.site.places.load(),
             ttft: state.standing.ttft(),
             default_model: self.default_model(&state.models),
             models: Arc::clone(&state.models),
@@ -96,19 +111,54 @@ impl Post {
         self.default_model.clone().or_else(only)
     }
 
+    /// Whether a model of it is known to have a capability.
+    pub(super) fn has(&self, model: &str, capability: Capability) -> bool {
+        let state = self.site.state();
+        let mut models = state.models.iter();
+        let model = models.find(|known| same_name(&known.name, model));
+        model.is_some_and(|model| model.knowledge(capability) == Some(Knowledge::Has))
+    }
+
+    /// Waits until it has been looked at once.
+    pub(super) async fn looked(&self) {
+        if *self.site.looked.borrow() {
+            return;
+        }
+        let mut looked = self.site.looked.subscribe();
+        // The sender lives as long as the site.
+        let _ = looked.wait_for(|looked| *looked).await;
+    }
+
     pub(super) fn sent(&self) {
-        self.state().standing.sent(Instant::now());
+        self.site.state().standing.sent(Instant::now());
     }
 
     pub(super) fn began(&self, ttft: Duration) {
-        self.state().standing.began(ttft);
+        self.site.state().standing.began(ttft);
     }
 
     pub(super) fn ended(&self, outcome: &Outcome) {
-        self.state().standing.ended(outcome, Instant::now());
+        self.site.state().standing.ended(outcome, Instant::now());
         if matches!(outcome, Outcome::Unreachable { .. }) {
-            self.look_now.notify_one();
+            self.site.look_now.notify_one();
         }
+    }
+}
+
+impl Site {
+    fn new(name: Arc<str>, provider: Arc<dyn Provider>, requests_max: u32) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            provider,
+            places: Places::new(requests_max),
+            state: Mutex::default(),
+            looked: channel::Sender::new(false),
+            look_now: Notify::new(),
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks at it once; the pause until the next look. `failing` is the pause after the
@@ -143,17 +193,17 @@ fn jittered(pause: Duration, name: &str) -> Duration {
     pause + pause.mul_f64(0.2 * random as f64 / 1000.0)
 }
 
-/// Looks at a provider from time to time until it is gone.
-pub(super) fn watch(post: &Arc<Post>) {
-    let post = Arc::downgrade(post);
+/// Looks at an engine from time to time until it is gone.
+fn watch(site: &Arc<Site>) {
+    let site = Arc::downgrade(site);
     tokio::spawn(async move {
         let mut failing = Duration::ZERO;
-        while let Some(post) = post.upgrade() {
-            let pause = post.look(&mut failing).await;
-            let name = Arc::clone(&post.name);
-            tokio::select! {
-                () = tokio::time::sleep(jittered(pause, &name)) => {}
-                () = post.look_now.notified() => tokio::time::sleep(LOOK_AGAIN).await,
+        while let Some(site) = site.upgrade() {
+            let pause = site.look(&mut failing).await;
+            let pause = jittered(pause, &site.name);
+            let asked = site.look_now.notified();
+            if tokio::time::timeout(pause, asked).await.is_ok() {
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         }
     });

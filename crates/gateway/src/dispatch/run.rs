@@ -2,19 +2,27 @@
 //!
 //! Until the client has something of an answer, a failure costs nothing but time: the next
 //! candidate is tried. What came before that is held back meanwhile, so that the client sees
-//! one answer. Once text has been sent, a failure ends the stream with an error.
+//! one answer. Once text has been sent, a failure ends the stream with an error, unless the
+//! request wants it continued: then the next candidate goes on where the text stops.
+//!
+//! Where a silence is hedged, the next candidate is asked too after a while; whoever begins
+//! first answers, and the other one is cancelled.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt, stream};
+use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, StreamExt, stream};
 use proto::{Event, FailureKind, Job, JobFailure, UpstreamFault};
 use providers::Order;
-use router::{Outcome, Target};
-use tokio::sync::OwnedSemaphorePermit;
+use router::{Candidate, Outcome, Target};
 
+use super::continuation::Told;
+use super::places::{Place, WAITING_MAX};
 use super::{Dispatch, Post, Settled, Trail};
 use crate::backend::{self, EventStream};
 use crate::error::ApiError;
@@ -39,7 +47,11 @@ impl Dispatch {
             trail: Arc::clone(trail),
             next: 0,
             failures: Vec::new(),
-            attempt: None,
+            attempts: Vec::new(),
+            hedged: false,
+            told: (settled.terms.continues && delivery == Delivery::Stream).then(Told::default),
+            cut: None,
+            rest: None,
             ready: VecDeque::new(),
             over: false,
         };
@@ -63,14 +75,22 @@ pub(crate) enum Delivery {
 struct Run {
     dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
-    /// Taken by the last candidate.
+    /// Taken by the last candidate, unless the answer may be continued.
     job: Option<Job>,
     delivery: Delivery,
     trail: Arc<Trail>,
     /// The candidate that is tried next.
     next: usize,
     failures: Vec<(Target, JobFailure)>,
-    attempt: Option<Attempt>,
+    /// More than one only while a silence is hedged.
+    attempts: Vec<Attempt>,
+    hedged: bool,
+    /// What the client has, where the answer may be continued.
+    told: Option<Told>,
+    /// Why the answer broke off that is being continued.
+    cut: Option<JobFailure>,
+    /// What is left of the job then.
+    rest: Option<Job>,
     ready: VecDeque<Event>,
     over: bool,
 }
@@ -78,8 +98,9 @@ struct Run {
 /// A job at one candidate.
 struct Attempt {
     target: Target,
-    events: EventStream,
-    tenure: Tenure,
+    source: Source,
+    /// Once there is a place.
+    tenure: Option<Tenure>,
     sent: Instant,
     /// Its first text has come.
     began: bool,
@@ -88,30 +109,51 @@ struct Attempt {
     held: Vec<Event>,
 }
 
+enum Source {
+    /// Waits for a place and hands the job over.
+    Opening(BoxFuture<'static, Result<Opened, Refused>>),
+    Open(EventStream),
+}
+
+struct Opened {
+    tenure: Tenure,
+    sent: Instant,
+    events: EventStream,
+}
+
+struct Refused {
+    tenure: Option<Tenure>,
+    failure: JobFailure,
+}
+
 /// A place at a provider. Without a word of how it went, its end says nothing.
 struct Tenure {
-    place: Place,
+    seat: Seat,
     told: bool,
 }
 
-enum Place {
+enum Seat {
     Embedded(Arc<AtomicU32>),
     Remote(
         Arc<Post>,
-        #[expect(dead_code, reason = "held until the end")] OwnedSemaphorePermit,
+        #[expect(dead_code, reason = "held until the end")] Place,
     ),
 }
 
 impl Tenure {
+    fn new(seat: Seat) -> Self {
+        Self { seat, told: false }
+    }
+
     fn began(&self, ttft: Duration) {
-        if let Place::Remote(post, _) = &self.place {
+        if let Seat::Remote(post, _) = &self.seat {
             post.began(ttft);
         }
     }
 
     fn ended(&mut self, outcome: &Outcome) {
         self.told = true;
-        if let Place::Remote(post, _) = &self.place {
+        if let Seat::Remote(post, _) = &self.seat {
             post.ended(outcome);
         }
     }
@@ -119,11 +161,143 @@ impl Tenure {
 
 impl Drop for Tenure {
     fn drop(&mut self) {
-        if let Place::Embedded(running) = &self.place {
+        if let Seat::Embedded(running) = &self.seat {
             running.fetch_sub(1, Ordering::Relaxed);
         }
         if !self.told {
             self.ended(&Outcome::Nothing);
+        }
+    }
+}
+
+impl Attempt {
+    fn new(candidate: &Candidate, job: Job, run: &Run) -> Self {
+        let target = candidate.target.clone();
+        let opening = Opening {
+            dispatch: Arc::clone(&run.dispatch),
+            patience: match run.can_go_on() {
+                true => OVERFLOW_AFTER.min(run.dispatch.queue_timeout),
+                false => run.dispatch.queue_timeout,
+            },
+            order: Order {
+                model: target.model.clone(),
+                job,
+                reach_max: candidate.reach_max,
+                hops: run.settled.hops,
+                priority: run.settled.terms.priority,
+            },
+            provider: target.provider.clone(),
+        };
+        Self {
+            target,
+            source: Source::Opening(opening.open().boxed()),
+            tenure: None,
+            sent: Instant::now(),
+            began: false,
+            settled: false,
+            held: Vec::new(),
+        }
+    }
+
+    /// Its next event. A stream that ends without a last one has failed.
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        loop {
+            match &mut self.source {
+                Source::Open(events) => {
+                    let event = ready!(events.poll_next_unpin(context));
+                    return Poll::Ready(event.unwrap_or_else(|| Event::Failed(backend::cut_off())));
+                }
+                Source::Opening(opening) => match ready!(opening.poll_unpin(context)) {
+                    Ok(opened) => {
+                        self.tenure = Some(opened.tenure);
+                        self.sent = opened.sent;
+                        self.source = Source::Open(opened.events);
+                    }
+                    Err(refused) => {
+                        self.tenure = refused.tenure;
+                        // It is not polled again after its last event.
+                        self.source = Source::Open(stream::empty().boxed());
+                        return Poll::Ready(Event::Failed(refused.failure));
+                    }
+                },
+            }
+        }
+    }
+
+    fn ended(&mut self, outcome: &Outcome) {
+        if let Some(tenure) = &mut self.tenure {
+            tenure.ended(outcome);
+        }
+    }
+}
+
+/// What is done before a provider has the job.
+struct Opening {
+    dispatch: Arc<Dispatch>,
+    provider: String,
+    order: Order,
+    /// How long to wait for a place.
+    patience: Duration,
+}
+
+impl Opening {
+    async fn open(self) -> Result<Opened, Refused> {
+        let refused = |tenure, failure| Refused { tenure, failure };
+        let (seat, post) = match self.dispatch.post(&self.provider) {
+            None => {
+                let running = Arc::clone(&self.dispatch.memory.embedded_running);
+                running.fetch_add(1, Ordering::Relaxed);
+                (Seat::Embedded(running), None)
+            }
+            Some(post) => {
+                let place = self.place(post).await;
+                let place = place.map_err(|failure| refused(None, failure))?;
+                post.sent();
+                (Seat::Remote(Arc::clone(post), place), Some(post))
+            }
+        };
+        let tenure = Tenure::new(seat);
+        let sent = Instant::now();
+        let Order { model, mut job, .. } = self.order;
+        let events = match post {
+            None => {
+                if let Some(generation) = job.generation_mut() {
+                    generation.priority = self.order.priority;
+                }
+                self.dispatch.backend.submit(&model, job).await
+            }
+            Some(post) => {
+                let order = Order {
+                    model,
+                    job,
+                    ..self.order
+                };
+                post.provider().submit(order).await
+            }
+        };
+        match events {
+            Ok(events) => Ok(Opened {
+                tenure,
+                sent,
+                events,
+            }),
+            Err(failure) => Err(refused(Some(tenure), failure)),
+        }
+    }
+
+    /// A place at the provider; waits for one where all are taken.
+    async fn place(&self, post: &Post) -> Result<Place, JobFailure> {
+        let turn = post.places().take(self.order.priority);
+        let name = &self.provider;
+        match tokio::time::timeout(self.patience, turn).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) => Err(no_place(format!(
+                "{WAITING_MAX} requests wait for a place at `{name}` already."
+            ))),
+            Err(_) => Err(no_place(format!(
+                "All places at `{name}` were taken for {} s.",
+                self.patience.as_secs_f32()
+            ))),
         }
     }
 }
@@ -137,103 +311,119 @@ impl Run {
             if self.over {
                 return None;
             }
-            match &mut self.attempt {
-                None => self.start().await,
-                Some(attempt) => {
-                    let event = attempt.events.next().await;
-                    self.take(event.unwrap_or_else(|| Event::Failed(backend::cut_off())));
+            if self.attempts.is_empty() {
+                self.start();
+                continue;
+            }
+            match self.hear().await {
+                Some((index, event)) => self.take(index, event),
+                None => {
+                    self.hedged = true;
+                    self.start();
                 }
             }
+        }
+    }
+
+    /// The next event of any attempt; `None` when it is time to ask somebody else too.
+    async fn hear(&mut self) -> Option<(usize, Event)> {
+        let deadline = self.hedge_at();
+        let attempts = &mut self.attempts;
+        let heard = poll_fn(|context| {
+            for (index, attempt) in attempts.iter_mut().enumerate() {
+                if let Poll::Ready(event) = attempt.poll(context) {
+                    return Poll::Ready((index, event));
+                }
+            }
+            Poll::Pending
+        });
+        match deadline {
+            None => Some(heard.await),
+            Some(deadline) => tokio::time::timeout_at(deadline.into(), heard).await.ok(),
+        }
+    }
+
+    /// When a silence has lasted for so long that the next candidate is asked too.
+    fn hedge_at(&self) -> Option<Instant> {
+        let after = self.settled.terms.hedge_after?;
+        match self.attempts.as_slice() {
+            [attempt] if !self.hedged && !attempt.began && self.can_go_on() => {
+                Some(attempt.sent + after)
+            }
+            _ => None,
         }
     }
 
     /// Starts at the next candidate; without one the job has failed.
-    async fn start(&mut self) {
-        let candidates = &self.settled.decision.candidates;
+    fn start(&mut self) {
+        let settled = Arc::clone(&self.settled);
+        let candidates = &settled.decision.candidates;
         let Some(candidate) = candidates.get(self.next) else {
-            self.over = true;
-            let failure = exhausted(std::mem::take(&mut self.failures));
-            return self.ready.push_back(Event::Failed(failure));
+            let failures = std::mem::take(&mut self.failures);
+            let failure = self.cut.take().unwrap_or_else(|| exhausted(failures));
+            return self.fail(failure);
         };
-        let (target, reach_max) = (candidate.target.clone(), candidate.reach_max);
         self.next += 1;
-        let job = match self.next < candidates.len() {
-            true => self.job.clone(),
-            false => self.job.take(),
+        let job = match &self.rest {
+            Some(_) if !self.dispatch.can_continue(&candidate.target) => return,
+            Some(rest) => Some(rest.clone()),
+            None if self.can_go_on() || self.told.is_some() => self.job.clone(),
+            None => self.job.take(),
         };
-        let Some(job) = job else {
-            return;
-        };
+        // There is one: it is taken for the last candidate only.
+        let Some(job) = job else { return };
         self.trail.tried();
-        let dispatch = Arc::clone(&self.dispatch);
-        let patience = match self.can_go_on() {
-            true => OVERFLOW_AFTER.min(dispatch.queue_timeout),
-            false => dispatch.queue_timeout,
-        };
-        let tenure = match place(&dispatch, &target, patience).await {
-            Ok(tenure) => tenure,
-            Err(failure) => return self.failed(target, failure),
-        };
-        let sent = Instant::now();
-        let order = Order {
-            model: target.model.clone(),
-            job,
-            reach_max,
-            hops: self.settled.hops,
-        };
-        match submit(&dispatch, &tenure.place, order).await {
-            Ok(events) => {
-                self.attempt = Some(Attempt {
-                    target,
-                    events,
-                    tenure,
-                    sent,
-                    began: false,
-                    settled: false,
-                    held: Vec::new(),
-                });
-            }
-            Err(failure) => self.lost(target, tenure, failure),
-        }
+        let attempt = Attempt::new(candidate, job, self);
+        self.attempts.push(attempt);
     }
 
-    fn take(&mut self, event: Event) {
-        let Some(mut attempt) = self.attempt.take() else {
-            return;
-        };
-        match event {
-            Event::Failed(failure) if !attempt.settled => {
-                return self.lost(attempt.target, attempt.tenure, failure);
-            }
+    fn fail(&mut self, failure: JobFailure) {
+        self.over = true;
+        self.attempts.clear();
+        self.ready.push_back(Event::Failed(failure));
+    }
+
+    fn take(&mut self, mut index: usize, event: Event) {
+        let attempt = &mut self.attempts[index];
+        if let Event::Failed(failure) = event {
+            let attempt = self.attempts.swap_remove(index);
+            return self.lost(attempt, failure);
+        }
+        if matches!(event, Event::Prefill { .. }) {
             // Nobody sees progress of a prompt but as a sign of life.
-            Event::Prefill { .. } => self.ready.push_back(event),
-            event => {
-                if !matches!(event, Event::Started { .. })
-                    && !std::mem::replace(&mut attempt.began, true)
-                {
-                    attempt.tenure.began(attempt.sent.elapsed());
-                }
-                if self.has_others() && !attempt.settled && !self.settles(&event) {
-                    attempt.held.push(event);
-                    self.attempt = Some(attempt);
-                    return;
-                }
-                if !std::mem::replace(&mut attempt.settled, true) {
-                    self.settle(&mut attempt);
-                }
-                if let Event::Failed(failure) = &event {
-                    attempt.tenure.ended(&outcome(failure));
-                    self.trail.failed(&attempt.target, code(failure));
-                } else if event.is_last() {
-                    attempt.tenure.ended(&Outcome::Answered);
-                }
-                self.over = event.is_last();
-                self.ready.push_back(event);
+            return self.ready.push_back(event);
+        }
+        let is_first = !matches!(event, Event::Started { .. });
+        if is_first && !std::mem::replace(&mut attempt.began, true) {
+            if let Some(tenure) = &attempt.tenure {
+                tenure.began(attempt.sent.elapsed());
             }
+            // Whoever begins first answers.
+            let winner = self.attempts.swap_remove(index);
+            self.attempts = vec![winner];
+            index = 0;
         }
-        if !self.over {
-            self.attempt = Some(attempt);
+        self.tell(index, event);
+    }
+
+    /// Holds an event back until its attempt is settled, then sends it.
+    fn tell(&mut self, index: usize, event: Event) {
+        let waits = self.has_others() && !self.settles(&event);
+        let attempt = &mut self.attempts[index];
+        if waits && !attempt.settled {
+            return attempt.held.push(event);
         }
+        if !std::mem::replace(&mut attempt.settled, true) {
+            let (target, held) = (attempt.target.clone(), std::mem::take(&mut attempt.held));
+            self.settle(target, held);
+        }
+        if event.is_last() {
+            self.over = true;
+            let attempt = &mut self.attempts[index];
+            attempt.ended(&Outcome::Answered);
+            self.attempts.clear();
+        }
+        self.send(event);
     }
 
     /// Alone there is nobody to wait for.
@@ -254,72 +444,69 @@ impl Run {
         }
     }
 
-    fn settle(&mut self, attempt: &mut Attempt) {
-        self.trail.served(&attempt.target);
-        self.ready.extend(attempt.held.drain(..));
+    /// From now on this candidate answers; no other one will need the job, unless the
+    /// answer may be continued.
+    fn settle(&mut self, target: Target, held: Vec<Event>) {
+        self.trail.served(&target);
         if let Some(conversation) = self.settled.conversation {
-            let target = attempt.target.clone();
-            self.dispatch.settle_down(conversation, target);
+            self.dispatch.settle_down(conversation, target.clone());
         }
-        // No other candidate will need it.
-        self.job = None;
+        if self.told.is_none() {
+            self.job = None;
+        }
+        if self.rest.is_some() {
+            let by = target.to_string();
+            self.ready.push_back(Event::Continued { by });
+        }
+        held.into_iter().for_each(|event| self.send(event));
     }
 
-    /// A candidate failed before its answer began.
-    fn lost(&mut self, target: Target, mut tenure: Tenure, failure: JobFailure) {
-        tenure.ended(&outcome(&failure));
-        self.failed(target, failure);
-    }
-
-    fn failed(&mut self, target: Target, failure: JobFailure) {
-        self.trail.failed(&target, code(&failure));
-        if helps_elsewhere(&failure.kind) {
-            if self.can_go_on() {
-                let code = code(&failure);
-                tracing::info!(%target, code, "a provider failed; the next one is tried");
+    fn send(&mut self, mut event: Event) {
+        if let Some(told) = &mut self.told {
+            match &mut event {
+                // The answer has begun long ago.
+                Event::Started { .. } if self.rest.is_some() => return,
+                Event::Done { usage, .. } if self.rest.is_some() => told.add_to(usage),
+                _ => {}
             }
-            self.failures.push((target, failure));
-            return;
+            told.note(&event);
         }
-        self.over = true;
-        self.ready.push_back(Event::Failed(failure));
+        self.ready.push_back(event);
     }
-}
 
-/// A place at the provider; waits for one where all are taken.
-async fn place(
-    dispatch: &Dispatch,
-    target: &Target,
-    patience: Duration,
-) -> Result<Tenure, JobFailure> {
-    let place = match dispatch.post(&target.provider) {
-        None => {
-            let running = Arc::clone(&dispatch.embedded_running);
-            running.fetch_add(1, Ordering::Relaxed);
-            Place::Embedded(running)
+    /// A candidate failed.
+    fn lost(&mut self, mut attempt: Attempt, failure: JobFailure) {
+        attempt.ended(&outcome(&failure));
+        self.trail.failed(&attempt.target, code(&failure));
+        if !helps_elsewhere(&failure.kind) {
+            return self.fail(failure);
         }
-        Some(post) => {
-            let permit = Arc::clone(&post.places).acquire_owned();
-            match tokio::time::timeout(patience, permit).await {
-                Ok(Ok(permit)) => {
-                    post.sent();
-                    Place::Remote(Arc::clone(post), permit)
-                }
-                _ => return Err(no_place(&target.provider, patience)),
+        if attempt.settled {
+            return self.cut(failure);
+        }
+        if self.can_go_on() {
+            let (target, code) = (&attempt.target, code(&failure));
+            tracing::info!(%target, code, "a provider failed; the next one is tried");
+        }
+        self.failures.push((attempt.target, failure));
+    }
+
+    /// An answer broke off of which the client has the beginning.
+    fn cut(&mut self, failure: JobFailure) {
+        let rest = match (&mut self.told, &self.job) {
+            (Some(told), Some(job)) if self.next < self.settled.decision.candidates.len() => {
+                told.rest(job.clone())
             }
+            _ => None,
+        };
+        match rest {
+            Some(rest) => {
+                tracing::info!("an answer broke off; the next provider continues it");
+                self.rest = Some(rest);
+                self.cut = Some(failure);
+            }
+            None => self.fail(failure),
         }
-    };
-    Ok(Tenure { place, told: false })
-}
-
-async fn submit(
-    dispatch: &Dispatch,
-    place: &Place,
-    order: Order,
-) -> Result<EventStream, JobFailure> {
-    match place {
-        Place::Embedded(_) => dispatch.backend.submit(&order.model, order.job).await,
-        Place::Remote(post, _) => post.provider.submit(order).await,
     }
 }
 
@@ -389,17 +576,14 @@ fn helps_elsewhere(kind: &FailureKind) -> bool {
     }
 }
 
-fn no_place(provider: &str, limit: Duration) -> JobFailure {
+fn no_place(message: String) -> JobFailure {
     JobFailure {
         kind: FailureKind::Upstream {
             fault: UpstreamFault::RateLimited,
             status: None,
             retry_after_ms: None,
         },
-        message: format!(
-            "All places at `{provider}` were taken for {} s.",
-            limit.as_secs_f32()
-        ),
+        message,
         param: None,
     }
 }

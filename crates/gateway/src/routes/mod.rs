@@ -31,7 +31,7 @@ use supervisor::{ModelPhase, ModelStatus};
 use crate::AppState;
 use crate::backend::EventStream;
 use crate::dispatch::{
-    Delivery, EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal,
+    Delivery, Dispatch, EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
@@ -89,6 +89,7 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/admin/models", get(admin::list))
         .route("/admin/models/load", post(admin::load))
         .route("/admin/models/unload", post(admin::unload))
+        .route("/admin/reload", post(route::reload))
         .route("/openapi.json", get(info::openapi))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
@@ -109,6 +110,8 @@ async fn no_method(request: Request) -> ApiError {
 /// A request that knows where it goes.
 #[derive(Clone)]
 pub(crate) struct Call {
+    /// The rules that it came under.
+    dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
     trail: Arc<Trail>,
     began: Instant,
@@ -131,12 +134,14 @@ impl Call {
         jobs: &[Job],
     ) -> Result<Self, ApiError> {
         let began = Instant::now();
-        let settled = state.dispatch().settle(question, jobs).await?;
+        let dispatch = state.dispatch();
+        let settled = dispatch.settle(question, jobs).await?;
         if settled.decision.candidates.is_empty() {
-            let (fleet, models) = (state.dispatch().picture(), state.backend().models());
+            let (fleet, models) = (dispatch.picture(), state.backend().models());
             return Err(refusal(&settled.decision, &fleet, &models));
         }
         Ok(Self {
+            dispatch,
             settled: Arc::new(settled),
             trail: Arc::default(),
             began,
@@ -162,8 +167,7 @@ impl Call {
 
     /// Runs a job. Dropping the stream cancels it.
     pub(crate) fn run(&self, state: &AppState, job: Job, delivery: Delivery) -> EventStream {
-        let dispatch = state.dispatch();
-        let events = dispatch.run(&self.settled, job, delivery, &self.trail);
+        let events = self.dispatch.run(&self.settled, job, delivery, &self.trail);
         let target = self.target();
         let name = match target.provider.as_str() {
             EMBEDDED => target.model,

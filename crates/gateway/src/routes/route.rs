@@ -12,7 +12,8 @@ use super::ok;
 use crate::AppState;
 use crate::body::{RawBody, parse};
 use crate::dispatch::Question;
-use crate::error::ApiError;
+use crate::error::{ApiError, ErrorCode};
+use crate::reload::{Reloaded, RoutingStatus};
 use crate::wire::openai::embedding::embedding_plan;
 use crate::wire::openai::request::EmbeddingRequest;
 use crate::wire::openai::{ChatRequest, CompletionRequest, chat_plan, completion_plan};
@@ -33,6 +34,7 @@ pub(crate) struct ProviderList {
     /// `list`
     object: &'static str,
     data: Vec<WireProvider>,
+    configuration: RoutingStatus,
 }
 
 /// Explains where a request would go, without running it. The body is that of
@@ -80,5 +82,29 @@ pub(crate) async fn providers(State(state): State<AppState>) -> Response {
     ok(&ProviderList {
         object: "list",
         data: fleet.providers.iter().map(WireProvider::from).collect(),
+        configuration: state.reloads().status(),
     })
+}
+
+/// Reads providers and routing rules again, as a change of the file and SIGHUP do. Requests
+/// that run are not touched.
+#[utoipa::path(post, path = "/admin/reload", tag = "routing",
+    responses(
+        (status = 200, description = "What has changed", body = Reloaded),
+        (status = 422, description = "The file cannot be used", body = crate::openapi::ErrorBody),
+    ))]
+pub(crate) async fn reload(State(state): State<AppState>) -> Result<Response, ApiError> {
+    let Some(source) = state.config().routing_source.clone() else {
+        let why = "no configuration file is read";
+        return Err(ApiError::new(
+            ErrorCode::ConfigurationInvalid,
+            &[("reason", why)],
+        ));
+    };
+    // The source is a file; the runtime is needed for the new providers.
+    let reloaded = tokio::task::spawn_blocking(move || state.reload(&*source)).await;
+    let reloaded = reloaded.map_err(|_| ApiError::message(ErrorCode::Internal, "Cut off."))?;
+    reloaded
+        .map(|reloaded| ok(&reloaded))
+        .map_err(|reason| ApiError::new(ErrorCode::ConfigurationInvalid, &[("reason", &reason)]))
 }

@@ -9,6 +9,7 @@ mod routes;
 mod routing;
 mod scripted;
 mod server;
+mod terms;
 mod transcripts;
 mod translation;
 mod upstream;

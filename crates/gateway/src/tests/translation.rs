@@ -280,3 +280,43 @@ async fn every_form_of_prompt_is_a_job_of_its_own() {
         assert_eq!(submitted, prompts);
     }
 }
+
+#[test]
+fn a_begun_answer_is_gone_on_with_where_that_is_said() {
+    let begun = json!([
+        { "role": "user", "content": "Count" },
+        { "role": "assistant", "content": "One, two" },
+    ]);
+    let plain = plan(json!({ "messages": begun }));
+    assert!(!plain.job.continues);
+    let fields = json!({
+        "messages": begun, "continue_final_message": true, "add_generation_prompt": false,
+    });
+    assert!(plan(fields).job.continues);
+    let refused = [
+        (
+            json!({ "continue_final_message": true }),
+            "continue_final_message",
+        ),
+        (
+            json!({ "add_generation_prompt": false }),
+            "add_generation_prompt",
+        ),
+        (
+            json!({
+                "messages": begun,
+                "continue_final_message": true,
+                "add_generation_prompt": true,
+            }),
+            "add_generation_prompt",
+        ),
+    ];
+    for (fields, param) in refused {
+        let mut body = json!({ "messages": [{ "role": "user", "content": "Hi" }] });
+        let fields = fields.as_object().unwrap().clone();
+        body.as_object_mut().unwrap().extend(fields);
+        let request: ChatRequest = parse(body.to_string().as_bytes()).unwrap();
+        let error = chat_plan(request).unwrap_err();
+        assert_eq!(error.body()["error"]["param"], param);
+    }
+}

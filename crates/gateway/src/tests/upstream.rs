@@ -110,7 +110,8 @@ impl Upstream {
     ) -> RoutedProvider {
         let remote = Remote::new(RemoteConfig {
             name: name.into(),
-            kind: Kind::OpenAi,
+            // One that goes on with begun answers.
+            kind: Kind::Vllm,
             url: self.url.clone(),
             key: None,
             headers: Vec::new(),
@@ -188,7 +189,12 @@ fn answer(body: &Value) -> Response {
 
 fn chunks(body: &Value) -> Vec<String> {
     let text = reply_to(body["messages"][0]["content"].as_str().unwrap());
-    let (one, two) = text.split_at(4);
+    let begun = match body["continue_final_message"] == true {
+        true => body["messages"][1]["content"].as_str().unwrap(),
+        false => "",
+    };
+    let rest = text.strip_prefix(begun).unwrap();
+    let (one, two) = rest.split_at(rest.len().min(4));
     let chunk = |delta: Value, finish: Value| {
         let choice = json!({ "index": 0, "delta": delta, "finish_reason": finish });
         format!("data: {}\n\n", json!({ "choices": [choice] }))

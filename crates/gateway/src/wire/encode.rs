@@ -41,6 +41,13 @@ pub(crate) trait Encoder: Send + 'static {
         }
     }
 
+    /// Marks the place where another provider (`PROVIDER:MODEL`) goes on; clients skip it,
+    /// the report at the end has it as a warning.
+    fn continued(&self, by: &str) -> Bytes {
+        let by = by.replace(char::is_control, " ");
+        format!(": continued by {by}\n\n").into()
+    }
+
     /// The JSON of a whole answer.
     fn whole(&mut self, answer: Answer) -> Vec<u8>;
 }

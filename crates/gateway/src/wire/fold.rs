@@ -143,6 +143,10 @@ impl Fold {
             Event::Done { usage, timings } => self.done(job, usage, timings, parts),
             Event::Failed(failure) => self.fail(failure.into(), parts),
             Event::Prefill { .. } => {}
+            Event::Continued { by } => {
+                let warning = format!("The answer broke off and was continued by {by}.");
+                self.report.warnings.push(warning);
+            }
             Event::Tokens { .. }
             | Event::Text { .. }
             | Event::Rendered { .. }

@@ -7,7 +7,7 @@ use proto::{
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Extra, Kind};
-use crate::{HOPS_HEADER, Order, PRIVACY_HEADER};
+use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER};
 
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,6 +65,7 @@ pub(crate) fn request(kind: Kind, order: Order) -> Result<Request, JobFailure> {
         Kind::Sextant => vec![
             (PRIVACY_HEADER, order.reach_max.label().to_owned()),
             (HOPS_HEADER, (order.hops + 1).to_string()),
+            (PRIORITY_HEADER, order.priority.word().to_owned()),
         ],
         _ => Vec::new(),
     };
@@ -128,6 +129,11 @@ impl Writer {
         let messages = job.messages.into_iter();
         let messages: Vec<Value> = messages.map(|one| message(self.kind, one)).collect();
         self.set("messages", messages);
+        if job.continues && matches!(self.kind, Kind::Sextant | Kind::Vllm) {
+            // To the others a last message of the assistant's says it.
+            self.set("continue_final_message", true);
+            self.set("add_generation_prompt", false);
+        }
         if !job.tools.is_empty() {
             let tools: Vec<Value> = job.tools.into_iter().map(tool).collect();
             self.set("tools", tools);

@@ -132,10 +132,6 @@ fn messages() -> Vec<Case> {
         ),
         (turn("user", json!(5)), &["messages[0].content", "5"]),
         (
-            turn("assistant", json!("Once")),
-            &["messages[0].role", "`assistant`", "end with"],
-        ),
-        (
             block(json!({ "text": "x" })),
             &["messages[0].content[0].type", "missing"],
         ),

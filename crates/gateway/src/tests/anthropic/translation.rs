@@ -323,3 +323,16 @@ async fn tokens_are_counted_without_a_limit_of_tokens() {
     };
     assert_eq!(job.messages[0], said(Role::System, "s"));
 }
+
+#[test]
+fn a_last_message_of_the_assistant_begins_the_answer() {
+    let turn = |role: &str, text: &str| json!({ "role": role, "content": text });
+    let begun = plan(json!({ "messages": [turn("user", "Count"), turn("assistant", "One")] }));
+    assert!(begun.job.continues);
+    let answered = json!([
+        turn("user", "Count"),
+        turn("assistant", "One"),
+        turn("user", "On")
+    ]);
+    assert!(!plan(json!({ "messages": answered })).job.continues);
+}

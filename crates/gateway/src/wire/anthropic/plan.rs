@@ -2,10 +2,11 @@
 
 use proto::{ChatJob, Constraint, Generation, Reasoning, SamplingOverrides};
 
-use super::request::{MessagesRequest, OutputFormat, Thinking, Turn};
+use super::request::{MessagesRequest, OutputFormat, Thinking};
 use super::{messages, tools};
 use crate::error::ApiError;
 use crate::limits::{self, TOKENS_MAX, float, integer, quoted};
+use crate::wire::openai::chat::is_begun;
 use crate::wire::openai::constraint::json_schema;
 use crate::wire::openai::generation::{stop_strings, unsigned};
 
@@ -29,7 +30,6 @@ pub fn messages_plan(request: MessagesRequest) -> Result<MessagesPlan, ApiError>
         let rule = format!("a whole number from 1 to {TOKENS_MAX}");
         return Err(ApiError::missing("max_tokens", &rule));
     }
-    refuse_prefill(request.messages.as_deref().unwrap_or_default())?;
     let mut warnings = undone(&request);
     Ok(MessagesPlan {
         stream: request.stream.unwrap_or(false),
@@ -46,9 +46,12 @@ pub fn count_plan(request: MessagesRequest) -> Result<ChatJob, ApiError> {
 fn chat_job(mut request: MessagesRequest, warnings: &mut Vec<String>) -> Result<ChatJob, ApiError> {
     let messages = messages::messages(request.system.take(), request.messages.take())?;
     let tools = tools::tools(request.tools.take(), request.tool_choice.take(), warnings)?;
+    // A last message of the assistant's is the beginning of the answer that is asked for.
+    let continues = is_begun(&messages);
     let generation = generation(&mut request)?;
     let output = request.output_config.unwrap_or_default();
     Ok(ChatJob {
+        continues,
         messages,
         tools: tools.definitions,
         tool_choice: tools.choice,
@@ -58,20 +61,6 @@ fn chat_job(mut request: MessagesRequest, warnings: &mut Vec<String>) -> Result<
         generation,
         ..ChatJob::default()
     })
-}
-
-/// A last message of the assistant is the beginning of the answer that is asked for. A
-/// template closes every message, so the model could only answer to it, not go on.
-fn refuse_prefill(turns: &[Turn]) -> Result<(), ApiError> {
-    let Some((turn, before)) = turns.split_last() else {
-        return Ok(());
-    };
-    if turn.role.as_deref() != Some("assistant") {
-        return Ok(());
-    }
-    let param = format!("messages[{}].role", before.len());
-    let detail = "an answer cannot be begun for the model; end with a message of the user";
-    Err(ApiError::not_supported(&param, "`assistant`", detail))
 }
 
 /// Warnings about what Anthropic's servers do around the model.

@@ -6,6 +6,7 @@ use super::messages::messages;
 use super::plan::{Plan, SharedFields};
 use super::request::OllamaChat;
 use crate::error::ApiError;
+use crate::wire::openai::chat::is_begun;
 use crate::wire::openai::tools::tools;
 
 /// Pure: neither models nor limits of the running server are looked at.
@@ -26,6 +27,8 @@ pub(crate) fn chat_plan(request: OllamaChat) -> Result<Plan, ApiError> {
     if messages.is_empty() {
         return Ok(shared.no_text(warnings));
     }
+    // A last message of the assistant's is the beginning of its answer.
+    let continues = is_begun(&messages);
     Ok(
         shared.answer(warnings, |generation, constraint, reasoning| {
             Job::Chat(Box::new(ChatJob {
@@ -34,6 +37,7 @@ pub(crate) fn chat_plan(request: OllamaChat) -> Result<Plan, ApiError> {
                 tool_choice: tools.choice,
                 reasoning,
                 constraint,
+                continues,
                 generation,
                 ..ChatJob::default()
             }))

@@ -199,6 +199,11 @@ impl Encoder for LineEncoder {
         bytes::Bytes::from_static(KEEP_ALIVE)
     }
 
+    /// Lines have no comments; the last one carries the warning.
+    fn continued(&self, _by: &str) -> bytes::Bytes {
+        bytes::Bytes::new()
+    }
+
     fn whole(&mut self, mut answer: Answer) -> Vec<u8> {
         let choice = answer.choices.pop().unwrap_or_default();
         let calls = choice.calls.into_iter();

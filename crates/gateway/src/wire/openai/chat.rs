@@ -1,6 +1,6 @@
 //! A chat request, checked and translated.
 
-use proto::{ChatJob, Reasoning};
+use proto::{ChatJob, Message, Reasoning, Role};
 use serde_json::Value;
 
 use super::generation::{LeastTokens, generation};
@@ -30,6 +30,7 @@ pub fn chat_plan(mut request: ChatRequest) -> Result<ChatPlan, ApiError> {
     refuse_deprecated(&request)?;
     let mut warnings = Vec::new();
     let messages = messages::messages(request.messages.take())?;
+    let continues = continues(&request, &messages)?;
     let tools = tools::tools(
         request.tools.take(),
         request.tool_choice.as_ref(),
@@ -53,11 +54,37 @@ pub fn chat_plan(mut request: ChatRequest) -> Result<ChatPlan, ApiError> {
             reasoning,
             template_kwargs: request.chat_template_kwargs.unwrap_or_default(),
             constraint,
+            continues,
             generation,
         },
         stream: request.stream.unwrap_or(false),
         include_usage: options.include_usage.unwrap_or(false),
         warnings,
+    })
+}
+
+/// Whether the answer goes on with the text of the last message.
+fn continues(request: &ChatRequest, messages: &[Message]) -> Result<bool, ApiError> {
+    let wanted = request.continue_final_message.unwrap_or(false);
+    if request.add_generation_prompt == Some(wanted) {
+        let detail = match wanted {
+            true => "an answer that is gone on with is not begun anew",
+            false => "without it a prompt ends with a new answer",
+        };
+        let (one, other) = ("add_generation_prompt", "continue_final_message");
+        return Err(ApiError::conflict(one, other, detail));
+    }
+    if wanted && !is_begun(messages) {
+        let rule = "left out unless the last message is the assistant's, with text and no calls";
+        return Err(ApiError::invalid("continue_final_message", "true", rule));
+    }
+    Ok(wanted)
+}
+
+/// Whether the last message can be the beginning of an answer.
+pub(crate) fn is_begun(messages: &[Message]) -> bool {
+    messages.last().is_some_and(|last| {
+        last.role == Role::Assistant && last.tool_calls.is_empty() && last.content.is_some()
     })
 }
 

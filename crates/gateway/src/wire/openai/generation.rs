@@ -1,6 +1,6 @@
 //! The fields that chat and completion requests share, checked and translated.
 
-use proto::{Generation, SamplingOverrides, Speculation};
+use proto::{Generation, Priority, SamplingOverrides, Speculation};
 use serde::Deserialize;
 use serde_json::{Number, Value};
 
@@ -30,6 +30,7 @@ pub(crate) fn generation(
         speculation: speculation(fields.speculation.as_ref())?,
         cache_prompt: fields.cache_prompt,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
+        priority: Priority::Normal,
     })
 }
 

@@ -144,6 +144,10 @@ shared_fields! { generation_request! {
         /// Extra variables for the chat template.
         #[schema(value_type = Option<Object>)]
         chat_template_kwargs: Map<String, Value>,
+        /// The last message is the assistant's and the beginning of its answer.
+        continue_final_message: bool,
+        /// Only read along with `continue_final_message`, which it has to contradict.
+        add_generation_prompt: bool,
         /// Only `text` can be answered.
         modalities: Vec<String>,
         /// Deprecated in favour of `tools`; refused.

@@ -76,6 +76,7 @@ pub(crate) fn response_plan(
         parallel_tool_calls: request.parallel_tool_calls,
         reasoning: reasoning(None, thinking)?,
         constraint: constraint(format)?,
+        continues: false,
         template_kwargs: request.chat_template_kwargs.take().unwrap_or_default(),
         generation: generation(&mut fields(&mut request)?, LeastTokens::One, logprobs)?,
     };

@@ -1,0 +1,98 @@
+//! Providers and rules are read again when their file changes, and on SIGHUP.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::ArgMatches;
+use config::{Effective, RawConfig, file_to_read};
+use gateway::{AppState, Routing, RoutingSource};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::fleet;
+
+/// Time between two looks at the file. A change counts once two looks saw the same: an
+/// editor may be half way through.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// The configuration of this process, read as at the start.
+#[derive(Debug)]
+pub(super) struct ProcessConfig {
+    matches: ArgMatches,
+    /// What the settings were then: they need a new start.
+    at_start: Vec<Effective>,
+}
+
+impl ProcessConfig {
+    pub(super) fn new(matches: &ArgMatches) -> Result<Self, config::ConfigError> {
+        Ok(Self {
+            matches: matches.clone(),
+            at_start: RawConfig::from_process(matches)?.effective(),
+        })
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        file_to_read(&self.matches, |name| std::env::var(name).ok())
+    }
+
+    fn warn_of_settings(&self, now: &[Effective]) {
+        for (old, new) in self.at_start.iter().zip(now) {
+            if old.value != new.value {
+                let setting = new.setting.name;
+                tracing::warn!(setting, "the setting has changed; it needs a new start");
+            }
+        }
+    }
+}
+
+impl RoutingSource for ProcessConfig {
+    fn read(&self) -> Result<Routing, String> {
+        let raw = RawConfig::from_process(&self.matches).map_err(|error| error.to_string())?;
+        let config = raw.clone().resolve().map_err(|error| error.to_string())?;
+        let routing = fleet::routing(&config.fleet).map_err(|fault| fault.to_string())?;
+        self.warn_of_settings(&raw.effective());
+        Ok(routing)
+    }
+}
+
+/// What tells one state of a file from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stamp {
+    modified: Option<SystemTime>,
+    bytes: u64,
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            modified: metadata.modified().ok(),
+            bytes: metadata.len(),
+        })
+    }
+}
+
+/// Reads the configuration again, whenever there is a reason to, for as long as it is polled.
+pub(super) async fn watch(state: AppState, source: Arc<ProcessConfig>) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return tracing::warn!("SIGHUP cannot be heard; changes need a new start");
+    };
+    let stamp = |source: &ProcessConfig| source.path().and_then(|path| Stamp::of(&path));
+    let mut in_force = stamp(&source);
+    let mut seen = in_force;
+    loop {
+        let told = tokio::select! {
+            heard = hangup.recv() => heard.is_some(),
+            () = tokio::time::sleep(LOOK_EVERY) => false,
+        };
+        let now = stamp(&source);
+        let is_settled = std::mem::replace(&mut seen, now) == now;
+        // Without a file there is nothing to read: what was read stays.
+        if told || (is_settled && now != in_force && now.is_some()) {
+            in_force = now;
+            let (state, source) = (state.clone(), Arc::clone(&source));
+            // The log has what came of it.
+            let _ = tokio::task::spawn_blocking(move || state.reload(&*source)).await;
+        }
+    }
+}
