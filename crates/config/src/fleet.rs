@@ -60,6 +60,9 @@ pub struct ProviderTable {
     /// The models that are used of it; left out: all it lists.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Whether answers are asked for as streams also where they are shown whole; left out:
+    /// of all but services on the internet (`openai`).
+    pub stream_always: Option<bool>,
     #[serde(default = "default_connect")]
     pub connect_timeout_secs: u64,
     /// From the request to the first text; prompts take minutes on small boards.

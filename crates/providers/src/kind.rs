@@ -1,5 +1,7 @@
 //! Kinds of engines and how they differ.
 
+use crate::Streams;
+
 /// What kind of engine a provider is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
@@ -40,6 +42,16 @@ impl Kind {
     #[must_use]
     pub fn from_word(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// Services on the internet look after themselves; silence of an engine of one's own may
+    /// be a hang.
+    #[must_use]
+    pub const fn streams(self) -> Streams {
+        match self {
+            Self::OpenAi => Streams::AsShown,
+            _ => Streams::Always,
+        }
     }
 
     /// How it spells a sampling value that OpenAI's dialect does not have; `None` where it

@@ -25,7 +25,7 @@ use proto::{Event, Job, JobFailure, Priority};
 use router::{Model, Reach};
 
 pub use kind::Kind;
-pub use remote::{AddressError, Remote, RemoteConfig, Timeouts};
+pub use remote::{AddressError, Remote, RemoteConfig, Streams, Timeouts};
 
 /// Says how often a request was sent on from one endpoint of ours to another.
 pub const HOPS_HEADER: &str = "x-sextant-hops";
@@ -61,6 +61,8 @@ pub struct Order {
     /// Endpoints of ours that have sent it on so far.
     pub hops: u32,
     pub priority: Priority,
+    /// Nobody sees anything of the answer before its end.
+    pub is_whole: bool,
 }
 
 /// What a provider has.

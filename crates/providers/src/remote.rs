@@ -47,6 +47,16 @@ pub struct RemoteConfig {
     pub timeouts: Timeouts,
     /// Its models, where it does not list them; with a list, those that are used of it.
     pub models: Vec<String>,
+    pub streams: Streams,
+}
+
+/// When an answer is asked for as a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Streams {
+    /// Also where it is shown whole: only so can silence be told from work.
+    Always,
+    /// Where it is shown as it comes.
+    AsShown,
 }
 
 /// How long each phase of a request may take.
@@ -190,7 +200,8 @@ impl Remote {
 
     async fn ask(&self, order: Order) -> Result<EventStream, JobFailure> {
         let sent = Instant::now();
-        let request = request::request(self.config.kind, order)?;
+        let is_streamed = !order.is_whole || self.config.streams == Streams::Always;
+        let request = request::request(self.config.kind, is_streamed, order)?;
         let response = match timeout(self.config.timeouts.first_token, self.send(&request)).await {
             Ok(response) => response?,
             Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),

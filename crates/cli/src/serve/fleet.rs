@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 use config::{FleetTables, ProviderTable, RoutingTable};
 use gateway::{EMBEDDED, RoutedProvider, Routing};
-use providers::{Kind, Remote, RemoteConfig, Timeouts};
+use providers::{Kind, Remote, RemoteConfig, Streams, Timeouts};
 use router::{Policy, Reach, Rule, Rules, Task};
 use stdx::Secret;
 
@@ -110,6 +110,11 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
             silence: Duration::from_secs(table.silence_timeout_secs),
         },
         models: table.models.clone(),
+        streams: match table.stream_always {
+            Some(true) => Streams::Always,
+            Some(false) => Streams::AsShown,
+            None => kind.streams(),
+        },
     })?;
     Ok(RoutedProvider {
         name: table.name.clone(),

@@ -185,6 +185,7 @@ impl Attempt {
                 reach_max: candidate.reach_max,
                 hops: run.settled.hops,
                 priority: run.settled.terms.priority,
+                is_whole: run.delivery == Delivery::Whole,
             },
             provider: target.provider.clone(),
         };

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::{StreamExt, stream};
-use providers::{Kind, Remote, RemoteConfig, Timeouts};
+use providers::{Kind, Remote, RemoteConfig, Streams, Timeouts};
 use router::Reach;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -122,6 +122,7 @@ impl Upstream {
                 silence: patience,
             },
             models: Vec::new(),
+            streams: Streams::Always,
         });
         RoutedProvider {
             name: name.into(),

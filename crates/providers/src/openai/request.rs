@@ -31,9 +31,10 @@ pub(crate) enum AnswerKind {
 }
 
 /// Writes a job in the dialect as that kind of engine knows it.
-pub(crate) fn request(kind: Kind, order: Order) -> Result<Request, JobFailure> {
+pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Request, JobFailure> {
     let mut writer = Writer {
         kind,
+        is_streamed,
         body: Map::new(),
         warnings: Vec::new(),
     };
@@ -88,6 +89,7 @@ fn unsupported(what: &str) -> JobFailure {
 
 struct Writer {
     kind: Kind,
+    is_streamed: bool,
     body: Map<String, Value>,
     warnings: Vec<String>,
 }
@@ -119,8 +121,10 @@ impl Writer {
         self.warnings.push(warning);
     }
 
-    /// Answers are always asked for as streams: only so can silence be told from work.
     fn streamed(&mut self) {
+        if !self.is_streamed {
+            return self.set("stream", false);
+        }
         self.set("stream", true);
         self.set("stream_options", json!({ "include_usage": true }));
     }

@@ -1,6 +1,7 @@
 use proto::{
-    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
-    SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
+    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message,
+    Priority, Role, SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition,
+    UpstreamFault,
 };
 use router::Reach;
 use serde_json::{Value, json};
@@ -16,8 +17,10 @@ fn written(kind: Kind, job: ChatJob) -> Request {
         job: Job::Chat(Box::new(job)),
         reach_max: Reach::Lan,
         hops: 1,
+        priority: Priority::Normal,
+        is_whole: false,
     };
-    request(kind, order).unwrap()
+    request(kind, true, order).unwrap()
 }
 
 fn user(text: &str) -> Message {
@@ -171,8 +174,10 @@ fn a_constraint_is_never_dropped() {
             job: Job::Chat(Box::new(job(regex()))),
             reach_max: Reach::Cloud,
             hops: 0,
+            priority: Priority::Normal,
+            is_whole: false,
         };
-        let failed = request(kind, order).is_err();
+        let failed = request(kind, true, order).is_err();
         assert_eq!(failed, kind != Kind::Sextant, "{}", kind.word());
     }
 }
