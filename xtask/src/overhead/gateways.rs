@@ -35,8 +35,9 @@ pub(super) const ALL: [Kind; 7] = [
 ];
 
 const PORTKEY: &str = "@portkey-ai/gateway";
-/// Sextant asks for it, so that checking it is part of what is measured.
-const SEXTANT_KEY: &str = "overhead-bench";
+/// Sextant and LiteLLM ask for it: LiteLLM does not start without one, and Sextant is
+/// measured as one would run it. It opens nothing but these two for as long as they run.
+const KEY: &str = "sk-5d0c8a1fb27e4963a4f19e60c7d2835b8e1f60a94c37d52b";
 
 /// Portkey listens on every address and has no option for it.
 const LISTEN_ON_LOOPBACK: &str = "const { Server } = require('node:net');
@@ -234,7 +235,7 @@ impl Gateway {
              \"temperature\":0,\"stream\":{stream}}}"
         );
         let headers = match self.kind {
-            Kind::Sextant => format!("authorization: Bearer {SEXTANT_KEY}\r\n"),
+            Kind::Sextant | Kind::Litellm => format!("authorization: Bearer {KEY}\r\n"),
             Kind::Portkey => format!(
                 "authorization: Bearer none\r\nx-portkey-provider: openai\r\n\
                  x-portkey-custom-host: http://{}/v1\r\n",
@@ -272,7 +273,7 @@ fn nginx_config(place: &Place) -> String {
 /// Keys are on; what there is of metrics always is.
 fn sextant_config(place: &Place) -> String {
     format!(
-        "listen = \"127.0.0.1:{}\"\napi_key = \"{SEXTANT_KEY}\"\nrequests_max = 1024\n\
+        "listen = \"127.0.0.1:{}\"\napi_key = \"{KEY}\"\nrequests_max = 1024\n\
          log_level = \"error\"\n\n[[providers]]\nname = \"dummy\"\nkind = \"openai\"\n\
          url = \"http://{}\"\nrequests_max = 1024\n",
         place.port, place.engine
@@ -282,6 +283,7 @@ fn sextant_config(place: &Place) -> String {
 fn litellm_config(engine: &str) -> String {
     format!(
         "model_list:\n  - model_name: {MODEL}\n    litellm_params:\n\
-         \x20     model: openai/{MODEL}\n      api_base: {engine}/v1\n      api_key: none\n"
+         \x20     model: openai/{MODEL}\n      api_base: {engine}/v1\n      api_key: none\n\
+         general_settings:\n  master_key: {KEY}\n"
     )
 }

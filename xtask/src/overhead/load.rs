@@ -20,7 +20,8 @@ pub(super) struct Load {
     pub(super) concurrency: usize,
     /// What ends in this time does not count.
     pub(super) warm_up: Duration,
-    /// What ends in this time after it counts.
+    /// What ends in this time after it counts. Where that is too short for an answer on
+    /// each connection it lasts longer, up to half of `patience`.
     pub(super) span: Duration,
     /// For the answers that are still to come then, and for any answer at all.
     pub(super) patience: Duration,
@@ -68,7 +69,8 @@ pub(super) fn run(load: &Load) -> Result<Seen> {
         bail!("no answer came within the measured time");
     }
     let n_answers = client.seen.totals_ms.len() as f64;
-    client.seen.per_s = n_answers / load.span.as_secs_f64();
+    let counted = client.last_counted - client.counting_begins;
+    client.seen.per_s = n_answers / counted.as_secs_f64();
     Ok(client.seen)
 }
 
@@ -80,6 +82,7 @@ struct Client<'a> {
     busy: usize,
     counting_begins: Instant,
     counting_ends: Instant,
+    last_counted: Instant,
     seen: Seen,
     buffer: Vec<u8>,
 }
@@ -114,6 +117,7 @@ impl<'a> Client<'a> {
             busy: load.concurrency,
             counting_begins,
             counting_ends: counting_begins + load.span,
+            last_counted: counting_begins,
             seen: Seen::default(),
             buffer: vec![0; 64 << 10],
         };
@@ -175,7 +179,11 @@ impl<'a> Client<'a> {
         let now = Instant::now();
         let connection = &self.connections[index];
         self.seen.answers += 1;
-        if now >= self.counting_begins && now < self.counting_ends {
+        let enough = self.seen.totals_ms.len() >= self.load.concurrency
+            || now >= self.counting_ends + self.load.patience / 2;
+        let over = now >= self.counting_ends && enough;
+        if now >= self.counting_begins && !over {
+            self.last_counted = now;
             let arrivals = &connection.answer.arrivals;
             let seen = &mut self.seen;
             seen.totals_ms.push(ms(now - connection.begun));
@@ -185,7 +193,7 @@ impl<'a> Client<'a> {
             let gaps = arrivals.windows(2).map(|pair| ms(pair[1] - pair[0]));
             seen.gaps_ms.extend(gaps);
         }
-        if now >= self.counting_ends {
+        if over {
             self.connections[index].idle = true;
             self.busy -= 1;
             return Ok(());

@@ -261,7 +261,8 @@ impl Report {
              is not whole fails the cell. Columns at 1, 16, 64 and 256 have so many connections,\n\
              kept open, each with one request at a time. Paced streams have their first token\n\
              after the time of one, in place of a prefill. Resident memory is that of the whole\n\
-             process tree; being ready is the first whole answer. Sextant checks a key.\n",
+             process tree; being ready is the first whole answer. Sextant\n\
+             and LiteLLM check a key.\n",
             self.rounds,
             self.cell.as_millis(),
         );
