@@ -1,8 +1,8 @@
 //! The back end of the overhead bench: one thread over epoll that gives every chat
 //! request the same answer, so that what is measured is what lies in front of it.
 //!
-//! `POST /pace/MICROSECONDS` sets the time before each chunk of the streams that begin
-//! after it, the first chunk among them; 0, as at the start, sends all chunks at once.
+//! `POST /pace/MICROSECONDS` sets the time before each token of the streams that begin
+//! after it, the first one among them; 0, as at the start, sends all chunks at once.
 //! Each chunk is a write of its own either way.
 
 use super::wire::{self, Request};
@@ -289,12 +289,16 @@ impl Engine {
         let chunks = self.answers.chunks(due.with_usage);
         connection.send(&chunks[due.chunk]);
         due.chunk += 1;
-        if due.chunk < chunks.len() {
+        if due.chunk < wire::TOKENS.len() {
             due.at += self.pace;
             self.schedule(due);
-        } else {
-            connection.stream = 0;
+            return;
         }
+        // No token, no time: whether usage was asked for must not show.
+        for chunk in &chunks[due.chunk..] {
+            connection.send(chunk);
+        }
+        connection.stream = 0;
     }
 }
 
