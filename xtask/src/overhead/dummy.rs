@@ -106,8 +106,8 @@ impl Engine {
         registry.register(&mut listener, LISTENER, Interest::READABLE)?;
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        let mut source = &timer.as_raw_fd();
-        registry.register(&mut SourceFd(&mut source), TIMER, Interest::READABLE)?;
+        let source = timer.as_raw_fd();
+        registry.register(&mut SourceFd(&source), TIMER, Interest::READABLE)?;
         Ok(Self {
             poll,
             listener,
