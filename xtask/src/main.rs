@@ -11,6 +11,7 @@ mod codegen;
 mod fuzz;
 mod http;
 mod models;
+mod overhead;
 mod parity;
 mod peer;
 mod sdk;
@@ -58,6 +59,9 @@ enum Chore {
     BackendOps(backend_ops::Arguments),
     /// Measures Sextant against llama-server, interleaved in one run.
     Bench(bench::Arguments),
+    /// The back end of the overhead bench: answers at once, or at a pace, the same every time.
+    #[command(hide = true)]
+    DummyEngine(overhead::dummy::Arguments),
     /// Compares greedy output with llama-server's, token for token.
     Parity(parity::Arguments),
 }
@@ -87,6 +91,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Peer => peer::run(),
         Chore::BackendOps(arguments) => backend_ops::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
+        Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 /// Ticks of `/proc/PID/stat` in a second; fixed at 100 in Linux's user interface.
 const TICKS_PER_S: f64 = 100.0;
 
-pub(super) fn cpu() -> String {
+pub(crate) fn cpu() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = text
         .lines()
@@ -20,7 +20,7 @@ pub(super) fn cpu() -> String {
     format!("{name}, {cores} cores to use")
 }
 
-pub(super) fn load_average() -> String {
+pub(crate) fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("unknown").to_owned()
 }
@@ -50,6 +50,31 @@ pub(super) fn idle_cpu(servers: &[&Server]) -> String {
 
 /// CPU time of a process and all its descendants.
 fn ticks(pid: u32) -> u64 {
+    family(pid).iter().map(|(_, ticks)| ticks).sum()
+}
+
+/// The same in seconds.
+pub(crate) fn cpu_seconds(pid: u32) -> f64 {
+    ticks(pid) as f64 / TICKS_PER_S
+}
+
+/// Resident memory of a process and all its descendants; what they share counts for each.
+pub(crate) fn resident_bytes(pid: u32) -> u64 {
+    let resident = |id: u32| {
+        let text = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+    };
+    let family = family(pid);
+    family
+        .iter()
+        .filter_map(|(id, _)| resident(*id))
+        .sum::<u64>()
+        * 1024
+}
+
+/// A process and all its descendants, each with its CPU time in ticks.
+pub(crate) fn family(pid: u32) -> Vec<(u32, u64)> {
     let mut parents: HashMap<u32, (u32, u64)> = HashMap::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(id) = entry
@@ -76,8 +101,8 @@ fn ticks(pid: u32) -> u64 {
     parents
         .iter()
         .filter(|(id, _)| belongs(**id))
-        .map(|(_, (_, ticks))| ticks)
-        .sum()
+        .map(|(id, (_, ticks))| (*id, *ticks))
+        .collect()
 }
 
 /// Fields 4 (parent), 14 and 15 (user and system time) of `/proc/PID/stat`. The

@@ -8,11 +8,12 @@
 //! with the spread between rounds, which is the noise of this run.
 
 mod cases;
-mod machine;
+pub(crate) mod machine;
 mod prompt;
 mod report;
 
 use crate::models::{self, SMOLLM2};
+use crate::overhead;
 use crate::peer::{self, Peer};
 use crate::server::{Server, Setting};
 use crate::shell::{self, program, sextant};
@@ -33,7 +34,10 @@ const LOAD_MAX: f64 = 0.7;
 const ROUNDS_MIN: usize = 5;
 
 #[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// A GGUF file; the default is the small test model.
     #[arg(long)]
     model: Option<PathBuf>,
@@ -60,7 +64,17 @@ pub(crate) struct Arguments {
     date: Option<String>,
 }
 
+/// Benches with other peers.
+#[derive(clap::Subcommand)]
+enum Other {
+    /// Measures what Sextant adds to an engine that others run, against other gateways.
+    Overhead(overhead::Arguments),
+}
+
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Other::Overhead(arguments)) = &arguments.other {
+        return overhead::run(arguments);
+    }
     if arguments.rounds < ROUNDS_MIN && arguments.only.is_none() {
         bail!(
             "--rounds {} is too few for a median with a spread; give at least {ROUNDS_MIN}",
