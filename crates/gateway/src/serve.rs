@@ -1,7 +1,15 @@
-//! The server loop: accepts connections and hands them to the router.
+//! The server loop: accepts connections and hands them to lanes.
+//!
+//! A lane is a thread with a runtime of its own. A connection stays in its lane, and so do its
+//! requests and what they ask of other engines: nothing that happens to one request wakes
+//! another thread. That is what costs most where a request takes microseconds.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
@@ -9,31 +17,40 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::settings::GatewayConfig;
+
+/// Lanes at most; more cores than that have no work in an endpoint of this kind.
+const LANES_MAX: usize = 16;
+/// Pause after a connection could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves `app` on all `listeners` until `shutdown` is ready, then finishes what is
 /// running, for at most the configured time.
 ///
 /// More connections than the limit wait in the backlog of the operating system.
+///
+/// # Errors
+/// No thread or no runtime can be had for a lane.
 pub async fn serve(
     listeners: Vec<TcpListener>,
     app: Router,
     config: &GatewayConfig,
     shutdown: impl Future<Output = ()>,
-) {
+) -> io::Result<()> {
     let slots = Arc::new(Semaphore::new(config.connections_max));
     let (stop, stopped) = watch::channel(false);
+    let n_lanes = std::thread::available_parallelism().map_or(1, usize::from);
+    let lanes = (0..n_lanes.min(LANES_MAX)).map(|_| Lane::start(&app, config));
+    let lanes = Arc::new(lanes.collect::<io::Result<Vec<_>>>()?);
     let mut loops = JoinSet::new();
     for listener in listeners {
         let acceptor = Acceptor {
             listener,
-            app: app.clone(),
+            lanes: Arc::clone(&lanes),
             slots: Arc::clone(&slots),
-            header_timeout: config.header_timeout,
-            shutdown_timeout: config.shutdown_timeout,
         };
         loops.spawn(acceptor.run(stopped.clone()));
     }
@@ -41,43 +58,53 @@ pub async fn serve(
     // The receivers live in the loops; if all have gone, there is nothing to stop.
     let _ = stop.send(true);
     while loops.join_next().await.is_some() {}
+    // The acceptors have dropped theirs, so this is the last.
+    let lanes = Arc::into_inner(lanes).unwrap_or_default();
+    end(lanes).await;
+    Ok(())
+}
+
+/// Waits for the lanes, each of which finishes what it has.
+async fn end(lanes: Vec<Lane>) {
+    // They hear that nothing comes any more before the first one is waited for.
+    let threads: Vec<_> = lanes.into_iter().map(|lane| lane.thread).collect();
+    let join = || {
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("a lane panicked");
+            }
+        }
+    };
+    if tokio::task::spawn_blocking(join).await.is_err() {
+        tracing::error!("the lanes could not be waited for");
+    }
 }
 
 struct Acceptor {
     listener: TcpListener,
-    app: Router,
+    lanes: Arc<Vec<Lane>>,
     slots: Arc<Semaphore>,
-    header_timeout: std::time::Duration,
-    shutdown_timeout: std::time::Duration,
 }
 
 impl Acceptor {
     async fn run(self, mut stopped: watch::Receiver<bool>) {
-        let graceful = GracefulShutdown::new();
-        let mut connections = JoinSet::new();
         loop {
-            while connections.try_join_next().is_some() {}
             tokio::select! {
-                _ = stopped.wait_for(|stopped| *stopped) => break,
-                accepted = self.accept() => {
-                    if let Some((stream, slot)) = accepted {
-                        self.spawn(stream, slot, &graceful, &mut connections);
+                _ = stopped.wait_for(|stopped| *stopped) => return,
+                connection = self.accept() => {
+                    if let Some(connection) = connection {
+                        self.hand_over(connection);
                     }
                 }
             }
         }
-        drop(self.listener);
-        let drained = tokio::time::timeout(self.shutdown_timeout, graceful.shutdown()).await;
-        if drained.is_err() {
-            tracing::warn!(open = connections.len(), "connections are cut");
-        }
-        // What is left is aborted as the set is dropped.
     }
 
-    async fn accept(&self) -> Option<(TcpStream, OwnedSemaphorePermit)> {
+    async fn accept(&self) -> Option<Connection> {
         let slot = Arc::clone(&self.slots).acquire_owned().await.ok()?;
-        match self.listener.accept().await {
-            Ok((stream, _)) => Some((stream, slot)),
+        let accepted = self.listener.accept().await;
+        match accepted.and_then(|(stream, _)| stream.into_std()) {
+            Ok(stream) => Some(Connection { stream, slot }),
             Err(error) => {
                 // Out of file descriptors or the like: give others time to close some.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -87,31 +114,113 @@ impl Acceptor {
         }
     }
 
+    /// To the lane with the fewest connections.
+    fn hand_over(&self, connection: Connection) {
+        let open = |lane: &&Lane| lane.open.load(Ordering::Relaxed);
+        if let Some(lane) = self.lanes.iter().min_by_key(open) {
+            lane.open.fetch_add(1, Ordering::Relaxed);
+            // A lane lives until it is told to end; without it the connection closes.
+            let _ = lane.connections.send(connection);
+        }
+    }
+}
+
+/// An accepted connection, with its place among those that may be open.
+struct Connection {
+    stream: std::net::TcpStream,
+    slot: OwnedSemaphorePermit,
+}
+
+/// A thread that serves connections; it ends once `connections` is dropped.
+struct Lane {
+    /// As many wait in it as have a slot.
+    connections: mpsc::UnboundedSender<Connection>,
+    open: Arc<AtomicUsize>,
+    thread: JoinHandle<()>,
+}
+
+impl Lane {
+    fn start(app: &Router, config: &GatewayConfig) -> io::Result<Self> {
+        let (connections, receiver) = mpsc::unbounded_channel();
+        let open = Arc::new(AtomicUsize::new(0));
+        let server = LaneServer {
+            app: app.clone(),
+            open: Arc::clone(&open),
+            header_timeout: config.header_timeout,
+            shutdown_timeout: config.shutdown_timeout,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = std::thread::Builder::new()
+            .name("sextant-lane".to_owned())
+            .spawn(move || runtime.block_on(server.run(receiver)))?;
+        Ok(Self {
+            connections,
+            open,
+            thread,
+        })
+    }
+}
+
+struct LaneServer {
+    app: Router,
+    open: Arc<AtomicUsize>,
+    header_timeout: Duration,
+    shutdown_timeout: Duration,
+}
+
+impl LaneServer {
+    async fn run(self, mut receiver: mpsc::UnboundedReceiver<Connection>) {
+        let graceful = GracefulShutdown::new();
+        let mut running = JoinSet::new();
+        while let Some(connection) = receiver.recv().await {
+            while running.try_join_next().is_some() {}
+            self.spawn(connection, &graceful, &mut running);
+        }
+        let drained = tokio::time::timeout(self.shutdown_timeout, graceful.shutdown()).await;
+        if drained.is_err() {
+            tracing::warn!(open = running.len(), "connections are cut");
+        }
+        // What is left is aborted as the set is dropped.
+    }
+
     fn spawn(
         &self,
-        stream: TcpStream,
-        slot: OwnedSemaphorePermit,
+        connection: Connection,
         graceful: &GracefulShutdown,
-        connections: &mut JoinSet<()>,
+        running: &mut JoinSet<()>,
     ) {
+        let Connection { stream, slot } = connection;
+        let open = OpenConnection(Arc::clone(&self.open));
         // Otherwise small events wait for the acknowledgement of earlier ones.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY could not be set");
         }
+        let stream = match TcpStream::from_std(stream) {
+            Ok(stream) => stream,
+            Err(error) => return tracing::warn!(%error, "a connection could not be served"),
+        };
         let service = TowerToHyperService::new(self.app.clone());
-        let connection = http1::Builder::new()
+        let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.header_timeout)
             .serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
-        connections.spawn(async move {
-            if let Err(error) = connection.await {
+        let served = graceful.watch(served);
+        running.spawn(async move {
+            if let Err(error) = served.await {
                 tracing::debug!(%error, "connection ended");
             }
-            drop(slot);
+            drop((slot, open));
         });
     }
 }
 
-/// Pause after a connection could not be accepted.
-const ACCEPT_PAUSE: std::time::Duration = std::time::Duration::from_millis(50);
+/// Counts a connection of a lane until it is dropped.
+struct OpenConnection(Arc<AtomicUsize>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -8,12 +8,15 @@ use axum::body::Body;
 use axum::http::{HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::{FutureExt, Stream, StreamExt, stream};
 use proto::Event;
 use tokio::time::{Instant, timeout_at};
 
 use crate::wire::encode::{Encoder, Prefill};
 use crate::wire::fold::{Fold, Part};
+
+/// A piece of this size is sent, whatever else there is.
+const PIECE_BYTES: usize = 16 << 10;
 
 /// Events of several jobs, each with the index of its job.
 pub(crate) type TaggedEvents = Pin<Box<dyn Stream<Item = (usize, Event)> + Send>>;
@@ -94,10 +97,22 @@ impl<E: Encoder> Driver<E> {
                 },
             };
             let (job, event) = next?;
-            let bytes = self.take(job, event);
+            let mut bytes = self.take(job, event);
+            self.add_ready(&mut bytes);
             if !bytes.is_empty() {
                 return Some(bytes.into());
             }
+        }
+    }
+
+    /// Adds what is there already: where events come faster than they are sent, several go
+    /// in one piece.
+    fn add_ready(&mut self, bytes: &mut Vec<u8>) {
+        while bytes.len() < PIECE_BYTES && !self.answer.fold.is_over() {
+            let Some(Some((job, event))) = self.answer.events.next().now_or_never() else {
+                return;
+            };
+            bytes.append(&mut self.take(job, event));
         }
     }
 

@@ -15,6 +15,7 @@ use reqwest::{Client, Response, Url};
 use router::Reach;
 use serde_json::Value;
 use stdx::Secret;
+use thread_local::ThreadLocal;
 use tokio::time::{Instant, timeout};
 
 use crate::failure::{failure, of_error, of_status};
@@ -93,6 +94,10 @@ pub struct Remote {
     base: Url,
     /// Where the engine's own routes are; ends with a slash.
     root: Url,
+    /// One a thread: what a thread asks is answered on connections of its own, so that no
+    /// answer has to wake another thread.
+    clients: ThreadLocal<Client>,
+    /// For a thread that cannot have its own.
     client: Client,
 }
 
@@ -130,8 +135,17 @@ impl Remote {
             reach,
             base,
             root,
+            clients: ThreadLocal::new(),
             client,
         })
+    }
+
+    fn client(&self) -> &Client {
+        let own = self.clients.get_or_try(|| {
+            let headers = headers(&self.config).map_err(drop)?;
+            client(headers, self.reach, self.config.timeouts).map_err(drop)
+        });
+        own.unwrap_or(&self.client)
     }
 
     /// How far away it is.
@@ -180,7 +194,7 @@ impl Remote {
         let url = url.map_err(|error| NoList::Cause(error.to_string()))?;
         let of_failure = |failure: JobFailure| NoList::Cause(failure.message);
         let answer = async {
-            let response = self.client.get(url).send().await;
+            let response = self.client().get(url).send().await;
             let response =
                 response.map_err(|error| of_failure(of_error(&self.config.name, &error)))?;
             let status = response.status();
@@ -233,7 +247,7 @@ impl Remote {
                 format!("`{}` has no usable address: {error}.", self.config.name),
             )
         })?;
-        let mut post = self.client.post(url).json(&request.body);
+        let mut post = self.client().post(url).json(&request.body);
         for (name, value) in &request.headers {
             post = post.header(*name, value);
         }

@@ -53,6 +53,8 @@ pub(super) async fn run(
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
     };
-    gateway::serve(vec![listener], app, &settings, stop).await;
+    if let Err(error) = gateway::serve(vec![listener], app, &settings, stop).await {
+        tracing::error!(%error, "the endpoint cannot be served");
+    }
     watcher.abort();
 }

@@ -27,7 +27,8 @@ async fn run(backend: &Arc<Scripted>, config: GatewayConfig) -> Running {
         let shutdown = async {
             let _ = stopped.await;
         };
-        serve(vec![listener], app, &config, shutdown).await;
+        let served = serve(vec![listener], app, &config, shutdown).await;
+        served.unwrap();
     });
     Running {
         address,

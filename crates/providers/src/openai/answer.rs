@@ -94,18 +94,20 @@ impl Reader {
 
     /// Takes a whole answer.
     pub(crate) fn whole(&mut self, body: &[u8], timings: Timings, events: &mut Vec<Event>) {
-        match (self.kind, serde_json::from_slice::<Value>(body)) {
-            (_, Err(error)) => self.fail(self.malformed(&error.to_string()), events),
-            (AnswerKind::Embeddings { n }, Ok(body)) => self.embeddings(body, n, events),
-            (_, Ok(body)) => match serde_json::from_value(body) {
+        if let AnswerKind::Embeddings { n } = self.kind {
+            return match serde_json::from_slice(body) {
+                Ok(body) => self.embeddings(body, n, events),
                 Err(error) => self.fail(self.malformed(&error.to_string()), events),
-                Ok(body) => {
-                    self.body(body, events);
-                    if !self.over {
-                        self.end(timings, events);
-                    }
+            };
+        }
+        match serde_json::from_slice(body) {
+            Ok(body) => {
+                self.body(body, events);
+                if !self.over {
+                    self.end(timings, events);
                 }
-            },
+            }
+            Err(error) => self.fail(self.malformed(&error.to_string()), events),
         }
     }
 
@@ -218,11 +220,7 @@ impl Reader {
         });
     }
 
-    fn embeddings(&mut self, body: Value, n: usize, events: &mut Vec<Event>) {
-        let body: EmbeddingBody = match serde_json::from_value(body) {
-            Ok(body) => body,
-            Err(error) => return self.fail(self.malformed(&error.to_string()), events),
-        };
+    fn embeddings(&mut self, body: EmbeddingBody, n: usize, events: &mut Vec<Event>) {
         let mut vectors = vec![Vec::new(); n];
         for entry in body.data {
             if let Some(vector) = vectors.get_mut(entry.index) {
