@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use stdx::Secret;
+use stdx::{Cost, Secret};
 
 /// The keys of the file that are no settings but tables of this module.
 pub(crate) const TABLES: [&str; 2] = ["providers", "routing"];
@@ -53,6 +53,12 @@ pub struct ProviderTable {
     /// The models that are used of it; left out: all it lists.
     #[serde(default)]
     pub models: Vec<String>,
+    /// What its tokens cost; left out: nothing.
+    #[serde(default)]
+    pub cost_per_million: PriceTable,
+    /// What the tokens of single models cost, where that differs.
+    #[serde(default)]
+    pub model_cost_per_million: BTreeMap<String, PriceTable>,
     #[serde(default = "default_connect")]
     pub connect_timeout_secs: u64,
     /// From the request to the first text; prompts take minutes on small boards.
@@ -61,6 +67,28 @@ pub struct ProviderTable {
     /// Without a byte.
     #[serde(default = "default_silence")]
     pub silence_timeout_secs: u64,
+}
+
+/// What a million tokens cost, in whatever currency the operator counts in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriceTable {
+    pub prompt: Amount,
+    pub completion: Amount,
+}
+
+/// An amount of money, as a number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Amount(pub Cost);
+
+impl TryFrom<f64> for Amount {
+    type Error = stdx::NoAmount;
+
+    fn try_from(number: f64) -> Result<Self, stdx::NoAmount> {
+        // As it is written, so that 0.15 is exactly that.
+        number.to_string().parse().map(Self)
+    }
 }
 
 /// A header's value, which may be a secret.
