@@ -1,5 +1,7 @@
 //! The audit log: a row for each request, without its texts unless the operator asks.
 
+use std::time::Duration;
+
 use rusqlite::{Connection, Row, params};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
@@ -191,4 +193,40 @@ pub(crate) fn prune(
          WHERE id <= (SELECT max(id) FROM audit) - ?1 ORDER BY id LIMIT ?2)";
     let n_many = connection.execute(many, params![clamped(keep_max), rows_max])?;
     Ok(n_old.max(n_many) >= rows_max as usize)
+}
+
+/// A span of time as people write it: a number and `s`, `m`, `h` or `d`.
+#[must_use]
+pub fn span(text: &str) -> Option<Duration> {
+    let (number, secs) = [("s", 1), ("m", 60), ("h", 3600), ("d", 86_400)]
+        .into_iter()
+        .find_map(|(unit, secs)| Some((text.strip_suffix(unit)?, secs)))?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| is_number)?;
+    Some(Duration::from_secs(number.checked_mul(secs)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_a_number_and_a_unit() {
+        for (text, secs) in [("90s", 90), ("15m", 900), ("1h", 3600), ("7d", 604_800)] {
+            assert_eq!(span(text), Some(Duration::from_secs(secs)));
+        }
+        for text in [
+            "",
+            "1",
+            "h",
+            "-1h",
+            "+1h",
+            "1.5h",
+            "1 h",
+            "99999999999999999999d",
+            "1w",
+        ] {
+            assert_eq!(span(text), None, "{text}");
+        }
+    }
 }

@@ -6,6 +6,7 @@
 
 mod needs;
 mod post;
+mod price;
 mod refusal;
 mod run;
 mod trail;
@@ -25,12 +26,15 @@ use router::{
 };
 use supervisor::{ModelPhase, ModelStatus};
 
+use crate::access::{Head, Visit};
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
 
 pub(crate) use needs::Facts;
 pub(crate) use post::Post;
+pub(crate) use price::Estimate;
+pub use price::{Price, Prices};
 pub(crate) use refusal::{not_loaded, refusal};
 pub(crate) use run::Delivery;
 pub(crate) use trail::Trail;
@@ -84,10 +88,12 @@ pub struct RoutedProvider {
     pub requests_max: u32,
     /// What answers where no model is named.
     pub default_model: Option<String>,
+    /// What its tokens cost.
+    pub prices: Prices,
 }
 
 /// What a request says of where it may go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Question {
     model: Option<String>,
     /// The values of its privacy headers.
@@ -98,6 +104,8 @@ pub(crate) struct Question {
     hops: u32,
     /// How far the kept texts may travel that it continues.
     kept: Option<Reach>,
+    /// The request itself; none where we ask ourselves.
+    visit: Option<Arc<Visit>>,
 }
 
 /// Endpoints of ours that a request may pass; more is a circle.
@@ -124,7 +132,16 @@ impl Question {
         self
     }
 
-    pub(crate) fn new(model: Option<String>, headers: &HeaderMap) -> Self {
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    pub(crate) fn visit(&self) -> Option<&Arc<Visit>> {
+        self.visit.as_ref()
+    }
+
+    pub(crate) fn new(model: Option<String>, head: &Head) -> Self {
+        let headers: &HeaderMap = head;
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
         Self {
@@ -136,6 +153,7 @@ impl Question {
                 .and_then(|hops| hops.to_str().ok()?.parse().ok())
                 .unwrap_or(0),
             kept: None,
+            visit: head.visit().cloned(),
         }
     }
 }
@@ -169,6 +187,8 @@ impl RoutedModel {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) decision: Decision,
+    /// Of its tokens, where somebody counts them.
+    pub(crate) estimate: Option<Estimate>,
     conversation: Option<u64>,
     hops: u32,
 }
@@ -249,12 +269,44 @@ impl Dispatch {
             ticket: conversation.unwrap_or_else(|| self.tickets.fetch_add(1, Ordering::Relaxed)),
         };
         self.first_look().await;
-        let decision = router::decide(&ask, &self.picture(), &self.policy);
+        let mut decision = router::decide(&ask, &self.picture(), &self.policy);
+        let visit = question.visit();
+        let counts = visit.is_some_and(|visit| visit.counts_tokens());
+        let estimate = counts.then(|| Estimate::of(jobs));
+        if let Some(visit) = visit {
+            let estimate = estimate.unwrap_or_default();
+            let asked = question.model.as_deref();
+            visit.restrict(&mut decision, asked, |target| {
+                estimate.at(self.price(target)).cost
+            });
+        }
         Ok(Settled {
             decision,
+            estimate,
             conversation,
             hops: question.hops,
         })
+    }
+
+    /// What a model's tokens cost; those of our own engine cost nothing.
+    fn price(&self, target: &Target) -> Price {
+        let post = self.post(&target.provider);
+        post.map_or_else(Price::default, |post| post.prices.of(&target.model))
+    }
+
+    /// The prices of a decision's candidates; empty where none costs anything.
+    pub(crate) fn prices(&self, decision: &Decision) -> Vec<Price> {
+        if self
+            .posts
+            .iter()
+            .all(|post| post.prices == Prices::default())
+        {
+            return Vec::new();
+        }
+        let candidates = decision.candidates.iter();
+        candidates
+            .map(|candidate| self.price(&candidate.target))
+            .collect()
     }
 
     async fn first_look(&self) {
@@ -275,6 +327,7 @@ impl Dispatch {
             let bound = Bound::Header;
             limits.push(Limit { reach, bound });
         }
+        limits.extend(question.visit().and_then(|visit| visit.caller().limit()));
         limits.extend(self.policy.name_limit(question.model.as_deref()));
         limits.extend(question.kept.map(|reach| Limit {
             reach,

@@ -8,7 +8,7 @@ use providers::Provider;
 use router::{Load, Model, Outcome, Reach, Standing};
 use tokio::sync::{Notify, Semaphore, watch as channel};
 
-use super::RoutedProvider;
+use super::{Prices, RoutedProvider};
 
 /// Time between two looks at a provider that is there.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -24,6 +24,7 @@ pub(crate) struct Post {
     priority: u32,
     weight: u32,
     default_model: Option<String>,
+    pub(super) prices: Prices,
     places_max: u32,
     pub(super) places: Arc<Semaphore>,
     state: Mutex<State>,
@@ -49,6 +50,7 @@ impl Post {
             priority: routed.priority,
             weight: routed.weight,
             default_model: routed.default_model,
+            prices: routed.prices,
             places_max,
             places: Arc::new(Semaphore::new(places_max as usize)),
             state: Mutex::default(),
