@@ -111,6 +111,30 @@ mod tests {
         }
     }
 
+    /// The page says in which scope each route is.
+    #[test]
+    fn the_page_on_keys_has_every_route_in_its_scope() {
+        let page = include_str!("../../../../docs/keys.md");
+        for (route, need) in ROUTES {
+            let Need::Scope(scope) = need else { continue };
+            let row = format!("| `{}` |", scope.word());
+            let (_, rest) = page.split_once(&row).unwrap();
+            let row = rest.lines().next().unwrap();
+            let named = row.split('`').filter(|part| part.starts_with('/'));
+            let mut named = named.map(|named| route == named || below(route, named));
+            assert!(
+                named.any(|fits| fits),
+                "{route} is not in the row of {}",
+                scope.word()
+            );
+        }
+    }
+
+    fn below(route: &str, named: &str) -> bool {
+        let rest = route.strip_prefix(named);
+        rest.is_some_and(|rest| rest.starts_with('/'))
+    }
+
     #[test]
     fn what_is_not_listed_is_for_the_operator() {
         assert_eq!(need(Some("/new")), Need::Scope(Scope::Admin));
