@@ -28,10 +28,15 @@ pub(crate) use visit::{BYTES_PER_TOKEN, Head, Visit, VisitEnd};
 
 use crate::kept::{Bounds, Responses};
 use keyring::Keyring;
+use quota::Bucket;
 
 /// Time between two looks for changed keys, and at most as long is lost of what keys used
 /// when the process is killed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Requests without a key, or with a wrong one, that the audit log notes in a minute. Whoever
+/// has no key cannot bury the rows of those who have.
+pub(crate) const STRANGERS_NOTED_PER_MINUTE: u32 = 60;
 
 /// What is written down, as the operator wants it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +75,7 @@ struct Inner {
     /// its last key was taken away.
     asks: AtomicBool,
     looking: Mutex<Looking>,
+    strangers: Mutex<Bucket>,
     clock: Arc<Clock>,
     /// `None`: they are kept in memory.
     responses: Option<Arc<Responses>>,
@@ -153,6 +159,7 @@ impl Control {
             asks: AtomicBool::new(keyring.has_keys()),
             keyring: ArcSwap::from_pointee(keyring),
             looking: Mutex::new(looking),
+            strangers: Mutex::new(Bucket::new(STRANGERS_NOTED_PER_MINUTE, clock.now().elapsed)),
             clock: Arc::new(clock),
             _stop: stop,
             store,
@@ -193,6 +200,14 @@ impl Control {
 
     pub(crate) fn now(&self) -> Moment {
         self.0.clock.now()
+    }
+
+    /// Whether one more request of somebody without a key is noted.
+    fn notes_stranger(&self) -> bool {
+        let now = self.now().elapsed;
+        let strangers = self.0.strangers.lock();
+        let mut strangers = strangers.unwrap_or_else(PoisonError::into_inner);
+        strangers.take(1, now).is_ok()
     }
 
     pub(crate) fn clock(&self) -> &Arc<Clock> {

@@ -244,7 +244,7 @@ impl Quota {
 
 /// Holds what one minute allows.
 #[derive(Debug)]
-struct Bucket {
+pub(super) struct Bucket {
     limit: u32,
     /// Below zero where more was used than was reserved.
     level: f64,
@@ -252,7 +252,7 @@ struct Bucket {
 }
 
 impl Bucket {
-    fn new(limit: u32, at: Duration) -> Self {
+    pub(super) fn new(limit: u32, at: Duration) -> Self {
         Self {
             limit,
             level: f64::from(limit),
@@ -273,7 +273,7 @@ impl Bucket {
 
     /// Takes `n`, or says how long to wait for them. More than it ever holds is let through
     /// when it is full, and what comes later waits for that.
-    fn take(&mut self, n: u64, now: Duration) -> Result<(), Duration> {
+    pub(super) fn take(&mut self, n: u64, now: Duration) -> Result<(), Duration> {
         self.fill(now);
         let n = n as f64;
         let lacking = n.min(f64::from(self.limit)) - self.level;

@@ -88,6 +88,8 @@ pub(crate) struct Visit {
 struct Record {
     /// It is worth a row of the audit log.
     is_due: bool,
+    /// It was asked for a key and has none that holds.
+    is_stranger: bool,
     /// It has one of its key's places.
     has_place: bool,
     model: Option<String>,
@@ -159,7 +161,7 @@ impl Visit {
             return Ok(());
         }
         let caller = caller(headers, operator, control).map_err(|detail| {
-            self.record().is_due = true;
+            self.record().is_stranger = true;
             ApiError::new(ErrorCode::Unauthorized, &[("detail", detail)])
         })?;
         // Nobody else sets it.
@@ -410,11 +412,15 @@ impl Drop for VisitEnd {
     fn drop(&mut self) {
         let Some(control) = &self.control else { return };
         self.visit.settle();
+        if !control.options().audit {
+            return;
+        }
         let (is_due, bytes) = {
             let record = self.visit.record();
-            (record.is_due, record.prompt.len() + record.answer.len())
+            let is_due = record.is_due || (record.is_stranger && control.notes_stranger());
+            (is_due, record.prompt.len() + record.answer.len())
         };
-        if is_due && control.options().audit {
+        if is_due {
             let (visit, status) = (Arc::clone(&self.visit), self.status);
             let duration = self.visit.began.elapsed();
             // Made where it is written, from what lies there anyway.

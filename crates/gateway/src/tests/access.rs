@@ -757,6 +757,24 @@ async fn texts_are_kept_only_when_asked_for_and_only_their_beginning() {
 }
 
 #[tokio::test]
+async fn strangers_do_not_bury_the_others() {
+    let desk = Desk::new();
+    let phone = desk.add(key("phone"));
+    let control = desk.control();
+    let app = app(&Scripted::new(vec![hello()]), &control, Vec::new());
+    let wrong = Secret::new("sx-wrong");
+    let limit = crate::access::STRANGERS_NOTED_PER_MINUTE as usize;
+    for _ in 0..limit + 20 {
+        assert_eq!(get(&app, "/v1/models", &wrong).await.status, 401);
+    }
+    let reply = post(&app, CHAT, &phone, &chat("tiny", "Hi")).await;
+    assert_eq!(reply.status, 200);
+    let rows = desk.rows(&control);
+    assert_eq!(rows.len(), limit + 1);
+    assert_eq!(rows[limit].key_name.as_deref(), Some("phone"));
+}
+
+#[tokio::test]
 async fn no_rows_are_kept_where_nobody_wants_them() {
     let mut desk = Desk::new();
     desk.options.audit = false;
