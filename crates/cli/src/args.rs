@@ -27,6 +27,8 @@ pub(crate) fn command() -> Command {
             load(),
             unload(),
             show(),
+            key(),
+            audit(),
             configuration(),
             completions_command(),
             worker(),
@@ -149,6 +151,85 @@ fn unload() -> Command {
         .about("Drain and unload a model of the running server")
         .arg(model().required(true));
     to_server(command)
+}
+
+fn key() -> Command {
+    Command::new("key")
+        .about("Make, list and revoke the API keys of this machine's server")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommands([key_add(), key_list(), key_revoke()])
+}
+
+fn key_add() -> Command {
+    let option =
+        |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
+    let command = Command::new("add")
+        .about("Make a key and print it; it is shown this once")
+        .arg(option("name", "NAME").required(true).help("What the key is called"))
+        .arg(
+            option("scope", "SCOPE,...")
+                .default_value("chat,embeddings,models")
+                .help("What it may do: chat, embeddings, models, metrics, admin"),
+        )
+        .arg(option("privacy", "LABEL").help(
+            "How far its requests may travel: local_only, lan_only or any [default: as without a key]",
+        ))
+        .arg(option("models", "PATTERN,...").help(
+            "The models it may use, as they are asked for or as PROVIDER:MODEL; `*` stands for any \
+             characters [default: all]",
+        ))
+        .arg(option("requests-per-minute", "N").help("Requests it may send a minute"))
+        .arg(option("tokens-per-minute", "N").help("Tokens it may use a minute"))
+        .arg(option("tokens-per-day", "N").help("Tokens it may use a day (of UTC)"))
+        .arg(
+            option("cost-per-month", "AMOUNT")
+                .help("What its requests may cost a month, at the prices of `[[providers]]`"),
+        )
+        .arg(option("concurrency", "N").help("Requests it may have at the same time"))
+        .arg(
+            option("priority", "LEVEL")
+                .default_value("normal")
+                .help("Who goes first where places are short: low, normal or high"),
+        )
+        .arg(option("expires", "DAYS").help("Days until it stops to work [default: never]"));
+    augment(command, |setting| setting.name == "data_dir")
+}
+
+fn key_list() -> Command {
+    let command = Command::new("list").about("List the keys").arg(json());
+    augment(command, |setting| setting.name == "data_dir")
+}
+
+fn key_revoke() -> Command {
+    let command = Command::new("revoke")
+        .about("Take a key out of use; a running server refuses it within a second")
+        .arg(
+            Arg::new("name")
+                .value_name("NAME")
+                .required(true)
+                .help("The key's name"),
+        );
+    augment(command, |setting| setting.name == "data_dir")
+}
+
+fn audit() -> Command {
+    let command = Command::new("audit")
+        .about("Print the audit log of this machine's server: a JSON object a line")
+        .arg(
+            Arg::new("since")
+                .long("since")
+                .value_name("SPAN")
+                .help("How far back: 90s, 15m, 1h, 7d [default: as far as it goes]"),
+        )
+        .arg(
+            Arg::new("key")
+                .long("key")
+                .value_name("NAME")
+                .help("Only the requests of this key"),
+        )
+        .arg(json().help("Print JSON, which is what is printed anyway"));
+    augment(command, |setting| setting.name == "data_dir")
 }
 
 fn configuration() -> Command {

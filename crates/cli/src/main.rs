@@ -5,8 +5,11 @@
 //! [`outcome::Outcome`].
 
 mod args;
+mod audit;
 mod configuration;
+mod database;
 mod http;
+mod key;
 mod library;
 mod list;
 mod load;
@@ -55,6 +58,8 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
+        Some(("key", matches)) => key::run(matches),
+        Some(("audit", matches)) => audit::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
         Some(("worker", matches)) => worker_process::run(matches),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Deserialize;
-use stdx::Secret;
+use stdx::{Cost, Secret};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -63,6 +63,12 @@ pub struct ProviderTable {
     /// Whether answers are asked for as streams also where they are shown whole; left out:
     /// of all but services on the internet (`openai`).
     pub stream_always: Option<bool>,
+    /// What its tokens cost; left out: nothing.
+    #[serde(default)]
+    pub cost_per_million: PriceTable,
+    /// What the tokens of single models cost, where that differs.
+    #[serde(default)]
+    pub model_cost_per_million: BTreeMap<String, PriceTable>,
     #[serde(default = "default_connect")]
     pub connect_timeout_secs: u64,
     /// From the request to the first text; prompts take minutes on small boards.
@@ -96,6 +102,28 @@ impl FleetTables {
         for (rule, place) in self.routing.rules.iter_mut().zip(places) {
             rule.place = place;
         }
+    }
+}
+
+/// What a million tokens cost, in whatever currency the operator counts in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PriceTable {
+    pub prompt: Amount,
+    pub completion: Amount,
+}
+
+/// An amount of money, as a number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "f64")]
+pub struct Amount(pub Cost);
+
+impl TryFrom<f64> for Amount {
+    type Error = stdx::NoAmount;
+
+    fn try_from(number: f64) -> Result<Self, stdx::NoAmount> {
+        // As it is written, so that 0.15 is exactly that.
+        number.to_string().parse().map(Self)
     }
 }
 

@@ -21,11 +21,14 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use flags::augment;
-pub use fleet::{FleetTables, HeaderValue, ProviderTable, RoutingTable, RuleTable};
+pub use fleet::{
+    Amount, FleetTables, HeaderValue, PriceTable, ProviderTable, RoutingTable, RuleTable,
+};
 pub use raw::{Effective, RawConfig, Source, file_to_read};
 pub use reference::reference_markdown;
 pub use resolve::{
-    CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, Speculation, SpeculationMode,
+    CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, ResponsesIn, Speculation,
+    SpeculationMode,
 };
 pub use settings::{Group, Kind, SETTINGS, Setting, setting};
 

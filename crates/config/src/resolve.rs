@@ -16,6 +16,12 @@ pub struct Config {
     /// As given; [`Config::read_api_key`] also looks into the file.
     pub api_key: Option<Secret>,
     pub api_key_file: Option<PathBuf>,
+    pub data_dir: Option<PathBuf>,
+    pub audit: bool,
+    pub audit_texts: bool,
+    pub audit_days: u32,
+    pub audit_rows_max: u32,
+    pub responses: ResponsesIn,
     pub body_bytes_max: Bytes,
     /// `None` sends no keep-alive lines.
     pub keep_alive: Option<Duration>,
@@ -72,6 +78,14 @@ macro_rules! choice {
         }
     };
 }
+
+choice!(
+    /// Where kept responses are.
+    ResponsesIn {
+        Disk = "disk",
+        Memory = "memory",
+    }
+);
 
 choice!(
     /// Type of the entries of a KV cache.
@@ -172,6 +186,14 @@ impl Reader<'_> {
             listen: self.listen(),
             api_key: self.text("api_key").map(Secret::new),
             api_key_file: self.text("api_key_file").map(PathBuf::from),
+            data_dir: self.text("data_dir").map(PathBuf::from),
+            audit: self.parsed("audit").unwrap_or(true),
+            audit_texts: self.parsed("audit_texts").unwrap_or(false),
+            audit_days: self.count("audit_days").unwrap_or(0),
+            audit_rows_max: self.count("audit_rows_max").unwrap_or(0),
+            responses: self
+                .choice("responses", ResponsesIn::from_word)
+                .unwrap_or(ResponsesIn::Disk),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
             keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
             connections_max: self.count("connections_max").unwrap_or(0),

@@ -180,17 +180,67 @@ pub const SETTINGS: &[Setting] = &[
     },
     Setting {
         name: "api_key",
-        doc: "Key that clients must send as `Authorization: Bearer KEY`. Other users of the \
+        doc: "The operator's key, which may do everything: `Authorization: Bearer KEY`. Other users of the \
               machine can see flags; prefer `api_key_file` or the environment.",
         kind: Kind::Secret,
-        unset: "no key is asked for",
+        unset: "a key is asked for once `sextant key add` has made one",
         ..BASE
     },
     Setting {
         name: "api_key_file",
         doc: "File whose first line is the key; instead of `api_key`.",
         kind: Kind::Path,
-        unset: "no key is asked for",
+        unset: "as without `api_key`",
+        ..BASE
+    },
+    Setting {
+        name: "data_dir",
+        doc: "Folder of the database `sextant.db`: API keys and what they have used, the audit \
+              log, kept responses.",
+        kind: Kind::Path,
+        unset: "`sextant` in the user's data directory",
+        ..BASE
+    },
+    Setting {
+        name: "audit",
+        doc: "Keep a row of each request in the audit log: who asked, the decision, who \
+              answered, tokens, times and cost, but no texts.",
+        kind: Kind::Switch,
+        default: Some("true"),
+        ..BASE
+    },
+    Setting {
+        name: "audit_texts",
+        doc: "Also keep the beginning of each prompt and answer in the audit log.",
+        kind: Kind::Switch,
+        default: Some("false"),
+        ..BASE
+    },
+    Setting {
+        name: "audit_days",
+        doc: "Rows of the audit log that are older are deleted.",
+        kind: Kind::Count { min: 1, max: 3650 },
+        default: Some("30"),
+        unit: Some("days"),
+        ..BASE
+    },
+    Setting {
+        name: "audit_rows_max",
+        doc: "Rows that the audit log keeps; the oldest go first.",
+        kind: Kind::Count {
+            min: 1,
+            max: 1_000_000_000,
+        },
+        default: Some("1000000"),
+        unit: Some("rows"),
+        ..BASE
+    },
+    Setting {
+        name: "responses",
+        doc: "Where the responses of `/v1/responses` are kept: on disk a conversation survives \
+              a restart.",
+        kind: Kind::Choice(&["disk", "memory"]),
+        default: Some("disk"),
         ..BASE
     },
     Setting {

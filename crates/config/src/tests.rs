@@ -37,6 +37,7 @@ fn sample(setting: &Setting) -> String {
         Kind::List | Kind::Arguments => "tiny".into(),
         Kind::Count { max, .. } => max.to_string(),
         Kind::Bytes { .. } => "1MiB".into(),
+        Kind::Switch if setting.default == Some("true") => "false".into(),
         Kind::Switch => "true".into(),
         Kind::Choice(words) => {
             let other = words.iter().find(|word| Some(**word) != setting.default);
@@ -268,4 +269,24 @@ fn numbers_and_bytes_are_read_as_people_write_them() {
 #[test]
 fn the_reference_page() {
     insta::assert_snapshot!(reference_markdown());
+}
+
+#[test]
+fn prices_are_exact_and_a_wrong_one_is_named() {
+    let provider = |price: &str| {
+        let head = "[[providers]]\nname = \"a\"\nkind = \"openai\"\nurl = \"http://a\"\n";
+        from_file(&format!("{head}{price}"))
+    };
+    let both = "cost_per_million = { prompt = 0.15, completion = 2 }\n\
+        [providers.model_cost_per_million]\nlarge = { completion = 0.0000001 }";
+    let config = provider(both).resolve().unwrap();
+    let table = &config.fleet.providers[0];
+    assert_eq!(table.cost_per_million.prompt.0.0, 150_000_000);
+    assert_eq!(table.cost_per_million.completion.0.0, 2_000_000_000);
+    assert_eq!(table.model_cost_per_million["large"].completion.0.0, 100);
+    let told = errors(&provider("cost_per_million = { prompt = -1 }"));
+    assert!(
+        told.contains("sextant.toml") && told.contains("amount"),
+        "{told}"
+    );
 }

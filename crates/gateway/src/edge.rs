@@ -14,12 +14,11 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Frame, SizeHint};
-use stdx::Secret;
-use subtle::ConstantTimeEq;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::AppState;
+use crate::access::{Need, Visit, VisitEnd, need};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::linger::Lingering;
@@ -35,7 +34,8 @@ pub(crate) const POLLED: [&str; 3] = ["/health", "/ready", "/metrics"];
 const APP_SCHEMES: [&str; 4] = ["app://", "tauri://", "vscode-file://", "vscode-webview://"];
 
 pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: Next) -> Response {
-    let request = linger(request);
+    let mut request = linger(request);
+    let need = need(request.extensions().get().map(MatchedPath::as_str));
     let route = request
         .extensions()
         .get::<MatchedPath>()
@@ -44,10 +44,17 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     let id = request_id(request.headers(), &state);
     let method = request.method().as_str();
     let mut watch = state.metrics().begin(&route, method, &id);
+    let visit = Visit::begin(state.control(), &id, &route);
+    let mut end = VisitEnd {
+        visit: Arc::clone(&visit),
+        control: state.control().cloned(),
+        status: watch.status,
+    };
+    request.extensions_mut().insert(Arc::clone(&visit));
     let origin = request.headers().get(header::ORIGIN).cloned();
     let dialect = Dialect::of(request.uri().path());
     let span = tracing::info_span!("request", id);
-    let (mut response, permit) = match admit(&state, &request, &route) {
+    let (mut response, permit) = match admit(&state, &request, (&route, need), &visit) {
         Err(error) => (error.into_response(), None),
         Ok(Admission::Preflight) => (preflight(request.headers()), None),
         Ok(Admission::Enter(permit)) => {
@@ -60,6 +67,7 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
+        visit.failed(&error);
         translate(&mut response, dialect.error(&error));
     }
     let headers = response.headers_mut();
@@ -73,10 +81,15 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     if let Some(origin) = origin.filter(|origin| origin_allowed(&state, origin, None)) {
         allow_origin(headers, origin);
     }
+    if need.is_metered() {
+        visit.tell_levels(headers);
+    }
     watch.status = response.status().as_u16();
+    end.status = watch.status;
     response.map(|body| {
         Body::new(Guarded {
             body,
+            _end: end,
             _watch: watch,
             _permit: permit,
         })
@@ -103,7 +116,12 @@ enum Admission {
     Enter(Option<OwnedSemaphorePermit>),
 }
 
-fn admit(state: &AppState, request: &Request, route: &str) -> Result<Admission, ApiError> {
+fn admit(
+    state: &AppState,
+    request: &Request,
+    (route, need): (&str, Need),
+    visit: &Visit,
+) -> Result<Admission, ApiError> {
     let headers = request.headers();
     let host = headers.get(header::HOST);
     check_host(state, host)?;
@@ -120,17 +138,25 @@ fn admit(state: &AppState, request: &Request, route: &str) -> Result<Admission, 
     if request.method() == Method::OPTIONS && asks_first {
         return Ok(Admission::Preflight);
     }
-    if route != "/health"
-        && let Some(key) = &state.config().api_key
-    {
-        check_key(key, headers)?;
-    }
+    let operator = state.config().api_key.as_ref();
+    visit.identify(need, headers, operator, state.control())?;
     if POLLED.contains(&route) {
         return Ok(Admission::Enter(None));
     }
-    match Arc::clone(state.request_slots()).try_acquire_owned() {
-        Ok(permit) => Ok(Admission::Enter(Some(permit))),
-        Err(_) => {
+    let slots = state.request_slots();
+    let kept_free = visit.caller().places_kept_free(state.config().requests_max);
+    let permit = match slots.available_permits() > kept_free {
+        true => Arc::clone(slots).try_acquire_owned().ok(),
+        false => None,
+    };
+    match permit {
+        Some(permit) => {
+            if need.is_metered() {
+                visit.enter()?;
+            }
+            Ok(Admission::Enter(Some(permit)))
+        }
+        None => {
             let limit = state.config().requests_max.to_string();
             Err(ApiError::new(
                 ErrorCode::TooManyRequests,
@@ -208,30 +234,6 @@ fn origin_allowed(state: &AppState, origin: &HeaderValue, host: Option<&HeaderVa
     local || host.is_some_and(|host| host.as_bytes() == authority.as_bytes())
 }
 
-fn check_key(key: &Secret, headers: &HeaderMap) -> Result<(), ApiError> {
-    let bearer = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split_once(' '))
-        .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-        .map(|(_, key)| key.trim());
-    let given = bearer.or_else(|| {
-        headers
-            .get("x-api-key")
-            .and_then(|value| value.to_str().ok())
-    });
-    let detail = match given {
-        // Comparison in constant time does not tell how much of a guess was right.
-        Some(given) if bool::from(given.as_bytes().ct_eq(key.expose().as_bytes())) => return Ok(()),
-        Some(_) => "The API key is wrong.",
-        None => "This endpoint asks for an API key and the request has none.",
-    };
-    Err(ApiError::new(
-        ErrorCode::Unauthorized,
-        &[("detail", detail)],
-    ))
-}
-
 fn preflight(headers: &HeaderMap) -> Response {
     let mut response = StatusCode::NO_CONTENT.into_response();
     let out = response.headers_mut();
@@ -253,7 +255,9 @@ fn preflight(headers: &HeaderMap) -> Response {
 
 /// Headers of ours that pages may read.
 const EXPOSED: &str = "x-request-id, request-id, x-should-retry, retry-after, x-sextant-warning, \
-     x-sextant-served-by, x-sextant-route, x-sextant-attempts, x-sextant-trail";
+     x-sextant-served-by, x-sextant-route, x-sextant-attempts, x-sextant-trail, \
+     x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
+     x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
 fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
@@ -270,6 +274,7 @@ fn panicked() -> Response {
 /// A body that holds the request's place until it is sent or dropped.
 struct Guarded {
     body: Body,
+    _end: VisitEnd,
     _watch: RequestWatch,
     _permit: Option<OwnedSemaphorePermit>,
 }

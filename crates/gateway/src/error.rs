@@ -82,8 +82,8 @@ macro_rules! error_rows {
     };
 }
 
-/// The fact that says how long another engine asked to be left alone.
-const RETRY_AFTER_MS: &str = "retry_after_ms";
+/// The fact that says how long to wait, where that is known better than the row has it.
+pub(crate) const RETRY_AFTER_MS: &str = "retry_after_ms";
 
 /// The request will fail again until something is changed.
 const NEVER: (bool, Option<u32>) = (false, None);
@@ -139,10 +139,19 @@ error_rows! {
         "Pick a model whose entry in /v1/models lists the capability.";
     PreviousResponseNotFound, "previous_response_not_found", 400, "invalid_request_error", NEVER, Caller,
         "Previous response with id '{value}' not found.",
-        "Send the whole conversation as input: responses are kept in memory, unless `store` is false, until they are deleted, make room for newer ones or the endpoint stops.";
+        "Send the whole conversation as input: responses are kept, unless `store` is false, for the key that made them, until they are deleted, make room for newer ones, are not used for a day or, with `responses = \"memory\"`, the endpoint stops.";
     Unauthorized, "invalid_api_key", 401, "authentication_error", NEVER, Caller,
         "{detail}",
         "Send `Authorization: Bearer KEY` or `x-api-key: KEY`.";
+    BudgetExhausted, "budget_exhausted", 402, "billing_error", NEVER, Caller,
+        "{message}",
+        "Wait until the day or the month is over, use what costs less, or ask the operator for more.";
+    Forbidden, "forbidden", 403, "permission_error", NEVER, Caller,
+        "This key lacks the scope `{scope}`; it has: {has}.",
+        "Use another key, or have one made with that scope (`sextant key add --scope`).";
+    ModelForbidden, "model_forbidden", 403, "permission_error", NEVER, Caller,
+        "The request's key may not use {value}: {reasons}.",
+        "Ask for a model that the key may use, or have one made with other `--models`.";
     HostRefused, "host_not_allowed", 403, "permission_error", NEVER, Operator,
         "The host name `{value}` is not one this endpoint answers to.",
         "Use localhost or the address, or add the name to the allowed hosts.";
@@ -170,6 +179,9 @@ error_rows! {
     EncodingUnsupported, "encoding_unsupported", 415, "invalid_request_error", NEVER, Caller,
         "The body is encoded as `{value}`; only plain bodies are read.",
         "Send the body uncompressed.";
+    RateLimited, "rate_limited", 429, "rate_limit_error", SOON, Caller,
+        "{message}",
+        "Wait as long as Retry-After says.";
     TooManyRequests, "too_many_requests", 429, "rate_limit_error", SOON, Server,
         "{limit} requests are running; that is the limit.",
         "Wait for one to end, or raise the request limit in the configuration.";
@@ -251,6 +263,9 @@ error_rows! {
     LibraryFailed, "library_failed", 502, "server_error", AGAIN, Server,
         "{message}",
         "Change what the message names and ask again; a download continues where it stopped.";
+    NoDatabase, "no_database", 501, "not_supported_error", NEVER, Operator,
+        "{message}",
+        "Start the endpoint with a `data_dir` that it can write to.";
     NoLibrary, "no_library", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Pull and delete models on the server's machine.";

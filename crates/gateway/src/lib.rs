@@ -4,12 +4,14 @@
 //! translated to [`proto::Job`] and every answer is folded from [`proto::Event`]s,
 //! so nothing below this crate knows a wire format.
 
+mod access;
 mod backend;
 mod body;
 mod dispatch;
 mod edge;
 mod error;
 mod ids;
+mod kept;
 mod library;
 pub mod limits;
 mod linger;
@@ -20,7 +22,6 @@ mod reload;
 mod routes;
 mod serve;
 mod settings;
-mod store;
 mod stream;
 pub mod wire;
 
@@ -30,8 +31,9 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use tokio::sync::Semaphore;
 
+pub use access::{Control, ControlOptions};
 pub use backend::{Backend, EventStream};
-pub use dispatch::{EMBEDDED, RoutedProvider, Routing};
+pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
 pub use library::{
     FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
@@ -41,12 +43,13 @@ pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 
+use access::Head;
 use dispatch::Dispatch;
 use ids::Stamps;
+use kept::{Bounds, Own, ResponseStore, Responses};
 use library::Pulls;
 use metrics::Metrics;
 use reload::Reloads;
-use store::{Bounds, MemoryStore, ResponseStore};
 
 /// What handlers share; cheap to clone.
 #[derive(Clone)]
@@ -103,8 +106,11 @@ impl AppState {
             metrics: Arc::new(Metrics::new()),
             pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
-            responses: Arc::new(MemoryStore::new(Bounds::default())),
             reloads: Reloads::new(stamps.now()),
+            responses: match config.control.as_ref().and_then(Control::responses) {
+                Some(responses) => Arc::clone(responses) as Arc<dyn ResponseStore>,
+                None => Arc::new(Responses::in_memory(Bounds::default())),
+            },
             started: stamps.now(),
             stamps,
             config,
@@ -151,8 +157,16 @@ impl AppState {
         &self.shared.request_slots
     }
 
-    fn responses(&self) -> &Arc<dyn ResponseStore> {
-        &self.shared.responses
+    /// The kept responses that a request may see.
+    fn responses(&self, head: &Head) -> Arc<dyn ResponseStore> {
+        Arc::new(Own {
+            store: Arc::clone(&self.shared.responses),
+            owner: head.owner().map(str::to_owned),
+        })
+    }
+
+    fn control(&self) -> Option<&Control> {
+        self.shared.config.control.as_ref()
     }
 
     fn started(&self) -> u64 {

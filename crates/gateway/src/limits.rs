@@ -68,6 +68,11 @@ pub const ITEMS_PAGE_MAX: i64 = 100;
 pub const RERANK_DOCUMENTS_MAX: usize = 1024;
 /// Bytes of the query and of each document of a rerank request.
 pub const RERANK_TEXT_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a request's prompts, and of its answers, that the audit log keeps where it keeps
+/// texts.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 16 << 10;
+/// Rows of the audit log in one answer.
+pub const AUDIT_ROWS_MAX: i64 = 10_000;
 /// Bytes of a given value that an error message repeats.
 const QUOTED_BYTES_MAX: usize = 80;
 

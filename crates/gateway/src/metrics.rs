@@ -17,6 +17,7 @@ use prometheus_client::registry::Registry;
 use proto::{Event, WorkerState};
 use supervisor::{ModelPhase, ModelStatus};
 
+use crate::access::{Control, Visit};
 use crate::backend::EventStream;
 use crate::edge::POLLED;
 use crate::error::ApiError;
@@ -155,6 +156,7 @@ impl Metrics {
         self: &Arc<Self>,
         model: &str,
         since: Instant,
+        visit: Option<Arc<Visit>>,
         events: EventStream,
     ) -> EventStream {
         let metrics = Arc::clone(self);
@@ -162,7 +164,7 @@ impl Metrics {
             model: model.to_owned(),
         };
         let mut waiting = true;
-        let see = move |event: &Event| match event {
+        let mut count = move |event: &Event| match event {
             Event::Delta { .. } if waiting => {
                 waiting = false;
                 let histogram = metrics.first_token.get_or_create(&labels);
@@ -187,15 +189,28 @@ impl Metrics {
             }
             _ => {}
         };
+        let see = move |event: &Event| {
+            if let Some(visit) = &visit {
+                visit.saw(event);
+            }
+            count(event);
+        };
         events.inspect(see).boxed()
     }
 
     /// All metrics, with what the workers say of themselves.
-    pub(crate) fn text(&self, models: &[(ModelStatus, Option<WorkerState>)]) -> String {
+    pub(crate) fn text(
+        &self,
+        models: &[(ModelStatus, Option<WorkerState>)],
+        control: Option<&Control>,
+    ) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode_registry(&mut out, &self.registry);
         let _ = text::encode_registry(&mut out, &worker_registry(models));
+        if let Some(control) = control {
+            let _ = text::encode_registry(&mut out, &store_registry(control));
+        }
         let _ = text::encode_eof(&mut out);
         out
     }
@@ -342,6 +357,30 @@ fn worker_registry(models: &[(ModelStatus, Option<WorkerState>)]) -> Registry {
         registry.register(name, help, family);
     }
     register_phases(&mut registry, models);
+    registry
+}
+
+/// What the database did not get to hold.
+fn store_registry(control: &Control) -> Registry {
+    let mut registry = Registry::with_prefix("sextant_store");
+    let writer = control.writer();
+    let counts = [
+        (
+            "entries_dropped",
+            "Rows of the audit log and others that found the writer's queue full",
+            writer.dropped(),
+        ),
+        (
+            "entries_failed",
+            "Rows of the audit log and others that the database did not take",
+            writer.failed(),
+        ),
+    ];
+    for (name, help, count) in counts {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        registry.register(name, help, counter);
+    }
     registry
 }
 

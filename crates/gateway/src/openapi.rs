@@ -3,7 +3,7 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, chat, completions, embeddings, health, info, messages, models, ollama, rerank,
+    admin, audit, chat, completions, embeddings, health, info, messages, models, ollama, rerank,
     responses, route, tokens,
 };
 
@@ -46,6 +46,7 @@ use crate::routes::{
         health::health,
         health::ready,
         health::metrics,
+        audit::audit,
         admin::list,
         admin::load,
         admin::unload,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stdx::Secret;
 
-use crate::{Library, RoutingSource};
+use crate::{Control, Library, RoutingSource};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -28,12 +28,16 @@ pub struct GatewayConfig {
     pub requests_max: usize,
     /// Longest wait for open connections at shutdown.
     pub shutdown_timeout: Duration,
-    /// When set, every route but `/health` asks for it.
+    /// The operator's key, which may do everything. When it is set, or [`Self::control`] has
+    /// keys, every route but `/health` asks for one.
     pub api_key: Option<Secret>,
     /// Origins of web pages that may call, besides loopback ones; `*` allows all.
     pub cors_origins: Vec<String>,
     /// Host names answered to, besides loopback names and IP addresses; `*` allows all.
     pub hosts: Vec<String>,
+    /// Keys, usage, the audit log and kept responses; without it there are none, and responses
+    /// are kept in memory.
+    pub control: Option<Control>,
     /// The models on disk; without it none can be pulled or deleted.
     pub library: Option<Arc<dyn Library>>,
     /// Where providers and rules can be read again.
@@ -54,6 +58,7 @@ impl Default for GatewayConfig {
             api_key: None,
             cors_origins: Vec::new(),
             hosts: Vec::new(),
+            control: None,
             library: None,
             routing_source: None,
         }
@@ -78,8 +83,8 @@ pub fn bind_policy(address: SocketAddr, has_key: bool) -> Result<(), BindRefused
         return Ok(());
     }
     Err(BindRefused(format!(
-        "{address} can be reached from other machines and no API key is set; \
-         set a key, or listen on 127.0.0.1"
+        "{address} can be reached from other machines and no API key is asked for; \
+         make one with `sextant key add`, set `api_key_file`, or listen on 127.0.0.1"
     )))
 }
 

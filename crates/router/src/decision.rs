@@ -28,6 +28,34 @@ pub struct Decision {
     pub excluded: Vec<Excluded>,
 }
 
+impl Decision {
+    /// Takes out the candidates for which there is a reason. Those that stay keep their
+    /// order, and why each comes before the next.
+    pub fn exclude(&mut self, reason: impl Fn(&Candidate) -> Option<Exclusion>) {
+        let mut kept: Vec<Candidate> = Vec::with_capacity(self.candidates.len());
+        for candidate in self.candidates.drain(..) {
+            let Some(reason) = reason(&candidate) else {
+                kept.push(candidate);
+                continue;
+            };
+            // Candidates are in the order of their advantages, so what first tells two apart
+            // is the first of what tells apart those between them.
+            if let Some(before) = kept.last_mut() {
+                before.ahead = before.ahead.min(candidate.ahead);
+            }
+            self.excluded.push(Excluded {
+                provider: candidate.target.provider,
+                model: Some(candidate.target.model),
+                reason,
+            });
+        }
+        if let Some(last) = kept.last_mut() {
+            last.ahead = None;
+        }
+        self.candidates = kept;
+    }
+}
+
 /// How the `model` of the request was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
@@ -150,11 +178,13 @@ pub enum Exclusion {
     Broken { cause: String, pause: Duration },
     Cooling { pause: Duration },
     Drained,
+    NotAllowed { key: String },
+    OverBudget { key: String },
 }
 
 impl Exclusion {
     /// The words of all reasons, in the order in which they are looked at.
-    pub const WORDS: [&'static str; 9] = [
+    pub const WORDS: [&'static str; 11] = [
         "too_far",
         "lacks_model",
         "no_default_model",
@@ -164,6 +194,8 @@ impl Exclusion {
         "broken",
         "cooling",
         "drained",
+        "not_allowed",
+        "over_budget",
     ];
 
     #[must_use]
@@ -178,6 +210,8 @@ impl Exclusion {
             Self::Broken { .. } => 6,
             Self::Cooling { .. } => 7,
             Self::Drained => 8,
+            Self::NotAllowed { .. } => 9,
+            Self::OverBudget { .. } => 10,
         };
         Self::WORDS[index]
     }
@@ -218,6 +252,10 @@ impl fmt::Display for Exclusion {
                 seconds(*pause)
             ),
             Self::Drained => f.write_str("its weight is 0, and it does not hold this conversation"),
+            Self::NotAllowed { key } => write!(f, "the key `{key}` may not use this model"),
+            Self::OverBudget { key } => {
+                write!(f, "it costs more than the key `{key}` has left this month")
+            }
         }
     }
 }

@@ -576,6 +576,47 @@ fn any_ask() -> impl Strategy<Value = Ask> {
         })
 }
 
+#[test]
+fn who_is_taken_out_is_told_and_the_others_keep_their_order() {
+    let mut fleet = fleet();
+    // So that different things tell the candidates apart.
+    fleet.providers[1].priority = 1;
+    fleet.providers[1].load.running = 4;
+    for provider in &mut fleet.providers {
+        provider.models = Arc::new([model("smol")]);
+    }
+    let decision = decide(&ask(Some("smol")), &fleet, &Policy::default());
+    let ahead = |decision: &Decision| -> Vec<Option<Advantage>> {
+        let candidates = decision.candidates.iter();
+        candidates.map(|candidate| candidate.ahead).collect()
+    };
+    let (room, priority) = (Some(Advantage::Room), Some(Advantage::Priority));
+    assert_eq!(ahead(&decision), [room, priority, None]);
+    let without = |name: &str| {
+        let mut decision = decision.clone();
+        decision.exclude(|candidate| {
+            let is_out = candidate.target.provider == name;
+            is_out.then(|| Exclusion::NotAllowed { key: "k".into() })
+        });
+        decision
+    };
+    for (name, left, reasons) in [
+        ("embedded", ["box:smol", "cloud:smol"], [priority, None]),
+        ("box", ["embedded:smol", "cloud:smol"], [priority, None]),
+        ("cloud", ["embedded:smol", "box:smol"], [room, None]),
+    ] {
+        let decision = without(name);
+        assert_eq!(targets(&decision), left);
+        assert_eq!(ahead(&decision), reasons);
+        let excluded = decision.excluded.last().unwrap();
+        assert_eq!(
+            (excluded.provider.as_str(), excluded.model.as_deref()),
+            (name, Some("smol"))
+        );
+        assert_eq!(excluded.reason.word(), "not_allowed");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(10_000))]
 

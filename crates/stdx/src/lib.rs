@@ -1,10 +1,12 @@
-//! Small things every crate may use: units with names, secrets that do not print.
+//! Small things every crate may use: units with names, money, secrets that do not print.
 //!
 //! Nothing here does input or output. A type belongs here only when two crates
 //! at different levels need it.
 
 mod bytes;
+mod cost;
 mod secret;
 
 pub use bytes::Bytes;
+pub use cost::{Cost, NoAmount};
 pub use secret::Secret;

@@ -10,7 +10,7 @@ use std::fs;
 const LEVELS: &[&[&str]] = &[
     &["stdx", "kernels", "router"],
     &["ggml-plugin"],
-    &["llama", "proto", "models", "sampling", "config"],
+    &["llama", "proto", "models", "sampling", "config", "store"],
     &["engine", "chat", "providers"],
     &["worker", "supervisor"],
     &["gateway"],

@@ -4,16 +4,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::Config;
-use gateway::{AppState, GatewayConfig, Routing};
+use config::{Config, ResponsesIn};
+use gateway::{AppState, Control, ControlOptions, GatewayConfig, Routing};
+use store::Retention;
 use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::reload::{self, ProcessConfig};
 use crate::library::DiskLibrary;
-use crate::models_here;
 use crate::outcome::{Code, Outcome, WithCode};
+use crate::output::say;
+use crate::{database, models_here};
 
 /// How much longer connections have than the requests in them, so that a request that
 /// is cut off can still be told so.
@@ -22,7 +24,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// What the HTTP edge is told. Refuses an address that must not be opened.
 pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayConfig> {
     let api_key = config.read_api_key().code(Code::Usage)?;
-    gateway::bind_policy(address, api_key.is_some()).code(Code::Usage)?;
+    let control = control(config)?;
+    let has_keys = control.as_ref().is_some_and(Control::asks_for_a_key);
+    gateway::bind_policy(address, api_key.is_some() || has_keys).code(Code::Usage)?;
     Ok(GatewayConfig {
         body_bytes_max: usize::try_from(config.body_bytes_max.0)?,
         keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
@@ -32,9 +36,30 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
         api_key,
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
+        control,
         library: Some(Arc::new(DiskLibrary::new(models_here::environment(config)))),
         ..GatewayConfig::default()
     })
+}
+
+/// Keys, usage, audit log and kept responses. An error if there is a database that cannot be
+/// used: without its keys the endpoint would be open.
+fn control(config: &Config) -> Outcome<Option<Control>> {
+    let Some(store) = database::open_if_any(config)? else {
+        say("there is no home directory and no `data_dir`: no keys, no audit log");
+        return Ok(None);
+    };
+    say(&format!("database {}", store.path().display()));
+    let options = ControlOptions {
+        audit: config.audit,
+        audit_texts: config.audit_texts,
+        audit_retention: Retention {
+            days: config.audit_days,
+            rows_max: config.audit_rows_max.into(),
+        },
+        responses_on_disk: config.responses == ResponsesIn::Disk,
+    };
+    Control::open(store, options).map(Some).code(Code::Failure)
 }
 
 /// Serves until `stopped` turns true, then lets open connections finish.
@@ -57,4 +82,8 @@ pub(super) async fn run(
         tracing::error!(%error, "the endpoint cannot be served");
     }
     watcher.abort();
+    if let Some(control) = settings.control {
+        // An error means that writing panicked, which has been told.
+        let _ = tokio::task::spawn_blocking(move || control.flush()).await;
+    }
 }

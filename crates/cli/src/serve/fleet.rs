@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use config::{FleetTables, ProviderTable, RoutingTable};
-use gateway::{EMBEDDED, RoutedProvider, Routing};
+use config::{FleetTables, PriceTable, ProviderTable, RoutingTable};
+use gateway::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
 use providers::{Kind, Remote, RemoteConfig, Streams, Timeouts};
 use router::{Policy, Reach, Rule, Rules, Task};
 use stdx::Secret;
@@ -124,7 +124,22 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
         weight: table.weight,
         requests_max: table.requests_max,
         default_model: table.default_model.clone(),
+        prices: Prices {
+            other: price(&table.cost_per_million),
+            models: table
+                .model_cost_per_million
+                .iter()
+                .map(|(model, table)| (model.clone(), price(table)))
+                .collect(),
+        },
     })
+}
+
+fn price(table: &PriceTable) -> Price {
+    Price {
+        prompt: table.prompt.0,
+        completion: table.completion.0,
+    }
 }
 
 /// The key from its variable or its file. A name that leads nowhere is an error: requests

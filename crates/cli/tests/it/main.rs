@@ -247,7 +247,59 @@ fn other_machines_are_let_in_only_with_a_key() {
     sandbox.add_model("tiny");
     let ran = sandbox.run(&["serve", "--listen=0.0.0.0:0"]);
     assert_eq!(ran.code, 2);
-    assert!(ran.stderr.contains("no API key is set"), "{}", ran.stderr);
+    let message = "no API key is asked for; make one with `sextant key add`";
+    assert!(ran.stderr.contains(message), "{}", ran.stderr);
+}
+
+#[test]
+fn keys_are_shown_once_listed_and_revoked() {
+    let sandbox = Sandbox::new();
+    let nothing = sandbox.run(&["audit"]);
+    assert_eq!((nothing.code, nothing.stdout.as_str()), (0, ""));
+    let added = sandbox.run(&["key", "add", "--name=phone", "--privacy=lan_only"]);
+    assert_eq!(added.code, 0, "{}", added.stderr);
+    let key = added.stdout.trim_end();
+    assert_eq!(key.len(), 46);
+    let listed = sandbox.run(&["key", "list", "--json"]);
+    let keys: serde_json::Value = serde_json::from_str(&listed.stdout).unwrap();
+    assert_eq!(keys[0]["name"], "phone");
+    assert_eq!(keys[0]["state"], "in use");
+    assert_eq!(keys[0]["privacy"], "lan_only");
+    assert!(!listed.stdout.contains(key) && !added.stderr.contains(key));
+    let taken = sandbox.run(&["key", "add", "--name=phone"]);
+    assert_eq!(taken.code, 2);
+    assert!(
+        taken.stderr.contains("there is a key `phone` already"),
+        "{}",
+        taken.stderr
+    );
+    assert_eq!(sandbox.run(&["key", "revoke", "phone"]).code, 0);
+    let gone = sandbox.run(&["key", "revoke", "phone"]);
+    assert_eq!(gone.code, 2);
+    assert!(
+        gone.stderr.contains("no key `phone` in use"),
+        "{}",
+        gone.stderr
+    );
+    assert!(sandbox.run(&["key", "list"]).stdout.contains("revoked"));
+}
+
+#[test]
+fn a_database_that_cannot_be_used_keeps_the_server_from_opening() {
+    let sandbox = Sandbox::new();
+    sandbox.add_model("tiny");
+    sandbox.write(
+        "sextant.db",
+        "this is no database, and long enough to be looked at as one",
+    );
+    let data_dir = format!("--data-dir={}", sandbox.dir().display());
+    let ran = sandbox.run(&["serve", &data_dir]);
+    assert_eq!(ran.code, 1);
+    let told = &ran.stderr;
+    assert!(
+        told.contains("sextant.db") && told.contains("move it away"),
+        "{told}"
+    );
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod continuation;
 mod needs;
 mod places;
 mod post;
+mod price;
 mod refusal;
 mod run;
 mod trail;
@@ -27,12 +28,15 @@ use router::{
 };
 use supervisor::{ModelPhase, ModelStatus};
 
+use crate::access::{Head, Visit};
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
 
 pub(crate) use needs::Facts;
 pub(crate) use post::Post;
+pub(crate) use price::Estimate;
+pub use price::{Price, Prices};
 pub(crate) use refusal::{not_loaded, refusal};
 pub(crate) use run::Delivery;
 pub(crate) use trail::Trail;
@@ -93,10 +97,12 @@ pub struct RoutedProvider {
     pub requests_max: u32,
     /// What answers where no model is named.
     pub default_model: Option<String>,
+    /// What its tokens cost.
+    pub prices: Prices,
 }
 
 /// What a request says of where it may go.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Question {
     model: Option<String>,
     /// The values of its privacy headers.
@@ -110,6 +116,8 @@ pub(crate) struct Question {
     /// Its headers on priority and continuation, as they are.
     priority: Option<String>,
     continues: Option<String>,
+    /// The request itself; none where we ask ourselves.
+    visit: Option<Arc<Visit>>,
 }
 
 /// Asks for an answer that breaks off to be continued by another provider.
@@ -138,7 +146,16 @@ impl Question {
         self
     }
 
-    pub(crate) fn new(model: Option<String>, headers: &HeaderMap) -> Self {
+    pub(crate) fn model(&self) -> Option<&str> {
+        self.model.as_deref()
+    }
+
+    pub(crate) fn visit(&self) -> Option<&Arc<Visit>> {
+        self.visit.as_ref()
+    }
+
+    pub(crate) fn new(model: Option<String>, head: &Head) -> Self {
+        let headers: &HeaderMap = head;
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
         Self {
@@ -152,6 +169,7 @@ impl Question {
             kept: None,
             priority: headers.get(PRIORITY_HEADER).map(text),
             continues: headers.get(CONTINUE_HEADER).map(text),
+            visit: head.visit().cloned(),
         }
     }
 
@@ -163,6 +181,13 @@ impl Question {
                 ApiError::invalid(PRIORITY_HEADER, &quoted(word), &format!("one of {words}"))
             })
         });
+        let asked = priority.transpose()?;
+        // A key's priority holds where nothing is said, and as a ceiling.
+        let ceiling = self.visit().and_then(|visit| visit.caller().priority());
+        let priority = match (asked, ceiling) {
+            (Some(asked), Some(ceiling)) => asked.min(ceiling),
+            (asked, ceiling) => asked.or(ceiling).unwrap_or_default(),
+        };
         let continues = self.continues.as_deref().map(|word| match word {
             "on" => Ok(true),
             "off" => Ok(false),
@@ -173,7 +198,7 @@ impl Question {
             )),
         });
         Ok(Terms {
-            priority: priority.transpose()?.unwrap_or_default(),
+            priority,
             hedge_after: dispatch.hedge_after,
             continues: continues.transpose()?.unwrap_or(dispatch.continue_streams),
         })
@@ -217,6 +242,8 @@ impl RoutedModel {
 #[derive(Debug)]
 pub(crate) struct Settled {
     pub(crate) decision: Decision,
+    /// Of its tokens, where somebody counts them.
+    pub(crate) estimate: Option<Estimate>,
     conversation: Option<u64>,
     hops: u32,
     terms: Terms,
@@ -332,13 +359,45 @@ impl Dispatch {
                 .unwrap_or_else(|| self.memory.tickets.fetch_add(1, Ordering::Relaxed)),
         };
         self.first_look().await;
-        let decision = router::decide(&ask, &self.picture(), &self.policy);
+        let mut decision = router::decide(&ask, &self.picture(), &self.policy);
+        let visit = question.visit();
+        let counts = visit.is_some_and(|visit| visit.counts_tokens());
+        let estimate = counts.then(|| Estimate::of(jobs));
+        if let Some(visit) = visit {
+            let estimate = estimate.unwrap_or_default();
+            let asked = question.model.as_deref();
+            visit.restrict(&mut decision, asked, |target| {
+                estimate.at(self.price(target)).cost
+            });
+        }
         Ok(Settled {
             decision,
+            estimate,
             conversation,
             hops: question.hops,
             terms,
         })
+    }
+
+    /// What a model's tokens cost; those of our own engine cost nothing.
+    fn price(&self, target: &Target) -> Price {
+        let post = self.post(&target.provider);
+        post.map_or_else(Price::default, |post| post.prices.of(&target.model))
+    }
+
+    /// The prices of a decision's candidates; empty where none costs anything.
+    pub(crate) fn prices(&self, decision: &Decision) -> Vec<Price> {
+        if self
+            .posts
+            .iter()
+            .all(|post| post.prices == Prices::default())
+        {
+            return Vec::new();
+        }
+        let candidates = decision.candidates.iter();
+        candidates
+            .map(|candidate| self.price(&candidate.target))
+            .collect()
     }
 
     async fn first_look(&self) {
@@ -359,6 +418,7 @@ impl Dispatch {
             let bound = Bound::Header;
             limits.push(Limit { reach, bound });
         }
+        limits.extend(question.visit().and_then(|visit| visit.caller().limit()));
         limits.extend(self.policy.name_limit(question.model.as_deref()));
         limits.extend(question.kept.map(|reach| Limit {
             reach,

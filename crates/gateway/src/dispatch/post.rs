@@ -8,8 +8,8 @@ use providers::Provider;
 use router::{Capability, Knowledge, Model, Outcome, Reach, Standing, same_name};
 use tokio::sync::{Notify, watch as channel};
 
-use super::RoutedProvider;
 use super::places::Places;
+use super::{Prices, RoutedProvider};
 
 /// Time between two looks at a provider that is there.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
@@ -24,6 +24,7 @@ pub(crate) struct Post {
     priority: u32,
     weight: u32,
     default_model: Option<String>,
+    pub(super) prices: Prices,
     site: Arc<Site>,
 }
 
@@ -70,6 +71,7 @@ impl Post {
             priority: routed.priority,
             weight: routed.weight,
             default_model: routed.default_model,
+            prices: routed.prices,
             site,
         }
     }

@@ -29,6 +29,18 @@ pub(crate) fn refusal(decision: &Decision, fleet: &Fleet, models: &[ModelStatus]
     if any(|reason| matches!(reason, Exclusion::TooFar { .. })) {
         return ApiError::new(ErrorCode::PrivacyRefused, &[("reasons", &sentences(&told))]);
     }
+    if any(|reason| matches!(reason, Exclusion::NotAllowed { .. })) {
+        let model = match &decision.route {
+            Route::Alias(name) | Route::Name(name) => format!("`{name}`"),
+            Route::Explicit | Route::Task(_) | Route::Auto => "any model that can answer".into(),
+        };
+        let facts = [("value", &*model), ("reasons", &sentences(&told))];
+        return ApiError::new(ErrorCode::ModelForbidden, &facts);
+    }
+    if any(|reason| matches!(reason, Exclusion::OverBudget { .. })) {
+        let message = format!("Nobody is left to answer: {}.", sentences(&told));
+        return ApiError::message(ErrorCode::BudgetExhausted, &message);
+    }
     let lacks = told.iter().find(|one| {
         matches!(
             one.reason,

@@ -46,6 +46,16 @@ impl Trail {
         self.state().served.clone()
     }
 
+    pub(crate) fn attempts(&self) -> u32 {
+        self.state().attempts
+    }
+
+    /// Who failed, and the codes of the errors; `None`: nobody has.
+    pub(crate) fn failures(&self) -> Option<String> {
+        let state = self.state();
+        (!state.failures.is_empty()).then(|| in_words(&state.failures))
+    }
+
     /// Says who answered, why, and after how many tries.
     pub(crate) fn write(&self, decision: &Decision, headers: &mut HeaderMap) {
         let state = self.state();
@@ -58,10 +68,6 @@ impl Trail {
             Some(advantage) => format!("{}; {}", decision.route, advantage.word()),
             None => decision.route.to_string(),
         };
-        let failures = state.failures.iter();
-        let failures: Vec<_> = failures
-            .map(|(target, code)| format!("{target}={code}"))
-            .collect();
         let mut set = |name, text: String| {
             // Names of models may hold what no header can.
             if let Ok(value) = HeaderValue::from_str(&text) {
@@ -73,8 +79,16 @@ impl Trail {
         }
         set(ROUTE, route);
         set(ATTEMPTS, state.attempts.max(1).to_string());
-        if !failures.is_empty() {
-            set(TRAIL, failures.join("; "));
+        if !state.failures.is_empty() {
+            set(TRAIL, in_words(&state.failures));
         }
     }
+}
+
+fn in_words(failures: &[(Target, &'static str)]) -> String {
+    let failures = failures.iter();
+    let failures: Vec<_> = failures
+        .map(|(target, code)| format!("{target}={code}"))
+        .collect();
+    failures.join("; ")
 }

@@ -1,12 +1,12 @@
 //! `POST /v1/chat/completions`.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::Job;
 
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse_with_warnings};
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -28,7 +28,7 @@ use crate::wire::openai::{ChatRequest, chat_plan};
 )]
 pub(crate) async fn chat(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, mut warnings) = parse_with_warnings::<ChatRequest>(&body)?;

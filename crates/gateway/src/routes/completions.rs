@@ -1,12 +1,12 @@
 //! `POST /v1/completions`.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::Job;
 
 use super::{Ask, Call, Reply, answer};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse_with_warnings};
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -27,7 +27,7 @@ use crate::wire::openai::{CompletionRequest, completion_plan};
 )]
 pub(crate) async fn completions(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, warnings) = parse_with_warnings::<CompletionRequest>(&body)?;

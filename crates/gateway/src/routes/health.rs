@@ -105,6 +105,6 @@ pub(crate) async fn inspected(state: &AppState) -> Vec<(ModelStatus, Option<Work
         content_type = "application/openmetrics-text")))]
 pub(crate) async fn metrics(State(state): State<AppState>) -> Response {
     let models = inspected(&state).await;
-    let text = state.metrics().text(&models);
+    let text = state.metrics().text(&models, state.control());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

@@ -2,12 +2,12 @@
 //! `anthropic-version` and `anthropic-beta` need not be read: there is one version.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 
 use super::{Ask, Call, Reply, answer, ok, wrong_event};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse, parse_with_warnings};
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -29,7 +29,7 @@ use crate::wire::anthropic::{ErrorBody, MessagesRequest, count_plan, messages_pl
 )]
 pub(crate) async fn messages(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, mut warnings) = parse_with_warnings::<MessagesRequest>(&body)?;
@@ -62,7 +62,7 @@ pub(crate) async fn messages(
 )]
 pub(crate) async fn count_tokens(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: MessagesRequest = parse(&body)?;

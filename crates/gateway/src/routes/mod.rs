@@ -1,6 +1,7 @@
 //! Handlers, one file a family.
 
 pub(crate) mod admin;
+pub(crate) mod audit;
 pub(crate) mod chat;
 pub(crate) mod completions;
 pub(crate) mod embeddings;
@@ -29,9 +30,11 @@ use router::{Reach, Target, same_name};
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::AppState;
+use crate::access::Visit;
 use crate::backend::EventStream;
 use crate::dispatch::{
-    Delivery, Dispatch, EMBEDDED, Question, Settled, Trail, default_model, not_loaded, refusal,
+    Delivery, Dispatch, EMBEDDED, Facts, Price, Question, Settled, Trail, default_model,
+    not_loaded, refusal,
 };
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
@@ -86,6 +89,7 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/health", get(health::health))
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
+        .route("/v1/audit", get(audit::audit))
         .route("/admin/models", get(admin::list))
         .route("/admin/models/load", post(admin::load))
         .route("/admin/models/unload", post(admin::unload))
@@ -114,6 +118,7 @@ pub(crate) struct Call {
     dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
     trail: Arc<Trail>,
+    visit: Option<Arc<Visit>>,
     began: Instant,
 }
 
@@ -134,18 +139,48 @@ impl Call {
         jobs: &[Job],
     ) -> Result<Self, ApiError> {
         let began = Instant::now();
-        let dispatch = state.dispatch();
-        let settled = dispatch.settle(question, jobs).await?;
-        if settled.decision.candidates.is_empty() {
-            let (fleet, models) = (dispatch.picture(), state.backend().models());
-            return Err(refusal(&settled.decision, &fleet, &models));
+        let visit = question.visit();
+        if let Some(visit) = visit {
+            visit.asks(question.model());
+            if visit.keeps_texts() {
+                visit.prompts(&Facts::of_all(jobs).texts);
+            }
         }
-        Ok(Self {
+        let dispatch = state.dispatch();
+        let call = Self {
+            settled: Arc::new(dispatch.settle(question, jobs).await?),
             dispatch,
-            settled: Arc::new(settled),
             trail: Arc::default(),
+            visit: visit.cloned(),
             began,
-        })
+        };
+        call.account(state)?;
+        Ok(call)
+    }
+
+    /// Writes down the decision, and sets aside what the job may take of a key's limits: at
+    /// the price of the dearest candidate, since any of them may come to answer.
+    fn account(&self, state: &AppState) -> Result<(), ApiError> {
+        let decision = &self.settled.decision;
+        let prices = match &self.visit {
+            Some(_) => self.dispatch.prices(decision),
+            None => Vec::new(),
+        };
+        let estimate = self.settled.estimate.unwrap_or_default();
+        let amounts = prices.iter().map(|price| estimate.at(*price));
+        let free = estimate.at(Price::default());
+        let dearest = amounts.max_by_key(|amount| amount.cost).unwrap_or(free);
+        if let Some(visit) = &self.visit {
+            visit.decided(&self.settled, &self.trail, prices);
+        }
+        if decision.candidates.is_empty() {
+            let (fleet, models) = (self.dispatch.picture(), state.backend().models());
+            return Err(refusal(decision, &fleet, &models));
+        }
+        match (&self.visit, self.settled.estimate) {
+            (Some(visit), Some(estimate)) => visit.reserve(estimate.prompt_tokens, dearest),
+            _ => Ok(()),
+        }
     }
 
     /// Who answers, or is asked first while that is not known.
@@ -173,7 +208,8 @@ impl Call {
             EMBEDDED => target.model,
             _ => target.to_string(),
         };
-        state.metrics().watch(&name, self.began, events)
+        let visit = self.visit.clone();
+        state.metrics().watch(&name, self.began, visit, events)
     }
 
     /// Runs a job that is answered by one event.

@@ -1,12 +1,12 @@
 //! `POST /v1/rerank`, also as `/v1/reranking` and `/rerank`.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 
 use super::{Call, ok, wrong_event};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -27,7 +27,7 @@ use crate::wire::rerank::{Ranking, RerankRequest, rerank_plan};
 )]
 pub(crate) async fn rerank(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: RerankRequest = parse(&body)?;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 use serde::{Deserialize, Serialize};
@@ -12,10 +11,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{Ask, Call, Reply, answer, json_response, ok, wrong_event};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse, parse_with_warnings};
 use crate::dispatch::Question;
 use crate::error::{ApiError, ErrorCode};
-use crate::store::{Kept, Watched};
+use crate::kept::{Kept, Watched};
 use crate::wire::responses::events::{Asked, Keep, ResponseEncoder, StreamEvent};
 use crate::wire::responses::items::{ItemList, Page, RESPONSE_PREFIX};
 use crate::wire::responses::plan::response_plan;
@@ -37,13 +37,13 @@ use crate::wire::responses::response::ResponseObject;
 )]
 pub(crate) async fn create(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, mut warnings) = parse_with_warnings::<ResponsesRequest>(&body)?;
     let model = request.model.take();
-    let store = state.responses();
-    let watched = Watched::new(&**store);
+    let store = state.responses(&headers);
+    let watched = Watched::new(&*store);
     let plan = response_plan(request, &watched)?;
     warnings.extend(plan.warnings);
     let logprobs = plan.job.generation.logprobs.is_some();
@@ -53,7 +53,7 @@ pub(crate) async fn create(
     let asked = Asked {
         logprobs,
         keep: plan.echo.store.then(|| Keep {
-            store: Arc::clone(store),
+            store: Arc::clone(&store),
             input: plan.input,
             reach: call.reach_max(),
         }),
@@ -75,9 +75,9 @@ pub(crate) async fn create(
 
 type MaybePath = Result<Path<String>, PathRejection>;
 
-fn kept(state: &AppState, id: MaybePath) -> Result<Arc<Kept>, ApiError> {
+fn kept(state: &AppState, head: &Head, id: MaybePath) -> Result<Arc<Kept>, ApiError> {
     let id = readable(id);
-    state.responses().get(&id).ok_or_else(|| not_found(&id))
+    state.responses(head).get(&id).ok_or_else(|| not_found(&id))
 }
 
 fn readable(id: MaybePath) -> String {
@@ -108,6 +108,7 @@ pub(crate) struct RetrieveQuery {
     ))]
 pub(crate) async fn retrieve(
     State(state): State<AppState>,
+    headers: Head,
     id: MaybePath,
     query: Result<Query<RetrieveQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
@@ -116,7 +117,7 @@ pub(crate) async fn retrieve(
         let detail = "a kept response is given whole";
         return Err(ApiError::not_supported("stream", "true", detail));
     }
-    Ok(json_response(kept(&state, id)?.response.clone()))
+    Ok(json_response(kept(&state, &headers, id)?.response.clone()))
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -136,10 +137,11 @@ pub(crate) struct Deleted {
     ))]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    headers: Head,
     id: MaybePath,
 ) -> Result<Response, ApiError> {
     let id = readable(id);
-    if !state.responses().delete(&id) {
+    if !state.responses(&headers).delete(&id) {
         return Err(not_found(&id));
     }
     Ok(ok(&Deleted {
@@ -168,11 +170,12 @@ pub(crate) struct ItemsQuery {
     ))]
 pub(crate) async fn input_items(
     State(state): State<AppState>,
+    headers: Head,
     id: MaybePath,
     query: Result<Query<ItemsQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| bad_query(&error))?;
-    let kept = kept(&state, id)?;
+    let kept = kept(&state, &headers, id)?;
     let page = Page {
         limit: query.limit,
         order: query.order,
@@ -194,12 +197,13 @@ pub(crate) struct InputTokens {
     responses((status = 200, description = "Their number", body = InputTokens)))]
 pub(crate) async fn input_tokens(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: ResponsesRequest = parse(&body)?;
     let model = request.model.take();
-    let watched = Watched::new(&**state.responses());
+    let store = state.responses(&headers);
+    let watched = Watched::new(&*store);
     let plan = response_plan(request, &watched)?;
     let job = Job::Render(Box::new(plan.job));
     let question = Question::new(model, &headers).within(watched.strictest());

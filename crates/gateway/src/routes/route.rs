@@ -1,7 +1,6 @@
 //! `POST /v1/route` and `GET /v1/providers`: decisions and what they are made from.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::Job;
 use serde::{Deserialize, Serialize};
@@ -10,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::ok;
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::dispatch::Question;
 use crate::error::{ApiError, ErrorCode};
@@ -47,7 +47,7 @@ pub(crate) struct ProviderList {
     ))]
 pub(crate) async fn route(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let shape: Shape = parse(&body)?;

@@ -1,7 +1,6 @@
 //! `POST /tokenize`, `/detokenize` and `/apply-template`, as llama.cpp has them.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 use serde::{Deserialize, Serialize};
@@ -9,6 +8,7 @@ use utoipa::ToSchema;
 
 use super::{Call, ok, wrong_event};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -53,7 +53,7 @@ pub(crate) struct WirePiece {
     responses((status = 200, description = "The tokens", body = TokenizeAnswer)))]
 pub(crate) async fn tokenize(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: TokenizeRequest = parse(&body)?;
@@ -99,7 +99,7 @@ pub(crate) struct DetokenizeAnswer {
     responses((status = 200, description = "The text", body = DetokenizeAnswer)))]
 pub(crate) async fn detokenize(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: DetokenizeRequest = parse(&body)?;
@@ -134,7 +134,7 @@ pub(crate) struct RenderAnswer {
     responses((status = 200, description = "The prompt", body = RenderAnswer)))]
 pub(crate) async fn apply_template(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: ChatRequest = parse(&body)?;

@@ -1,3 +1,4 @@
+mod access;
 mod anthropic;
 mod bad_inputs;
 mod edge;

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 
-use crate::RoutedProvider;
+use crate::{Prices, RoutedProvider};
 
 /// What becomes of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +132,7 @@ impl Upstream {
             weight: 100,
             requests_max: 64,
             default_model: None,
+            prices: Prices::default(),
         }
     }
 }

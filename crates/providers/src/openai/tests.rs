@@ -146,6 +146,7 @@ fn what_an_engine_does_not_know_is_left_out_with_a_warning() {
         [
             ("x-routing-privacy", "lan_only".to_owned()),
             ("x-sextant-hops", "2".to_owned()),
+            ("x-sextant-priority", "normal".to_owned()),
         ]
     );
     let vllm = written(Kind::Vllm, job());

@@ -1,11 +1,13 @@
 //! `POST /api/chat` and `POST /api/generate`.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
+
+use store::Scope;
 
 use super::{context_warning, wait_until_ready};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::RawBody;
 use crate::dispatch::{Question, not_loaded};
 use crate::error::ApiError;
@@ -39,7 +41,7 @@ use crate::wire::openai::models::facts;
 )]
 pub(crate) async fn chat(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, warnings) = parse::<OllamaChat>(&body)?;
@@ -69,7 +71,7 @@ pub(crate) async fn chat(
 )]
 pub(crate) async fn generate(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, warnings) = parse::<OllamaGenerate>(&body)?;
@@ -92,7 +94,7 @@ struct Asked {
 }
 
 impl Asked {
-    async fn respond(self, state: &AppState, headers: &HeaderMap) -> Result<Response, ApiError> {
+    async fn respond(self, state: &AppState, headers: &Head) -> Result<Response, ApiError> {
         let Self {
             model,
             form,
@@ -131,6 +133,7 @@ impl Asked {
                 (own.name, "load")
             }
             Work::Unload => {
+                headers.require(Scope::Admin)?;
                 let own = own_model(state, model.as_deref())?;
                 unload(state, &own.name).await?;
                 (own.name, "unload")

@@ -1,13 +1,13 @@
 //! `POST /api/embed` and the older `POST /api/embeddings`.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use proto::{Event, Job};
 use tokio::time::Instant;
 
 use super::{context_warning, wait_until_ready};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::RawBody;
 use crate::dispatch::Question;
 use crate::error::ApiError;
@@ -34,7 +34,7 @@ use crate::wire::openai::embedding::check_dimensions;
 )]
 pub(crate) async fn embed(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, warnings) = parse::<OllamaEmbed>(&body)?;
@@ -67,7 +67,7 @@ pub(crate) async fn embed(
 )]
 pub(crate) async fn embeddings(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let (mut request, warnings) = parse::<OllamaEmbeddings>(&body)?;
@@ -91,7 +91,7 @@ struct Done {
 
 async fn run(
     state: &AppState,
-    headers: &HeaderMap,
+    headers: &Head,
     model: Option<String>,
     plan: EmbedPlan,
     mut warnings: Vec<String>,

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::scripted::{Scripted, done, finished, post, started};
 use super::{PATH, checked_events, request};
-use crate::store::{Bounds, MemoryStore};
+use crate::kept::{Bounds, Responses};
 use crate::wire::responses::plan::response_plan;
 use crate::wire::responses::request::ResponsesRequest;
 
@@ -180,7 +180,7 @@ proptest! {
         for (name, value) in fields {
             body[name] = value;
         }
-        let store = MemoryStore::new(Bounds::default());
+        let store = Responses::in_memory(Bounds::default());
         let request = crate::body::parse::<ResponsesRequest>(body.to_string().as_bytes());
         if let Ok(plan) = request.and_then(|request| response_plan(request, &store)) {
             prop_assert!(!plan.job.messages.is_empty());

@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 use super::super::scripted::{Scripted, hello, post};
 use super::{PATH, request};
 use crate::body::parse;
-use crate::store::{Bounds, MemoryStore};
+use crate::kept::{Bounds, Responses};
 use crate::wire::responses::plan::{ResponsePlan, response_plan};
 
 fn plan(extra: Value) -> ResponsePlan {
     let request = parse(request(extra).as_bytes()).unwrap();
-    response_plan(request, &MemoryStore::new(Bounds::default())).unwrap()
+    response_plan(request, &Responses::in_memory(Bounds::default())).unwrap()
 }
 
 fn messages(input: Value) -> Vec<Message> {

@@ -18,6 +18,7 @@ use crate::error::{ApiError, ErrorCode};
 pub(crate) fn error_body(error: &ApiError) -> Value {
     let kind = match error.row().status {
         401 => "authentication_error",
+        402 => "billing_error",
         403 => "permission_error",
         404 => "not_found_error",
         413 => "request_too_large",

@@ -19,7 +19,7 @@ use super::response::{
 };
 use super::tools::Namespaces;
 use crate::error::ApiError;
-use crate::store::{Kept, ResponseStore};
+use crate::kept::{Kept, ResponseStore};
 use crate::wire::encode::{Encoder, Envelope, json};
 use crate::wire::fold::{Answer, Part, Report};
 use crate::wire::openai::response::{WireReport, WireToken};
@@ -241,6 +241,8 @@ impl ResponseEncoder {
                 input: json(&items::listed(keep.input, &id)),
                 response: self.ended.clone(),
                 reach: keep.reach,
+                // The store knows whose it is.
+                owner: None,
                 id,
             });
         }

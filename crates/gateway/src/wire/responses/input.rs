@@ -9,8 +9,8 @@ use serde_json::{Map, Value, json};
 use super::items;
 use super::tools::joined;
 use crate::error::{ApiError, ErrorCode};
+use crate::kept::ResponseStore;
 use crate::limits::{self, quoted};
-use crate::store::ResponseStore;
 use crate::wire::openai::shapes::shown;
 
 const ROLES: &str = "one of user, assistant, system, developer";

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
+use crate::kept::{Kept, ResponseStore};
 use crate::limits::{self, quoted};
-use crate::store::{Kept, ResponseStore};
 
 /// The prefix of a response's id.
 pub(crate) const RESPONSE_PREFIX: &str = "resp_";

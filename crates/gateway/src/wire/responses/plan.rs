@@ -8,8 +8,8 @@ use super::request::{ResponsesReasoning, ResponsesRequest, TextFormat, TextReque
 use super::response::Echo;
 use super::tools::{self, Namespaces};
 use crate::error::ApiError;
+use crate::kept::ResponseStore;
 use crate::limits::{self, integer, quoted};
-use crate::store::ResponseStore;
 use crate::wire::openai::chat::reasoning;
 use crate::wire::openai::constraint::json_schema;
 use crate::wire::openai::generation::{LeastTokens, generation};

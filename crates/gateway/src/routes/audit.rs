@@ -1,0 +1,92 @@
+//! `GET /v1/audit`: the audit log as lines of JSON.
+
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use serde::Deserialize;
+use store::{AuditFilter, StoreError};
+use utoipa::IntoParams;
+
+use crate::AppState;
+use crate::access::Control;
+use crate::error::{ApiError, ErrorCode};
+use crate::limits::{self, AUDIT_ROWS_MAX};
+
+/// Rows where the request does not say.
+const ROWS_DEFAULT: i64 = 1000;
+
+#[derive(Debug, Deserialize, IntoParams)]
+pub(crate) struct AuditQuery {
+    /// How far back: a number and `s`, `m`, `h` or `d`; left out: as far as it goes.
+    since: Option<String>,
+    /// The latest so many rows, 1 to 10000; 1000 by default.
+    limit: Option<i64>,
+    /// Only those of the key with this name.
+    key: Option<String>,
+}
+
+/// Gives the latest rows of the audit log, the oldest of them first.
+#[utoipa::path(get, path = "/v1/audit", tag = "operation", params(AuditQuery),
+    responses(
+        (status = 200, description = "A JSON object a line", body = String,
+         content_type = "application/x-ndjson"),
+        (status = 501, description = "Nothing is written down here",
+         body = crate::openapi::ErrorBody),
+    ))]
+pub(crate) async fn audit(
+    State(state): State<AppState>,
+    query: Result<Query<AuditQuery>, QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| {
+        let rule = format!("as /openapi.json has it ({error})");
+        ApiError::invalid("query", "unreadable", &rule)
+    })?;
+    let control = state.control().cloned();
+    let control = control.ok_or_else(|| {
+        let message = "This endpoint runs without a database, so it has no audit log.";
+        ApiError::message(ErrorCode::NoDatabase, message)
+    })?;
+    let limit = limits::integer("limit", query.limit, 1, AUDIT_ROWS_MAX)?;
+    let now_ms = control.now().unix_ms;
+    let since_ms = match query.since.as_deref() {
+        None => 0,
+        Some(text) => {
+            let span = store::span(text).ok_or_else(|| {
+                let rule = "a number and `s`, `m`, `h` or `d`, such as 90m";
+                ApiError::invalid("since", &limits::quoted(text), rule)
+            })?;
+            now_ms.saturating_sub(u64::try_from(span.as_millis()).unwrap_or(u64::MAX))
+        }
+    };
+    let filter = AuditFilter {
+        since_ms,
+        key_name: query.key,
+        rows_max: u32::try_from(limit.unwrap_or(ROWS_DEFAULT)).ok(),
+    };
+    // Reading waits for the disk.
+    let lines = tokio::task::spawn_blocking(move || lines(&control, &filter)).await;
+    let internal = |detail: String| ApiError::message(ErrorCode::Internal, &detail);
+    let lines = lines.map_err(|error| internal(format!("The audit log was not read: {error}.")))?;
+    let lines = lines.map_err(|error| internal(format!("The audit log was not read: {error}.")))?;
+    let mut response = Response::new(Body::from(lines));
+    let media_type = HeaderValue::from_static("application/x-ndjson");
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, media_type);
+    Ok(response)
+}
+
+fn lines(control: &Control, filter: &AuditFilter) -> Result<String, StoreError> {
+    // What has just happened is there too.
+    control.writer().flush();
+    let mut lines = String::new();
+    let taken = control.store().connect()?.audit(filter, |row| {
+        lines += &row.line();
+        lines.push('\n');
+        Ok::<_, std::convert::Infallible>(())
+    })?;
+    let Ok(()) = taken;
+    Ok(lines)
+}

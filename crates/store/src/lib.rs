@@ -1,0 +1,100 @@
+//! What survives a restart: keys, what they have used, the audit log, kept responses.
+//!
+//! One SQLite file in the data directory. [`Store::open`] checks it and brings it to the
+//! schema of this program. All that is written while requests run goes over one bounded
+//! queue to one thread ([`Writer`]), which never keeps a request waiting; reading uses
+//! connections of its own. Of a process that is killed at most [`FLUSH_AFTER`] of writing is
+//! lost, plus the transaction at work.
+
+mod audit;
+mod error;
+mod keys;
+mod response;
+mod schema;
+mod usage;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+
+use rusqlite::Connection;
+
+pub use audit::{AuditFilter, AuditRow, span};
+pub use error::StoreError;
+pub use keys::{Key, KeyLimits, NewKey, Priority, Scope, Scopes, hash};
+pub use response::{Kept, Used};
+pub use schema::FILE_NAME;
+pub use usage::{Spent, Usage, day_of, days_of_month};
+pub use writer::{BATCH_MAX, FLUSH_AFTER, QUEUE_BYTES_MAX, QUEUE_MAX, Retention, Writer};
+
+/// A database of this program, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// Opens the database of a data directory, or begins one there. Only its owner can read
+    /// it.
+    ///
+    /// # Errors
+    /// What is wrong with the file, and what to do about it.
+    pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
+        let path = data_dir.join(FILE_NAME);
+        schema::prepare(&path)?;
+        Ok(Self { path })
+    }
+
+    /// The database of a data directory if there is one; none is begun.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_existing(data_dir: &Path) -> Result<Option<Self>, StoreError> {
+        match data_dir.join(FILE_NAME).exists() {
+            true => Self::open(data_dir).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// A connection for reading, and for the few writes of the command line.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn connect(&self) -> Result<Session, StoreError> {
+        Ok(Session {
+            connection: schema::connect(&self.path)?,
+            path: self.path.clone(),
+        })
+    }
+
+    /// Starts the thread that writes. It ends, with all written, when the last clone of the
+    /// writer is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn writer(&self, retention: Retention) -> Result<Writer, StoreError> {
+        Writer::start(self, retention)
+    }
+}
+
+/// A connection to the database. Keys are in `keys.rs`, the audit log in `audit.rs`, usage in
+/// `usage.rs`, responses in `response.rs`.
+#[derive(Debug)]
+pub struct Session {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Session {
+    /// Says which file an error of SQLite is about.
+    fn told<T>(&self, result: rusqlite::Result<T>) -> Result<T, StoreError> {
+        result.map_err(|error| StoreError::of(&self.path, &error))
+    }
+}

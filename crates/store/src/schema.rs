@@ -1,0 +1,114 @@
+//! The file, its schema, and the way from one version of the schema to the next.
+
+use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use crate::StoreError;
+
+/// The name of the file in the data directory.
+pub const FILE_NAME: &str = "sextant.db";
+
+/// How long a lock of another program is waited for.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Marks the file as one of ours: "Sxtn".
+const APPLICATION_ID: i64 = 0x5378_746e;
+
+/// One step each; `user_version` counts those that were made.
+const MIGRATIONS: [&str; 1] = [include_str!("v1.sql")];
+
+/// The version of the schema that this program writes.
+pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// Makes the file where there is none and brings it to [`VERSION`].
+pub(crate) fn prepare(path: &Path) -> Result<(), StoreError> {
+    create(path).map_err(|error| StoreError::Unreachable {
+        path: path.to_owned(),
+        detail: error.to_string(),
+    })?;
+    let mut connection = connect(path)?;
+    let told = |error: &rusqlite::Error| StoreError::of(path, error);
+    // Two programs that start at once migrate one after the other.
+    let transaction = connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(|error| told(&error))?;
+    let found = version(&transaction, path)?;
+    let steps = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
+    for step in steps {
+        transaction
+            .execute_batch(step)
+            .map_err(|error| told(&error))?;
+    }
+    let pragmas = [
+        ("user_version", VERSION),
+        ("application_id", APPLICATION_ID),
+    ];
+    for (name, value) in pragmas {
+        let set = transaction.pragma_update(None, name, value);
+        set.map_err(|error| told(&error))?;
+    }
+    transaction.commit().map_err(|error| told(&error))
+}
+
+/// Others of this machine read neither the folder, if it is new, nor the file; SQLite gives
+/// the files beside it the same rights.
+fn create(path: &Path) -> std::io::Result<()> {
+    if let Some(folder) = path.parent() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+    }
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(0o600);
+    let file = options.open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))
+}
+
+/// The version of the schema in the file, which must be one of ours.
+fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+    let number = |name: &str| {
+        let number = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        number.map_err(|error| StoreError::of(path, &error))
+    };
+    let (found, owner) = (number("user_version")?, number("application_id")?);
+    let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0));
+    let tables: i64 = tables.map_err(|error| StoreError::of(path, &error))?;
+    let is_ours = owner == APPLICATION_ID || (owner == 0 && tables == 0);
+    match is_ours {
+        false => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail: "it belongs to another program".to_owned(),
+        }),
+        true if !(0..=VERSION).contains(&found) => Err(StoreError::Newer {
+            path: path.to_owned(),
+            found,
+        }),
+        true => Ok(found),
+    }
+}
+
+/// A connection with the pragmas that every one has.
+pub(crate) fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let told = |error: rusqlite::Error| StoreError::of(path, &error);
+    // No URIs, so any path is a path; each connection stays on one thread at a time.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(told)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
+    // Readers do not wait for the writer. What is committed outlives the process; the last
+    // commits before a power cut may be lost, the file stays whole.
+    let mode: String = connection
+        .pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))
+        .map_err(told)?;
+    if mode != "wal" {
+        tracing::warn!(mode, "the file system of the database has no shared memory");
+    }
+    connection
+        .pragma_update(None, "synchronous", "NORMAL")
+        .map_err(told)?;
+    Ok(connection)
+}
