@@ -19,6 +19,7 @@ mod pull;
 mod remote;
 mod run;
 mod serve;
+mod shelf;
 mod show;
 mod worker_process;
 

@@ -9,6 +9,7 @@
 
 mod flags;
 mod fleet;
+mod presets;
 mod raw;
 mod reference;
 mod resolve;
@@ -21,7 +22,8 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 pub use flags::augment;
-pub use fleet::{FleetTables, HeaderValue, ProviderTable, RoutingTable, RuleTable};
+pub use fleet::{FleetTables, HeaderValue, ModelTable, ProviderTable, RoutingTable, RuleTable};
+pub use presets::Preset;
 pub use raw::{Effective, RawConfig, Source, file_to_read};
 pub use reference::reference_markdown;
 pub use resolve::{

@@ -231,7 +231,7 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
         }
         Event::Keep { model, keep } => {
             if let Some(entry) = find(entries, &model) {
-                entry.keep_next = Some(keep);
+                entry.keep(keep, now);
             }
         }
         Event::Arrive { id, model, job } if *closing => {

@@ -1,6 +1,5 @@
 //! The gateway with our settings.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::library::DiskLibrary;
-use crate::models_here;
 use crate::outcome::{Code, Outcome, WithCode};
 
 /// How much longer connections have than the requests in them, so that a request that
@@ -19,9 +17,9 @@ use crate::outcome::{Code, Outcome, WithCode};
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the HTTP edge is told. Refuses an address that must not be opened.
-pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayConfig> {
+pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<GatewayConfig> {
     let api_key = config.read_api_key().code(Code::Usage)?;
-    gateway::bind_policy(address, api_key.is_some()).code(Code::Usage)?;
+    gateway::bind_policy(config.listen, api_key.is_some()).code(Code::Usage)?;
     Ok(GatewayConfig {
         body_bytes_max: usize::try_from(config.body_bytes_max.0)?,
         keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
@@ -31,7 +29,7 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
         api_key,
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
-        library: Some(Arc::new(DiskLibrary::new(models_here::environment(config)))),
+        library: Some(Arc::new(library)),
         ..GatewayConfig::default()
     })
 }

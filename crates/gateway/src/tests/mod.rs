@@ -9,6 +9,7 @@ mod routes;
 mod routing;
 mod scripted;
 mod server;
+mod shelf;
 mod transcripts;
 mod translation;
 mod upstream;

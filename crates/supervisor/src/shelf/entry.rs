@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::{FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec};
 
@@ -37,7 +38,7 @@ pub(super) struct Entry {
     /// Loaded although it did not fit.
     pub(super) forced: bool,
     /// What a request wants to become of it, from the end of the next job on.
-    pub(super) keep_next: Option<Keep>,
+    keep_next: Option<Keep>,
     keep_now: Option<Keep>,
     pub(super) phase: Phase,
     /// The model for which it makes room: it takes nothing new and goes when it is idle.
@@ -210,6 +211,19 @@ impl Entry {
         match keep {
             Keep::Forever => None,
             Keep::For(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Takes in what a request wants to become of it. A model that is to go at once first
+    /// does what that request asks for, and one that is not here yet has to come.
+    pub(super) fn keep(&mut self, keep: Keep, now: u64) {
+        let is_here = matches!(self.phase, Phase::Loading { .. } | Phase::Ready);
+        if is_here && keep != Keep::For(Duration::ZERO) {
+            self.keep_now = Some(keep);
+            self.keep_next = None;
+            self.idle_since = now;
+        } else {
+            self.keep_next = Some(keep);
         }
     }
 
