@@ -17,6 +17,13 @@ pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
     Ok(LoadSpec {
         name: served_name(found),
         path: absolute(&found.path),
+        ..settings(config)?
+    })
+}
+
+/// The settings alone, for a model that somebody else knows by its name.
+pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
+    Ok(LoadSpec {
         context: config.context,
         slots: config.slots,
         queue_max: config.queue_max,
@@ -39,6 +46,7 @@ pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
                 ngram: config.speculation.ngram,
             }),
         },
+        ..LoadSpec::default()
     })
 }
 

@@ -1,6 +1,7 @@
 //! `sextant ps`, `load` and `unload`: the running server's models.
 
 use clap::ArgMatches;
+use proto::LoadSpec;
 use serde_json::{Value, json};
 use stdx::Bytes;
 
@@ -44,8 +45,16 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
     let name = matches
         .get_one::<String>("model")
         .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
-    let spec = load::spec(&config, &found)?;
+    let known = block_on(server.get("/admin/models"))?;
+    let known = known["models"].as_array().map_or(&[][..], Vec::as_slice);
+    // A model that the server knows has its settings there; those given here go before them.
+    let spec = match known.iter().any(|model| model["name"] == *name) {
+        true => LoadSpec {
+            name: name.to_owned(),
+            ..load::settings(&config)?
+        },
+        false => load::spec(&config, &models_here::find(&environment, name)?)?,
+    };
     let name = spec.name.clone();
     let mut body = serde_json::to_value(spec)?;
     body["model"] = json!(name);
@@ -53,6 +62,9 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
         // What was not given is the server's to choose.
         fields.retain(|_, value| !value.is_null());
         fields.remove("name");
+        if fields["path"] == "" {
+            fields.remove("path");
+        }
         for flag in ["pin", "force"] {
             if matches.get_flag(flag) {
                 fields.insert(flag.to_owned(), json!(true));

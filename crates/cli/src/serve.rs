@@ -17,13 +17,14 @@ use crate::http::reachable;
 use crate::library::DiskLibrary;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
+use crate::shelf::Missing;
 use crate::{configuration, load, logging, models_here, shelf};
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     logging::start(config.log_level, config.log_format);
     let environment = models_here::environment(&config);
-    let listings = shelf::listings(&config, &environment)?;
+    let listings = shelf::listings(&config, &environment, Missing::Refuse)?;
     let start = to_load(&config, &listings)?;
     let runtime = tokio::runtime::Runtime::new()?;
     runtime.block_on(serve(&config, listings, start))
@@ -148,7 +149,7 @@ fn library(config: &Config, fleet: &Fleet) -> DiskLibrary {
     let (config, fleet) = (config.clone(), fleet.clone());
     let changed = {
         let environment = environment.clone();
-        move || match shelf::listings(&config, &environment) {
+        move || match shelf::listings(&config, &environment, Missing::Skip) {
             Ok(listings) => fleet.shelve(listings),
             Err(error) => tracing::error!("the models on demand stay as they were: {error}"),
         }

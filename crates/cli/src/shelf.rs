@@ -16,15 +16,32 @@ use crate::{load, models_here};
 /// 512 tokens a pass. What a model really takes is measured once it is loaded.
 const OTHER_BYTES: u64 = 192 << 20;
 
+/// What to do about a preset whose model is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Refuse,
+    /// It was there when the server started; the others go on.
+    Skip,
+}
+
 /// All of them, those of `[[models]]` first.
-pub(crate) fn listings(config: &Config, environment: &Environment) -> Outcome<Vec<Listing>> {
+pub(crate) fn listings(
+    config: &Config,
+    environment: &Environment,
+    missing: Missing,
+) -> Outcome<Vec<Listing>> {
     let mut listings = Vec::new();
     for preset in &config.presets {
-        let listed = of_preset(preset, environment).map_err(|error| {
-            let message = format!("the model `{}`: {error}", preset.name);
-            fault(Code::ModelNotFound, message)
-        });
-        listings.push(listed?);
+        match of_preset(preset, environment) {
+            Ok(listing) => listings.push(listing),
+            Err(error) => {
+                let message = format!("the model `{}`: {error}", preset.name);
+                if missing == Missing::Refuse {
+                    return Err(fault(Code::ModelNotFound, message));
+                }
+                tracing::warn!("{message}");
+            }
+        }
     }
     // Who names models says what is served.
     if config.load_on_demand.unwrap_or(config.load.is_empty()) {
@@ -42,7 +59,9 @@ pub(crate) fn listings(config: &Config, environment: &Environment) -> Outcome<Ve
             listings.push(listing(spec, &found));
         }
     }
-    check_helpers(&listings)?;
+    if missing == Missing::Refuse {
+        check_helpers(&listings)?;
+    }
     Ok(listings)
 }
 
@@ -219,7 +238,7 @@ mod tests {
         let preset = "[[models]]\nname = \"quick\"\nmodel = \"a\"\ncontext = 1024\n\
                       aliases = [\"fast\"]\n[[models]]\nname = \"b\"\nhelps = \"quick\"\n";
         let environment = here(folder.path());
-        let all = listings(&config(preset), &environment).unwrap();
+        let all = listings(&config(preset), &environment, Missing::Refuse).unwrap();
         assert_eq!(&names(&all)[..4], ["quick", "b", "a", "sextant:b"]);
         assert_eq!(all[0].spec.context, Some(1024));
         // A head of 64 numbers in two groups, keys and values of 16 bits.
@@ -231,11 +250,11 @@ mod tests {
         assert_eq!(aliases["fast"], ["embedded:quick"]);
 
         let named = format!("load = [\"b\"]\n{preset}");
-        let some = listings(&config(&named), &environment).unwrap();
+        let some = listings(&config(&named), &environment, Missing::Refuse).unwrap();
         assert_eq!(names(&some), ["quick", "b"]);
         let wanted = format!("load = [\"b\"]\nload_on_demand = true\n{preset}");
         assert_eq!(
-            &names(&listings(&config(&wanted), &environment).unwrap())[..3],
+            &names(&listings(&config(&wanted), &environment, Missing::Refuse).unwrap())[..3],
             ["quick", "b", "a"]
         );
     }
@@ -252,8 +271,17 @@ mod tests {
                 "helps `b`, which is not among",
             ),
         ] {
-            let error = listings(&config(text), &environment).unwrap_err();
+            let error = listings(&config(text), &environment, Missing::Refuse).unwrap_err();
             assert!(error.to_string().contains(told), "{error}");
         }
+        // While it serves, the others go on.
+        assert!(
+            listings(
+                &config("[[models]]\nname = \"none\"\n"),
+                &environment,
+                Missing::Skip
+            )
+            .is_ok()
+        );
     }
 }
