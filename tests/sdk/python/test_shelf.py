@@ -13,7 +13,7 @@ import pytest
 from own_server import OwnServer, model_path, wait_for
 
 CONFIG = """
-model_memory_max = "420MiB"
+model_memory_max = "330MiB"
 swap_wait_max_secs = 2
 load_on_demand = false
 
@@ -158,7 +158,7 @@ def test_a_pinned_model_stays_and_what_does_not_fit_is_told_with_figures(server)
     assert refused.status_code == 503
     error = refused.json()["error"]
     assert error["code"] == "model_unavailable"
-    for part in ("`two` takes about", "420.00 MiB", "`one` (pinned"):
+    for part in ("`two` takes about", "330.0 MiB", "`one` (pinned"):
         assert part in error["message"], error
     by_name = server.http.post("/admin/models/load", json={"model": "two"})
     assert (by_name.status_code, by_name.json()["error"]["code"]) == (

@@ -31,6 +31,8 @@ pub(super) struct Entry {
     pub(super) cost: MemoryCost,
     /// What the ledger counts.
     bytes: u64,
+    /// Weights and cache, by the engine.
+    reported: u64,
     is_measured: bool,
     pub(super) traits: ModelTraits,
     pub(super) helps: Option<String>,
@@ -98,6 +100,7 @@ impl Entry {
         Self {
             listing: None,
             bytes: cost.total(),
+            reported: 0,
             is_measured: false,
             spec,
             cost,
@@ -369,16 +372,13 @@ impl Entry {
                 self.n_failures = 0;
                 self.cooldown = None;
                 self.traits = ModelTraits::of(&facts);
-                if !self.is_measured {
-                    let reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
-                    let reported = reported.saturating_add(self.cost.other_bytes);
-                    if facts.weights_bytes > 0 && turn.limits.memory_max < u64::MAX {
-                        self.bytes = reported;
+                if !self.is_measured && turn.limits.memory_max < u64::MAX {
+                    if facts.weights_bytes > 0 {
+                        self.reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
+                        self.bytes = self.reported.saturating_add(self.cost.other_bytes);
                     }
-                    if turn.limits.memory_max < u64::MAX {
-                        let model = self.name().to_owned();
-                        turn.actions.push(Action::Measure { model });
-                    }
+                    let model = self.name().to_owned();
+                    turn.actions.push(Action::Measure { model });
                 }
             }
             (Some(ModelPhase::Failed(_)), Phase::Off) => {}
@@ -391,11 +391,12 @@ impl Entry {
         }
     }
 
-    /// What the process holds right after loading counts where it is more than what the
-    /// engine says: weights may be held twice, and pages that are not touched yet will be.
+    /// What the process holds right after loading takes the place of the estimate. It has
+    /// the buffers in it and maybe weights twice; pages of weights and cache that it has
+    /// not touched yet are in what the engine says.
     pub(super) fn measured(&mut self, bytes: u64) {
-        if self.phase == Phase::Ready {
-            self.bytes = self.bytes.max(bytes);
+        if self.phase == Phase::Ready && bytes > 0 {
+            self.bytes = self.reported.max(bytes);
             self.is_measured = true;
         }
     }
