@@ -15,7 +15,7 @@ fn limits(memory_max: u64) -> Limits {
         memory_max,
         swap_wait_max_ms: SWAP_WAIT_MS,
         keep_alive_ms: None,
-        waiting_max: 100,
+        waiting_max: 1_000,
         wait_max_ms: 10_000_000,
         cooldown_first_ms: 10_000,
         cooldown_max_ms: 60_000,
@@ -801,7 +801,12 @@ struct History {
     /// Gap to the one before, model, and when its caller goes, if ever.
     jobs: Vec<(u64, usize, Option<u64>)>,
     pins: Vec<(u64, usize, bool)>,
+    /// A model that is asked for all the time, and how often.
+    stream: (usize, u64),
 }
+
+/// Requests of the stream: enough to outlast every bound.
+const STREAM_JOBS: u64 = 500;
 
 fn history() -> impl Strategy<Value = History> {
     let models = 2..7_usize;
@@ -820,9 +825,18 @@ fn history() -> impl Strategy<Value = History> {
                 1..150,
             ),
             prop::collection::vec((0..300_000_u64, 0..n, any::<bool>()), 0..4),
+            (0..n, 100..1_500_u64),
         )
             .prop_map(
-                |((memory_gib, sizes_gib), pinned, helps, (load_ms, job_ms), jobs, pins)| History {
+                |(
+                    (memory_gib, sizes_gib),
+                    pinned,
+                    helps,
+                    (load_ms, job_ms),
+                    jobs,
+                    pins,
+                    stream,
+                )| History {
                     memory_gib,
                     sizes_gib,
                     pinned,
@@ -831,6 +845,7 @@ fn history() -> impl Strategy<Value = History> {
                     job_ms,
                     jobs,
                     pins,
+                    stream,
                 },
             )
     })
@@ -841,7 +856,7 @@ fn name(index: usize) -> String {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
     fn random_histories_keep_the_promises(history in history()) {
@@ -864,11 +879,16 @@ proptest! {
                 world.at(time + after, Due::Cancel(id));
             }
         }
+        let n_jobs = history.jobs.len() as u64;
+        let (streamed, gap) = history.stream;
+        for index in 1..=STREAM_JOBS {
+            world.at(index * gap, Due::Arrive(JobId(n_jobs + index), name(streamed)));
+        }
         for (at, model, pin) in &history.pins {
             world.at(*at, Due::Pin(name(*model), *pin));
         }
         world.run();
-        for id in 1..=history.jobs.len() as u64 {
+        for id in 1..=n_jobs + STREAM_JOBS {
             prop_assert_eq!(world.last_events.get(&JobId(id)), Some(&1), "job {}", id);
         }
         // Before a job's turn come the models whose jobs came earlier, each with the
@@ -901,6 +921,22 @@ fn interleaved_requests_cost_far_fewer_loads_than_first_come_first_served() {
     // 120 s of requests with a swap at most every 10 s and a load.
     assert!(world.n_loads <= 15, "{} loads", world.n_loads);
     assert_eq!(world.last_events.len(), models.len());
+}
+
+#[test]
+fn a_model_that_is_always_busy_makes_room_in_time() {
+    let listings = vec![listing(&name(0), 5 * GIB), listing(&name(1), 5 * GIB)];
+    let mut world = World::new(8 * GIB, listings, (2_000, 1_000));
+    for index in 0..400 {
+        world.at(index * 300, Due::Arrive(JobId(index + 1), name(0)));
+    }
+    let late = JobId(1_000);
+    world.at(5_000, Due::Arrive(late, name(1)));
+    world.run();
+    assert_eq!(world.last_events[&late], 1);
+    let longest_ms = world.waits_ms.iter().max();
+    let bound_ms = SWAP_WAIT_MS + 1_000 + UNLOAD_MS;
+    assert!(longest_ms <= Some(&bound_ms), "{longest_ms:?} ms");
 }
 
 #[test]
