@@ -131,7 +131,19 @@ fn ps() -> Command {
 fn load() -> Command {
     let command = Command::new("load")
         .about("Load a model into the running server, with the engine settings given here")
-        .arg(model().required(true));
+        .arg(model().required(true))
+        .arg(
+            Arg::new("pin")
+                .long("pin")
+                .action(ArgAction::SetTrue)
+                .help("Keep it in memory whatever else is asked for"),
+        )
+        .arg(
+            Arg::new("force")
+                .long("force")
+                .action(ArgAction::SetTrue)
+                .help("Load it even where it is expected not to fit"),
+        );
     augment(command.arg(url()), |setting| {
         let others = [
             "listen",

@@ -1,5 +1,6 @@
 //! The models on disk, as the endpoint sees them: over the stores and downloads of `models`.
 
+use std::fmt;
 use std::sync::Arc;
 
 use futures_util::FutureExt;
@@ -12,16 +13,34 @@ use models::stores::{Manifest, RemoveError, remove};
 use models::{Environment, Found, PullError, Source, Store};
 
 /// The stores that an environment names.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct DiskLibrary {
     environment: Arc<Environment>,
+    changed: Arc<Changed>,
+}
+
+/// Is called where it may block.
+type Changed = dyn Fn() + Send + Sync;
+
+impl fmt::Debug for DiskLibrary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DiskLibrary")
+            .field("environment", &self.environment)
+            .finish_non_exhaustive()
+    }
 }
 
 impl DiskLibrary {
     pub(crate) fn new(environment: Environment) -> Self {
         Self {
             environment: Arc::new(environment),
+            changed: Arc::new(|| {}),
         }
+    }
+
+    /// Calls this whenever a model has come or gone.
+    pub(crate) fn on_change(self, changed: Arc<Changed>) -> Self {
+        Self { changed, ..self }
     }
 }
 
@@ -39,6 +58,7 @@ impl Library for DiskLibrary {
         progress: Arc<PullProgressFn>,
     ) -> BoxFuture<'static, Result<(), LibraryFailure>> {
         let environment = Arc::clone(&self.environment);
+        let changed = Arc::clone(&self.changed);
         async move {
             let source = match Source::parse(&spec) {
                 Ok(Some(source)) => source,
@@ -55,7 +75,9 @@ impl Library for DiskLibrary {
             let options = Options::from_environment(&environment).map_err(pull_failure)?;
             let puller = Puller::new(options).map_err(pull_failure)?;
             let pulled = Box::pin(puller.pull(&source, &note)).await;
-            pulled.map(drop).map_err(pull_failure)
+            pulled.map(drop).map_err(pull_failure)?;
+            let told = blocking(move || changed()).await;
+            told.ok_or_else(|| failed("The new model could not be listed by a defect.".into()))
         }
         .boxed()
     }
@@ -64,7 +86,13 @@ impl Library for DiskLibrary {
         let environment = Arc::clone(&self.environment);
         // With the store in front a name is taken as it is, and not as the start of one.
         let name = format!("{}:{id}", Store::Own.prefix());
-        blocking(move || remove(&environment, &name))
+        let changed = Arc::clone(&self.changed);
+        let remove = move || {
+            let removed = remove(&environment, &name);
+            changed();
+            removed
+        };
+        blocking(remove)
             .map(|removed| match removed {
                 Some(Ok(_)) => Ok(()),
                 Some(Err(error)) => Err(remove_failure(&error)),

@@ -5,17 +5,25 @@ use std::sync::Arc;
 use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
 use models::Found;
 use proto::{LoadSpec, ModelFacts};
-use supervisor::{Fleet, FleetConfig, ProcessLauncher};
+use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, ProcessLauncher};
 
 use crate::models_here::{absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
 use crate::progress::follow_load;
+use crate::shelf;
 
 pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
     Ok(LoadSpec {
         name: served_name(found),
         path: absolute(&found.path),
+        ..settings(config)?
+    })
+}
+
+/// The settings alone, for a model that somebody else knows by its name.
+pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
+    Ok(LoadSpec {
         context: config.context,
         slots: config.slots,
         queue_max: config.queue_max,
@@ -38,6 +46,7 @@ pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
                 ngram: config.speculation.ngram,
             }),
         },
+        ..LoadSpec::default()
     })
 }
 
@@ -49,16 +58,23 @@ pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
         drain_timeout: config.drain_timeout,
         restarts_max: config.restarts_max,
         restart_window: config.restart_window,
+        memory_max: config
+            .model_memory_max
+            .map(|max| max.0)
+            .or_else(supervisor::memory::budget_bytes),
+        swap_wait_max: config.swap_wait_max,
+        keep_alive: config.model_keep_alive,
+        estimate: Some(Estimate(Arc::new(shelf::estimate))),
     };
     let launcher = Arc::new(ProcessLauncher::new(program));
     Ok(Fleet::new(fleet_config, launcher))
 }
 
 /// Loads a model and shows how far it is.
-pub(crate) async fn load(fleet: &Fleet, spec: LoadSpec) -> Outcome<Arc<ModelFacts>> {
-    let name = spec.name.clone();
+pub(crate) async fn load(fleet: &Fleet, order: LoadOrder) -> Outcome<Arc<ModelFacts>> {
+    let name = order.spec.name.clone();
     let progress = tokio::spawn(follow_load(fleet.clone(), name.clone()));
-    let loaded = fleet.load(spec).await;
+    let loaded = fleet.load_by(order).await;
     progress.abort();
     // The bar is cleared when its task is gone.
     let _ = progress.await;

@@ -22,6 +22,7 @@ mod pull;
 mod remote;
 mod run;
 mod serve;
+mod shelf;
 mod show;
 mod worker_process;
 

@@ -1,7 +1,9 @@
 //! `sextant ps`, `load` and `unload`: the running server's models.
 
 use clap::ArgMatches;
+use proto::LoadSpec;
 use serde_json::{Value, json};
+use stdx::Bytes;
 
 use crate::http::Server;
 use crate::outcome::Outcome;
@@ -24,7 +26,7 @@ pub(crate) fn ps(matches: &ArgMatches) -> Outcome {
     let rows: Vec<_> = models.iter().map(row).collect();
     output::table(
         &[
-            "MODEL", "STATE", "CONTEXT", "SLOTS", "KV", "RESTARTS", "PID",
+            "MODEL", "STATE", "MEMORY", "STAYS", "CONTEXT", "SLOTS", "KV", "RESTARTS", "PID",
         ],
         &rows,
     )?;
@@ -43,8 +45,16 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
     let name = matches
         .get_one::<String>("model")
         .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
-    let spec = load::spec(&config, &found)?;
+    let known = block_on(server.get("/admin/models"))?;
+    let known = known["models"].as_array().map_or(&[][..], Vec::as_slice);
+    // A model that the server knows has its settings there; those given here go before them.
+    let spec = match known.iter().any(|model| model["name"] == *name) {
+        true => LoadSpec {
+            name: name.to_owned(),
+            ..load::settings(&config)?
+        },
+        false => load::spec(&config, &models_here::find(&environment, name)?)?,
+    };
     let name = spec.name.clone();
     let mut body = serde_json::to_value(spec)?;
     body["model"] = json!(name);
@@ -52,6 +62,14 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
         // What was not given is the server's to choose.
         fields.retain(|_, value| !value.is_null());
         fields.remove("name");
+        if fields["path"] == "" {
+            fields.remove("path");
+        }
+        for flag in ["pin", "force"] {
+            if matches.get_flag(flag) {
+                fields.insert(flag.to_owned(), json!(true));
+            }
+        }
     }
     say(&format!("loading {name} ..."));
     block_on(server.post("/admin/models/load", &body))?;
@@ -96,10 +114,34 @@ fn row(model: &Value) -> Vec<String> {
     vec![
         text(&model["name"]),
         text(&model["state"]),
+        memory(model),
+        stays(model),
         text(&facts["context"]),
         text(&facts["slots"]),
         kv,
         text(&model["restarts"]),
         text(&model["pid"]),
     ]
+}
+
+/// What the ledger counts; an estimate has a `~`.
+fn memory(model: &Value) -> String {
+    let bytes = model["memory_bytes"].as_u64().filter(|bytes| *bytes > 0);
+    let about = match model["memory_measured"].as_bool() {
+        Some(true) => "",
+        _ => "~",
+    };
+    bytes.map_or_else(|| "-".into(), |bytes| format!("{about}{}", Bytes(bytes)))
+}
+
+/// Until when a model that is in memory stays there.
+fn stays(model: &Value) -> String {
+    if model["pinned"].as_bool() == Some(true) {
+        return "pinned".into();
+    }
+    match (&model["expires_in_ms"], model["state"].as_str()) {
+        (Value::Number(ms), _) => format!("{} s", ms.as_u64().unwrap_or(0).div_ceil(1000)),
+        (_, Some("ready")) => "until needed".into(),
+        _ => "-".into(),
+    }
 }

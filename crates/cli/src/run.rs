@@ -12,6 +12,7 @@ use clap::ArgMatches;
 use proto::{Message, Role};
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
+use supervisor::LoadOrder;
 use tokio::runtime::Runtime;
 
 use self::backend::{Backend, Piece, Summary};
@@ -58,7 +59,12 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         let spec = load::spec(&config, &found)?;
         let model = spec.name.clone();
         let fleet = runtime.block_on(async { load::fleet(&config) })?;
-        let facts = runtime.block_on(load::load(&fleet, spec))?;
+        let order = LoadOrder {
+            spec,
+            pin: Some(true),
+            force: true,
+        };
+        let facts = runtime.block_on(load::load(&fleet, order))?;
         if io::stderr().is_terminal() {
             say(&load::summary(&facts));
         }

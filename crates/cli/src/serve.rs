@@ -9,43 +9,73 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 use config::Config;
-use models::Found;
-use supervisor::Fleet;
+use supervisor::{Fleet, Keep, Listing, LoadOrder, ModelPhase, ModelStatus};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::reload::ProcessConfig;
 use crate::http::reachable;
+use crate::library::DiskLibrary;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
-use crate::{configuration, load, logging, models_here};
+use crate::shelf::Missing;
+use crate::{configuration, load, logging, models_here, shelf};
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     logging::start(config.log_level, config.log_format);
-    let found = to_load(&config)?;
-    models_here::check_names(&found)?;
+    let environment = models_here::environment(&config);
+    let listings = shelf::listings(&config, &environment, Missing::Refuse)?;
+    let start = to_load(&config, &listings)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let source = Arc::new(ProcessConfig::new(matches).code(Code::Usage)?);
-    runtime.block_on(serve(&config, &found, source))
+    let source = Arc::new(ProcessConfig::new(matches, &config).code(Code::Usage)?);
+    runtime.block_on(serve(&config, (listings, start), source))
 }
 
-/// The models to begin with. With other providers there may be none: a machine can serve
-/// without running a model itself.
-fn to_load(config: &Config) -> Outcome<Vec<Found>> {
+/// The models to begin with. There may be none where other providers or models on demand
+/// can answer.
+fn to_load(config: &Config, listings: &[Listing]) -> Outcome<Vec<LoadOrder>> {
     let environment = models_here::environment(config);
-    let found = models_here::to_load(&environment, &config.load);
-    match config.load.is_empty() && !config.fleet.providers.is_empty() {
-        true => Ok(found.unwrap_or_default()),
-        false => found,
+    let (mut specs, mut found) = (Vec::new(), Vec::new());
+    let listed = |name: &String| listings.iter().find(|listing| listing.spec.name == *name);
+    for name in &config.load {
+        match listed(name) {
+            Some(listing) => specs.push(listing.spec.clone()),
+            None => found.push(models_here::find(&environment, name)?),
+        }
     }
+    let is_named = !config.load.is_empty();
+    if !is_named && config.presets.is_empty() {
+        let only = models_here::to_load(&environment, &[]);
+        let can_do_without = !config.fleet.providers.is_empty() || !listings.is_empty();
+        found = match can_do_without {
+            true => only.unwrap_or_default(),
+            false => only?,
+        };
+    }
+    models_here::check_names(&found)?;
+    for found in &found {
+        specs.push(load::spec(config, found)?);
+    }
+    let orders = specs.into_iter().map(|spec| LoadOrder {
+        spec,
+        pin: is_named.then_some(true),
+        // Whoever names a model knows better than an estimate.
+        force: true,
+    });
+    Ok(orders.collect())
 }
 
-async fn serve(config: &Config, found: &[Found], source: Arc<ProcessConfig>) -> Outcome {
+async fn serve(
+    config: &Config,
+    (listings, start): (Vec<Listing>, Vec<LoadOrder>),
+    source: Arc<ProcessConfig>,
+) -> Outcome {
     let mut signals = Signals::new()?;
-    let edge = endpoint::settings(config, config.listen)?;
-    let routing = fleet::routing(&config.fleet)?;
+    let fleet = load::fleet(config)?;
+    let edge = endpoint::settings(config, library(config, &fleet))?;
+    let routing = fleet::routing(&shelf::with_aliases(config))?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     say(&format!("listening on http://{address}"));
@@ -53,7 +83,8 @@ async fn serve(config: &Config, found: &[Found], source: Arc<ProcessConfig>) -> 
         let (name, kind, url) = (&provider.name, &provider.kind, &provider.url);
         say(&format!("provider {name}: {kind} at {url}"));
     }
-    let fleet = load::fleet(config)?;
+    say_shelf(&fleet, &listings);
+    fleet.shelve(listings);
 
     // The endpoint answers while models load: requests wait, and it says that it is
     // not ready yet.
@@ -66,11 +97,11 @@ async fn serve(config: &Config, found: &[Found], source: Arc<ProcessConfig>) -> 
         stopped,
     ));
     let loaded = tokio::select! {
-        loaded = load_all(config, &fleet, found) => loaded.map(|()| true),
+        loaded = load_all(&fleet, &start) => loaded.map(|()| true),
         () = signals.next() => Ok(false),
     };
     if let Ok(true) = loaded {
-        say(&usage(address, found));
+        say(&usage(address, &fleet));
         signals.next().await;
     }
     if loaded.is_ok() {
@@ -99,15 +130,52 @@ async fn bind(address: SocketAddr) -> Outcome<TcpListener> {
 }
 
 /// One after the other: two loads at once would compete for the same disk and memory.
-async fn load_all(config: &Config, fleet: &Fleet, found: &[Found]) -> Outcome {
-    for found in found {
-        let spec = load::spec(config, found)?;
-        say(&format!("loading {} ({})", spec.name, found.bytes));
-        let facts = load::load(fleet, spec).await?;
+async fn load_all(fleet: &Fleet, start: &[LoadOrder]) -> Outcome {
+    for order in start {
+        let spec = &order.spec;
+        say(&format!("loading {} ({})", spec.name, spec.path.display()));
+        let facts = load::load(fleet, order.clone()).await?;
+        // The only model of a machine need not go while nobody needs its memory.
+        fleet.keep(&spec.name, Keep::Forever);
         say(&load::summary(&facts));
         load::warn(&facts);
+        let (held, max) = fleet.memory();
+        if let Some(max) = max.filter(|max| held > *max) {
+            say(&format!(
+                "warning: the models take about {}, more than `model_memory_max` with {}",
+                stdx::Bytes(held),
+                stdx::Bytes(max)
+            ));
+        }
     }
     Ok(())
+}
+
+/// The models on disk. What is pulled or deleted goes onto the shelf or off it.
+fn library(config: &Config, fleet: &Fleet) -> DiskLibrary {
+    let environment = models_here::environment(config);
+    let (config, fleet) = (config.clone(), fleet.clone());
+    let changed = {
+        let environment = environment.clone();
+        move || match shelf::listings(&config, &environment, Missing::Skip) {
+            Ok(listings) => fleet.shelve(listings),
+            Err(error) => tracing::error!("the models on demand stay as they were: {error}"),
+        }
+    };
+    DiskLibrary::new(environment).on_change(Arc::new(changed))
+}
+
+fn say_shelf(fleet: &Fleet, listings: &[Listing]) {
+    if let (_, Some(max)) = fleet.memory() {
+        say(&format!("models may take {} of memory", stdx::Bytes(max)));
+    }
+    if !listings.is_empty() {
+        let names: Vec<_> = listings
+            .iter()
+            .map(|listing| listing.spec.name.as_str())
+            .collect();
+        say(&format!("on demand: {}", names.join(", ")));
+    }
 }
 
 async fn drain(fleet: &Fleet, signals: &mut Signals) -> Outcome {
@@ -118,10 +186,11 @@ async fn drain(fleet: &Fleet, signals: &mut Signals) -> Outcome {
 }
 
 /// How to use what now runs.
-fn usage(address: SocketAddr, found: &[Found]) -> String {
-    let model = found
-        .first()
-        .map_or_else(|| "auto".to_owned(), models_here::served_name);
+fn usage(address: SocketAddr, fleet: &Fleet) -> String {
+    let models = fleet.models();
+    let ready = |model: &&ModelStatus| matches!(model.phase, ModelPhase::Ready(_));
+    let model = models.iter().find(ready).or_else(|| models.first());
+    let model = model.map_or("auto", |model| &model.name);
     let url = format!("http://{}/v1", reachable(address));
     format!(
         "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions -H \

@@ -14,14 +14,37 @@ use toml::de::{DeTable, DeValue};
 use crate::raw::Source;
 
 /// The keys of the file that are no settings but tables of this module.
-pub(crate) const TABLES: [&str; 2] = ["providers", "routing"];
+pub(crate) const TABLES: [&str; 3] = ["models", "providers", "routing"];
 
 /// Providers and routing, as the file says; words are not checked yet.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub struct FleetTables {
+    pub models: Vec<ModelTable>,
     pub providers: Vec<ProviderTable>,
     pub routing: RoutingTable,
+}
+
+/// `[[models]]`: a model that may be loaded on demand, with settings of its own.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct ModelTable {
+    /// What requests call it.
+    pub name: String,
+    /// Which model: a name as `sextant ls` shows it, or a path; left out: `name`.
+    pub model: Option<String>,
+    /// Further names for it.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// Once in memory it stays there.
+    #[serde(default)]
+    pub pin: bool,
+    /// How long it stays without a request; 0: until memory is needed for another.
+    pub keep_alive_secs: Option<u64>,
+    /// The model that this one is for. It is never taken out of memory for this one.
+    pub helps: Option<String>,
+    /// Engine settings, in place of those for all models.
+    #[serde(flatten)]
+    pub settings: BTreeMap<String, toml::Value>,
 }
 
 /// `[[providers]]`: an engine that somebody else runs.

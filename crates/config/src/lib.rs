@@ -9,6 +9,7 @@
 
 mod flags;
 mod fleet;
+mod presets;
 mod raw;
 mod reference;
 mod resolve;
@@ -22,8 +23,10 @@ use thiserror::Error;
 
 pub use flags::augment;
 pub use fleet::{
-    Amount, FleetTables, HeaderValue, PriceTable, ProviderTable, RoutingTable, RuleTable,
+    Amount, FleetTables, HeaderValue, ModelTable, PriceTable, ProviderTable, RoutingTable,
+    RuleTable,
 };
+pub use presets::Preset;
 pub use raw::{Effective, RawConfig, Source, file_to_read};
 pub use reference::reference_markdown;
 pub use resolve::{

@@ -19,7 +19,12 @@ const OTHER_VARIABLES: &[&str] = &["CONFIG", "MODELS"];
 pub enum Source {
     Flag(String),
     Env(String),
-    File { path: PathBuf, line: usize },
+    File {
+        path: PathBuf,
+        line: usize,
+    },
+    /// A table of `[[models]]`, by its name.
+    Preset(String),
     Default,
 }
 
@@ -27,6 +32,7 @@ impl Source {
     /// The greater wins.
     pub(crate) fn strength(&self) -> u8 {
         match self {
+            Self::Preset(_) => 4,
             Self::Flag(_) => 3,
             Self::Env(_) => 2,
             Self::File { .. } => 1,
@@ -41,6 +47,7 @@ impl fmt::Display for Source {
             Self::Flag(flag) => f.write_str(flag),
             Self::Env(name) => f.write_str(name),
             Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Preset(name) => write!(f, "the model `{name}`"),
             Self::Default => f.write_str("default"),
         }
     }
@@ -280,7 +287,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
 }
 
 /// `; did you mean ...?` where a setting's name is near enough.
-fn suggestion(key: &str) -> String {
+pub(crate) fn suggestion(key: &str) -> String {
     let wanted = key.to_lowercase().replace('-', "_");
     let nearest = SETTINGS
         .iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use stdx::{Bytes, Secret};
 
+use crate::presets::{self, Preset};
 use crate::raw::{RawConfig, RawValue, Source, shown};
 use crate::{ConfigError, FleetTables, Kind, Setting, setting};
 
@@ -32,6 +33,13 @@ pub struct Config {
     /// Models to load at the start.
     pub load: Vec<String>,
     pub models_dir: Option<PathBuf>,
+    pub load_on_demand: Option<bool>,
+    pub model_memory_max: Option<Bytes>,
+    pub swap_wait_max: Duration,
+    /// `None` keeps models until memory is needed for another.
+    pub model_keep_alive: Option<Duration>,
+    /// The models with settings of their own.
+    pub presets: Vec<Preset>,
     pub chat_template_file: Option<PathBuf>,
     pub context: Option<u32>,
     pub slots: Option<u32>,
@@ -202,6 +210,12 @@ impl Reader<'_> {
             hosts: self.list("hosts"),
             load: self.list("load"),
             models_dir: self.text("models_dir").map(PathBuf::from),
+            load_on_demand: self.parsed("load_on_demand"),
+            model_memory_max: self.number("model_memory_max").map(Bytes),
+            swap_wait_max: self.seconds("swap_wait_max_secs"),
+            model_keep_alive: Some(self.seconds("model_keep_alive_secs"))
+                .filter(|time| !time.is_zero()),
+            presets: self.presets(),
             chat_template_file: self.text("chat_template_file").map(PathBuf::from),
             context: self.count("context"),
             slots: self.count("slots"),
@@ -289,6 +303,12 @@ impl Reader<'_> {
             draft_tokens_max: self.count("speculation_draft_tokens_max").unwrap_or(0),
             ngram: self.count("speculation_ngram").unwrap_or(0),
         }
+    }
+
+    fn presets(&mut self) -> Vec<Preset> {
+        let (presets, problems) = presets::read(self.raw);
+        self.problems.extend(problems);
+        presets
     }
 
     fn source(&self, name: &str) -> Source {

@@ -317,6 +317,51 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "load_on_demand",
+        group: Group::Models,
+        doc: "Serve every model on this machine: a request for one loads it. Off, only the \
+              models that are named are served, and those of `[[models]]`.",
+        kind: Kind::Switch,
+        unset: "on where no model is named, off where one is",
+        ..BASE
+    },
+    Setting {
+        name: "model_memory_max",
+        group: Group::Models,
+        doc: "Memory that all models together may take. Models are taken out of memory for \
+              one that is asked for and would go over it.",
+        kind: Kind::Bytes {
+            min: 1 << 20,
+            max: 1 << 50,
+        },
+        unset: "what is available at the start, less a tenth and at least 512 MiB",
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
+        name: "swap_wait_max_secs",
+        group: Group::Models,
+        doc: "How long a request waits before busy models make room for its model. Until then \
+              they take further requests, so that a swap serves many.",
+        kind: Kind::Count { min: 0, max: 3600 },
+        default: Some("10"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
+        name: "model_keep_alive_secs",
+        group: Group::Models,
+        doc: "How long a model that was loaded on demand stays in memory without a request. 0 \
+              keeps it until memory is needed for another. Models named at the start stay.",
+        kind: Kind::Count {
+            min: 0,
+            max: 31_536_000,
+        },
+        default: Some("1800"),
+        unit: Some("seconds"),
+        ..BASE
+    },
+    Setting {
         name: "chat_template_file",
         group: Group::Models,
         doc: "A Jinja template that replaces the one in the model file.",

@@ -290,3 +290,63 @@ fn prices_are_exact_and_a_wrong_one_is_named() {
         "{told}"
     );
 }
+
+const PRESETS: &str = r#"
+context = 2048
+slots = 2
+
+[[models]]
+name = "coder"
+model = "qwen2.5-coder:7b"
+aliases = ["code"]
+context = 16384
+kv_type_k = "q8_0"
+pin = true
+
+[[models]]
+name = "embedder"
+helps = "coder"
+keep_alive_secs = 0
+"#;
+
+#[test]
+fn a_model_has_the_settings_of_its_table_before_all_others() {
+    let raw = from_file(PRESETS);
+    let config = raw.resolve().unwrap();
+    let [coder, embedder] = config.presets.as_slice() else {
+        panic!("two models, not {:?}", config.presets);
+    };
+    assert_eq!(
+        (coder.name.as_str(), coder.model.as_str(), coder.pin),
+        ("coder", "qwen2.5-coder:7b", true)
+    );
+    assert_eq!(coder.aliases, ["code"]);
+    assert_eq!(
+        (coder.config.context, coder.config.slots),
+        (Some(16_384), Some(2))
+    );
+    assert_eq!(coder.config.kv_type_k, Some(crate::CacheType::Q8_0));
+    assert_eq!((config.context, config.kv_type_k), (Some(2048), None));
+    assert_eq!(embedder.model, "embedder");
+    assert_eq!(embedder.keep_alive, Some(None));
+    assert_eq!(coder.keep_alive, None);
+    assert_eq!(embedder.helps.as_deref(), Some("coder"));
+}
+
+#[test]
+fn what_is_wrong_with_a_model_is_told_with_its_name() {
+    let raw = from_file(
+        "[[models]]\nname = \"a\"\ncontext = 1\ncontxt = 5\nport = 1\nslots = [1]\n\
+         [[models]]\nname = \"b\"\n[[models]]\nname = \"b\"\n",
+    );
+    let told = errors(&raw);
+    for part in [
+        "the model `a`: `context` is `1`; it must be a whole number from 8",
+        "the model `a`: unknown setting `contxt`; did you mean `context`?",
+        "the model `a`: `port` is for the whole server",
+        "the model `a`: `slots` must be a whole number from 1 to 64, not a TOML array",
+        "`[[models]]` has the name `b` twice",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+}

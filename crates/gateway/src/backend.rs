@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
-use proto::{Event, Job, JobFailure, LoadFailure, LoadSpec, ModelFacts, WorkerState};
-use supervisor::{Fleet, ModelStatus};
+use proto::{Event, Job, JobFailure, LoadFailure, ModelFacts, WorkerState};
+use supervisor::{Fleet, Keep, LoadOrder, ModelStatus};
 
 /// The events of one job, up to and including the last. Dropping it cancels the job.
 pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -30,10 +30,16 @@ pub trait Backend: Send + Sync + 'static {
     fn inspect<'a>(&'a self, model: &'a str) -> BoxFuture<'a, Option<WorkerState>>;
 
     /// Loads a model; waits until it is ready or has failed.
-    fn load(&self, spec: LoadSpec) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>>;
+    fn load(&self, order: LoadOrder) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>>;
 
     /// Drains and ends a model; `false` if there is none of that name.
     fn unload<'a>(&'a self, model: &'a str) -> BoxFuture<'a, bool>;
+
+    /// Says how long a model stays in memory when it has nothing to do.
+    fn keep(&self, model: &str, keep: Keep);
+
+    /// Bytes that all models take, and how many they may, where there is a limit.
+    fn memory(&self) -> (u64, Option<u64>);
 }
 
 impl Backend for Fleet {
@@ -61,12 +67,20 @@ impl Backend for Fleet {
         Self::inspect(self, model).boxed()
     }
 
-    fn load(&self, spec: LoadSpec) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>> {
-        Self::load(self, spec).boxed()
+    fn load(&self, order: LoadOrder) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>> {
+        Self::load_by(self, order).boxed()
     }
 
     fn unload<'a>(&'a self, model: &'a str) -> BoxFuture<'a, bool> {
         Self::unload(self, model).boxed()
+    }
+
+    fn keep(&self, model: &str, keep: Keep) {
+        Self::keep(self, model, keep);
+    }
+
+    fn memory(&self) -> (u64, Option<u64>) {
+        Self::memory(self)
     }
 }
 

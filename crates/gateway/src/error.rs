@@ -159,7 +159,7 @@ error_rows! {
         "Pages from `{value}` may not call this endpoint.",
         "Add the origin to the allowed origins.";
     ModelNotFound, "model_not_found", 404, "not_found_error", NEVER, Caller,
-        "The model `{value}` is not loaded. Loaded: {loaded}.",
+        "There is no model `{value}` here. There are: {loaded}.",
         "Use a loaded name, leave `model` out, or load the model first.";
     RouteNotFound, "route_not_found", 404, "not_found_error", NEVER, Caller,
         "There is no {method} {path} here.",

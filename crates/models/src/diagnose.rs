@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 
 use stdx::Bytes;
 
-use crate::gguf::{Gguf, GgufError, shard_name};
+use crate::gguf::{Gguf, GgufError, Value, shard_name};
+use crate::kv::KvValues;
 
 /// Shards of one model we are willing to open. The largest published models have
 /// about thirty; the count comes from the file and must not drive a loop freely.
@@ -62,6 +63,10 @@ pub struct Facts {
     pub matrix_bytes: BTreeMap<&'static str, u64>,
     /// Bytes of stacked matrices: the experts of a mixture.
     pub expert_bytes: u64,
+    /// Numbers that the KV cache holds of each token; no layer is taken to forget any.
+    pub kv_values: KvValues,
+    /// It turns texts into vectors and generates nothing.
+    pub is_embedder: bool,
     pub chat_template: Option<String>,
 }
 
@@ -421,6 +426,8 @@ fn facts(path: &Path, shards: Vec<Shard>) -> Result<Facts, ArtifactFault> {
         }
     }
     Ok(Facts {
+        kv_values: KvValues::of(first),
+        is_embedder: is_embedder(first),
         matrix_bytes,
         expert_bytes,
         path: owned(),
@@ -434,6 +441,13 @@ fn facts(path: &Path, shards: Vec<Shard>) -> Result<Facts, ArtifactFault> {
         chat_template: first.chat_template().map(str::to_owned),
         files: shards.into_iter().map(|(path, _, _)| path).collect(),
     })
+}
+
+/// Encoders have no causal mask, and models that are made for it say how they pool.
+fn is_embedder(gguf: &Gguf) -> bool {
+    let pools = gguf.arch_get("pooling_type").and_then(Value::as_u64);
+    let looks_ahead = gguf.arch_get("attention.causal").and_then(Value::as_bool) == Some(false);
+    looks_ahead || pools.is_some_and(|kind| kind > 0)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@
 
 pub mod diagnose;
 pub mod gguf;
+mod kv;
 pub mod pull;
 pub mod quant;
 pub mod source;
@@ -16,6 +17,7 @@ pub mod stores;
 
 pub use diagnose::{ArtifactFault, Facts, Kind, diagnose};
 pub use gguf::{Gguf, GgufError};
+pub use kv::KvValues;
 
 pub use pull::{Progress, PullError, Pulled, Puller};
 pub use source::Source;

@@ -26,7 +26,8 @@ use tokio::time::Instant;
 
 use self::link::WorkerLink;
 use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
-use crate::{FleetConfig, Launcher, ModelPhase, ModelStatus};
+use crate::shelf::{self, Shelf};
+use crate::{Estimate, FleetConfig, Keep, Launcher, Listing, MemoryCost, ModelPhase, ModelStatus};
 
 /// Events a caller may leave unread before its job is cancelled: several times the
 /// longest context, since a token is at most a few events.
@@ -40,6 +41,26 @@ const BACKLOG_BYTES_MAX: usize = 32 << 20;
 #[derive(Clone)]
 pub struct Fleet {
     inner: Arc<Inner>,
+}
+
+/// What to load, and how much it matters.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct LoadOrder {
+    pub spec: LoadSpec,
+    /// Whether it is to stay in memory whatever else is asked for; left as it is where
+    /// nothing is said.
+    pub pin: Option<bool>,
+    /// Load it even where it is expected not to fit.
+    pub force: bool,
+}
+
+impl From<LoadSpec> for LoadOrder {
+    fn from(spec: LoadSpec) -> Self {
+        Self {
+            spec,
+            ..Self::default()
+        }
+    }
 }
 
 /// The events of one job. Dropping it before the last event cancels the job.
@@ -83,7 +104,7 @@ impl JobStream {
 impl Drop for JobStream {
     fn drop(&mut self) {
         if !self.over {
-            self.inner.apply(Input::Cancel { id: self.id });
+            self.inner.apply(shelf::Event::Cancel { id: self.id });
         }
     }
 }
@@ -110,20 +131,28 @@ impl Fleet {
     /// carries its tasks.
     #[must_use]
     pub fn new(config: FleetConfig, launcher: Arc<dyn Launcher>) -> Self {
-        Self::with_limits(Limits::new(&config), Backlog::limits(), launcher)
+        let limits = (Limits::new(&config), shelf::Limits::new(&config));
+        Self::with_limits(limits, Backlog::limits(), config.estimate, launcher)
     }
 
-    fn with_limits(limits: Limits, backlog: BacklogLimits, launcher: Arc<dyn Launcher>) -> Self {
+    fn with_limits(
+        (limits, shelf): (Limits, shelf::Limits),
+        backlog: BacklogLimits,
+        estimate: Option<Estimate>,
+        launcher: Arc<dyn Launcher>,
+    ) -> Self {
         let inner = Arc::new_cyclic(|me| Inner {
             me: Weak::clone(me),
             launcher,
             runtime: Handle::current(),
             started: Instant::now(),
             backlog,
+            estimate,
             wake: Arc::new(Notify::new()),
             statuses: watch::Sender::new(Arc::default()),
             shared: Mutex::new(Shared {
                 state: State::new(limits),
+                shelf: Shelf::new(shelf),
                 deadline: None,
                 workers: HashMap::new(),
                 jobs: HashMap::new(),
@@ -142,10 +171,26 @@ impl Fleet {
     /// others it is an error. One that is just being unloaded is loaded again once
     /// it is gone, and one that failed is tried anew. Dropping the future does not
     /// stop the load.
+    ///
+    /// Where a limit of memory is set, room is made as for a request, and what cannot fit
+    /// is an error with the figures.
     pub async fn load(&self, spec: LoadSpec) -> Result<Arc<ModelFacts>, LoadFailure> {
-        let answer = self
-            .inner
-            .ask(Answer::Load, |request| Input::Load { request, spec });
+        self.load_by(spec.into()).await
+    }
+
+    /// As [`Fleet::load`], with a word on its place in memory.
+    pub async fn load_by(&self, order: LoadOrder) -> Result<Arc<ModelFacts>, LoadFailure> {
+        let LoadOrder { spec, pin, force } = order;
+        let cost = self.cost(&spec).await;
+        let order = shelf::Order {
+            spec,
+            cost,
+            pin,
+            force,
+        };
+        let answer = self.inner.ask(Answer::Load, |request| {
+            Feed::Shelf(shelf::Event::Load { request, order })
+        });
         answer.await.unwrap_or_else(|_| {
             Err(LoadFailure {
                 kind: LoadFailureKind::Resources,
@@ -154,20 +199,69 @@ impl Fleet {
         })
     }
 
-    /// Drains and ends a model's worker; `false` if no such model is loaded.
+    async fn cost(&self, spec: &LoadSpec) -> MemoryCost {
+        let listed = {
+            let shared = self.inner.lock();
+            let known = shared.shelf.listed(&spec.name);
+            known
+                .filter(|(known, _)| *known == spec)
+                .map(|(_, cost)| cost)
+        };
+        match (listed, self.inner.estimate.clone()) {
+            (Some(cost), _) => cost,
+            (None, Some(Estimate(estimate))) => {
+                let spec = spec.clone();
+                let cost = self
+                    .inner
+                    .runtime
+                    .spawn_blocking(move || estimate(&spec))
+                    .await;
+                cost.unwrap_or_default()
+            }
+            (None, None) => MemoryCost::default(),
+        }
+    }
+
+    /// Drains and ends a model's worker; `false` if no such model is known. One that is
+    /// listed stays on the shelf.
     pub async fn unload(&self, name: &str) -> bool {
         let model = name.to_owned();
-        let answer = self
-            .inner
-            .ask(Answer::Unload, |request| Input::Unload { request, model });
+        let answer = self.inner.ask(Answer::Unload, |request| {
+            Feed::Shelf(shelf::Event::Unload { request, model })
+        });
         answer.await.unwrap_or(false)
     }
 
-    /// All models, in the order they were loaded.
+    /// Makes these the models that are loaded on demand, in this order. One that is in
+    /// memory and no longer among them stays until it is unloaded.
+    pub fn shelve(&self, listings: Vec<Listing>) {
+        self.inner.apply(shelf::Event::Shelve(listings));
+    }
+
+    /// Keeps a model in memory whatever else is asked for, or no longer does.
+    pub fn pin(&self, name: &str, pin: bool) {
+        let model = name.to_owned();
+        self.inner.apply(shelf::Event::Pin { model, pin });
+    }
+
+    /// Says how long a model stays in memory after its next job.
+    pub fn keep(&self, name: &str, keep: Keep) {
+        let model = name.to_owned();
+        self.inner.apply(shelf::Event::Keep { model, keep });
+    }
+
+    /// Bytes that the models in memory take, as far as the ledger knows, and the limit.
+    #[must_use]
+    pub fn memory(&self) -> (u64, Option<u64>) {
+        let (held, max) = self.inner.lock().shelf.memory();
+        (held, (max < u64::MAX).then_some(max))
+    }
+
+    /// All models: those of the shelf in its order, then others in the order they were
+    /// loaded.
     #[must_use]
     pub fn models(&self) -> Vec<ModelStatus> {
-        let shared = self.inner.lock();
-        shared.state.statuses(self.inner.now_ms())
+        self.inner.lock().statuses(self.inner.now_ms())
     }
 
     /// The statuses whenever they change, load progress included: what
@@ -201,18 +295,19 @@ impl Fleet {
     /// within five seconds.
     pub async fn inspect(&self, model: &str) -> Option<WorkerState> {
         let model = model.to_owned();
-        let answer = self
-            .inner
-            .ask(Answer::Inspect, |request| Input::Inspect { request, model });
+        let answer = self.inner.ask(Answer::Inspect, |request| {
+            Feed::Core(Input::Inspect { request, model })
+        });
         answer.await.ok().flatten()
     }
 
     /// Drains every worker; returns when all have ended. No model can be loaded
     /// and no job submitted afterwards.
     pub async fn shutdown(&self) {
-        let answer = self
-            .inner
-            .ask(Answer::Shutdown, |request| Input::Shutdown { request });
+        self.inner.apply(shelf::Event::Close);
+        let answer = self.inner.ask(Answer::Shutdown, |request| {
+            Feed::Core(Input::Shutdown { request })
+        });
         let _ = answer.await;
     }
 }
@@ -298,10 +393,31 @@ enum Answer {
     Unload(oneshot::Sender<bool>),
     Inspect(oneshot::Sender<Option<WorkerState>>),
     Shutdown(oneshot::Sender<()>),
+    /// A look at a model's process for the ledger.
+    Measure(String),
+}
+
+/// Something that happened, and the machine it is for.
+enum Feed {
+    Core(Input),
+    Shelf(shelf::Event),
+}
+
+impl From<Input> for Feed {
+    fn from(input: Input) -> Self {
+        Self::Core(input)
+    }
+}
+
+impl From<shelf::Event> for Feed {
+    fn from(event: shelf::Event) -> Self {
+        Self::Shelf(event)
+    }
 }
 
 struct Shared {
     state: State,
+    shelf: Shelf,
     /// What the timer was last told.
     deadline: Option<u64>,
     workers: HashMap<WorkerId, WorkerLink>,
@@ -310,12 +426,50 @@ struct Shared {
     last_id: u64,
 }
 
+impl Shared {
+    fn statuses(&self, now: u64) -> Vec<ModelStatus> {
+        let mut in_books = self.state.statuses(now);
+        let mut statuses = Vec::with_capacity(in_books.len());
+        for name in self.shelf.names() {
+            let Some((place, failure)) = self.shelf.place(name, now) else {
+                continue;
+            };
+            let index = in_books.iter().position(|status| status.name == name);
+            let mut status = match (index.map(|index| in_books.remove(index)), &failure) {
+                // A failure that is forgiven is no state any more.
+                (Some(status), failure)
+                    if failure.is_some() || !matches!(status.phase, ModelPhase::Failed(_)) =>
+                {
+                    status
+                }
+                (_, failure) => ModelStatus {
+                    name: name.to_owned(),
+                    spec: self.shelf.spec(name).cloned().unwrap_or_default(),
+                    phase: match failure {
+                        Some(failure) => ModelPhase::Failed(failure.clone()),
+                        None => ModelPhase::Unloaded,
+                    },
+                    pid: None,
+                    restarts: 0,
+                    last_crash: None,
+                    place: crate::Place::default(),
+                },
+            };
+            status.place = place;
+            statuses.push(status);
+        }
+        statuses.extend(in_books);
+        statuses
+    }
+}
+
 struct Inner {
     me: Weak<Inner>,
     launcher: Arc<dyn Launcher>,
     runtime: Handle,
     started: Instant,
     backlog: BacklogLimits,
+    estimate: Option<Estimate>,
     wake: Arc<Notify>,
     statuses: watch::Sender<Arc<[ModelStatus]>>,
     shared: Mutex<Shared>,
@@ -330,34 +484,101 @@ impl Inner {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    fn apply(&self, input: Input) {
-        self.apply_locked(&mut self.lock(), input);
+    fn apply(&self, feed: impl Into<Feed>) {
+        self.apply_locked(&mut self.lock(), feed.into());
     }
 
-    fn apply_locked(&self, shared: &mut Shared, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let mut changed = false;
-            if let Input::Exited { worker, .. } = &input {
-                shared.workers.remove(worker);
-            }
-            for action in step(&mut shared.state, input, self.now_ms()) {
-                changed |= matches!(action, Action::Changed { .. });
-                self.perform(shared, action, &mut inputs);
-            }
-            if changed {
-                let statuses = shared.state.statuses(self.now_ms());
-                self.statuses.send_replace(statuses.into());
+    fn apply_locked(&self, shared: &mut Shared, feed: Feed) {
+        let mut feeds = VecDeque::from([feed]);
+        while let Some(feed) = feeds.pop_front() {
+            match feed {
+                Feed::Core(input) => self.step_core(shared, input, &mut feeds),
+                Feed::Shelf(event) => self.step_shelf(shared, event, &mut feeds),
             }
         }
-        let deadline = shared.state.next_deadline();
+        let deadlines = [
+            shared.state.next_deadline(),
+            shared.shelf.next_deadline(self.now_ms()),
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         if shared.deadline != deadline {
             shared.deadline = deadline;
             self.wake.notify_one();
         }
     }
 
-    fn perform(&self, shared: &mut Shared, action: Action, inputs: &mut VecDeque<Input>) {
+    fn step_core(&self, shared: &mut Shared, input: Input, feeds: &mut VecDeque<Feed>) {
+        let mut changed = false;
+        if let Input::Exited { worker, .. } = &input {
+            shared.workers.remove(worker);
+        }
+        for action in step(&mut shared.state, input, self.now_ms()) {
+            changed |= matches!(action, Action::Changed { .. });
+            self.perform(shared, action, feeds);
+        }
+        if changed {
+            self.publish(shared);
+        }
+    }
+
+    fn step_shelf(&self, shared: &mut Shared, event: shelf::Event, feeds: &mut VecDeque<Feed>) {
+        let tells_nothing = matches!(
+            event,
+            shelf::Event::Arrive { .. } | shelf::Event::Ended { .. } | shelf::Event::Tick
+        );
+        let actions = shelf::step(&mut shared.shelf, event, self.now_ms());
+        for action in actions {
+            self.perform_for_shelf(shared, action, feeds);
+        }
+        if !tells_nothing {
+            self.publish(shared);
+        }
+    }
+
+    fn publish(&self, shared: &Shared) {
+        let statuses = shared.statuses(self.now_ms());
+        self.statuses.send_replace(statuses.into());
+    }
+
+    fn perform_for_shelf(
+        &self,
+        shared: &mut Shared,
+        action: shelf::Action,
+        feeds: &mut VecDeque<Feed>,
+    ) {
+        let input = match action {
+            shelf::Action::Load { request, spec } => Input::Load { request, spec },
+            shelf::Action::Unload { request, model } => Input::Unload { request, model },
+            shelf::Action::Submit { id, model, job } => Input::Submit { id, model, job },
+            shelf::Action::Cancel { id } => Input::Cancel { id },
+            shelf::Action::Refuse { id, failure } => {
+                return self.emit(shared, (id, Event::Failed(failure)), feeds);
+            }
+            shelf::Action::AnswerLoad { request, failure } => {
+                if let Some(Answer::Load(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(Err(failure));
+                }
+                return;
+            }
+            shelf::Action::AnswerUnload { request } => {
+                if let Some(Answer::Unload(answer)) = shared.answers.remove(&request) {
+                    let _ = answer.send(true);
+                }
+                return;
+            }
+            shelf::Action::Measure { model } => {
+                shared.last_id += 1;
+                let request = RequestId(shared.last_id);
+                shared
+                    .answers
+                    .insert(request, Answer::Measure(model.clone()));
+                Input::Inspect { request, model }
+            }
+        };
+        feeds.push_back(Feed::Core(input));
+    }
+
+    fn perform(&self, shared: &mut Shared, action: Action, feeds: &mut VecDeque<Feed>) {
         match action {
             Action::Spawn { worker, spec } => {
                 let link = WorkerLink::start(self, worker, spec.name.clone());
@@ -384,7 +605,7 @@ impl Inner {
                     link.close();
                 }
             }
-            Action::Emit { id, event } => self.emit(shared, (id, event), inputs),
+            Action::Emit { id, event } => self.emit(shared, (id, event), feeds),
             Action::AnswerLoad { request, result } => {
                 if let Some(Answer::Load(answer)) = shared.answers.remove(&request) {
                     let _ = answer.send(result);
@@ -395,11 +616,16 @@ impl Inner {
                     let _ = answer.send(found);
                 }
             }
-            Action::AnswerInspect { request, state } => {
-                if let Some(Answer::Inspect(answer)) = shared.answers.remove(&request) {
+            Action::AnswerInspect { request, state } => match shared.answers.remove(&request) {
+                Some(Answer::Inspect(answer)) => {
                     let _ = answer.send(state);
                 }
-            }
+                Some(Answer::Measure(model)) => {
+                    let bytes = state.map_or(0, |state| state.resident_bytes);
+                    feeds.push_back(shelf::Event::Measured { model, bytes }.into());
+                }
+                _ => {}
+            },
             Action::AnswerShutdown { request } => {
                 if let Some(Answer::Shutdown(answer)) = shared.answers.remove(&request) {
                     let _ = answer.send(());
@@ -413,11 +639,20 @@ impl Inner {
             } => {
                 let cause = last_crash.unwrap_or_default();
                 log_change(&model, pid, phase.as_ref(), &cause);
+                // A failed load holds its memory until its process is gone.
+                let is_settled = match &phase {
+                    Some(ModelPhase::Failed(_)) => pid.is_none(),
+                    Some(ModelPhase::Loading { .. }) => false,
+                    _ => true,
+                };
+                if is_settled {
+                    feeds.push_back(shelf::Event::Phase { model, phase }.into());
+                }
             }
         }
     }
 
-    fn emit(&self, shared: &mut Shared, (id, event): (JobId, Event), inputs: &mut VecDeque<Input>) {
+    fn emit(&self, shared: &mut Shared, (id, event): (JobId, Event), feeds: &mut VecDeque<Feed>) {
         let Some(job) = shared.jobs.get_mut(&id) else {
             return;
         };
@@ -430,12 +665,13 @@ impl Inner {
                 let over = job.backlog.add(weight_bytes(&event), self.backlog);
                 let _ = job.events.send(event);
                 if let Some(detail) = over.filter(|_| !is_last) {
-                    inputs.push_back(Input::Overflow { id, detail });
+                    feeds.push_back(Input::Overflow { id, detail }.into());
                 }
             }
         }
         if is_last {
             shared.jobs.remove(&id);
+            feeds.push_back(shelf::Event::Ended { id }.into());
         }
     }
 
@@ -443,14 +679,14 @@ impl Inner {
     fn ask<T>(
         &self,
         answer: impl FnOnce(oneshot::Sender<T>) -> Answer,
-        input: impl FnOnce(RequestId) -> Input,
+        feed: impl FnOnce(RequestId) -> Feed,
     ) -> oneshot::Receiver<T> {
         let (sender, receiver) = oneshot::channel();
         let mut shared = self.lock();
         shared.last_id += 1;
         let request = RequestId(shared.last_id);
         shared.answers.insert(request, answer(sender));
-        self.apply_locked(&mut shared, input(request));
+        self.apply_locked(&mut shared, feed(request));
         receiver
     }
 
@@ -472,7 +708,8 @@ impl Inner {
         };
         shared.jobs.insert(id, link);
         let model = model.to_owned();
-        self.apply_locked(&mut shared, Input::Submit { id, model, job });
+        let arrival = shelf::Event::Arrive { id, model, job };
+        self.apply_locked(&mut shared, arrival.into());
         drop(shared);
         let stream = JobStream {
             id,
@@ -528,6 +765,7 @@ async fn keep_time(fleet: Weak<Inner>, wake: Arc<Notify>) {
             () = timeout => {
                 if let Some(inner) = fleet.upgrade() {
                     inner.apply(Input::Tick);
+                    inner.apply(shelf::Event::Tick);
                 }
             }
             () = wake.notified() => {}

@@ -10,13 +10,16 @@ mod core;
 mod driver;
 mod exit;
 mod launch;
+pub mod memory;
+mod shelf;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{LoadFailure, LoadSpec, ModelFacts};
 
-pub use crate::driver::{Fleet, JobStream};
+pub use crate::driver::{Fleet, JobStream, LoadOrder};
 pub use crate::exit::{LogTail, ProcessEnd};
 pub use crate::launch::{
     BoxFuture, Connection, InProcessLauncher, LaunchError, LaunchRequest, Launched, Launcher,
@@ -33,6 +36,25 @@ pub struct FleetConfig {
     /// Restarts after crashes within `restart_window` before a model is given up.
     pub restarts_max: u32,
     pub restart_window: Duration,
+    /// Bytes that all models together may take; `None` sets no limit.
+    pub memory_max: Option<u64>,
+    /// How long a request waits before busy models make room for its model.
+    pub swap_wait_max: Duration,
+    /// How long a listed model stays in memory without a request; `None` is for ever.
+    pub keep_alive: Option<Duration>,
+    /// Says what a model that nobody has listed will cost.
+    pub estimate: Option<Estimate>,
+}
+
+/// From what is to be loaded to what it will cost. May read the file, so it runs where it
+/// may block.
+#[derive(Clone)]
+pub struct Estimate(pub Arc<dyn Fn(&LoadSpec) -> MemoryCost + Send + Sync>);
+
+impl fmt::Debug for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Estimate")
+    }
 }
 
 impl Default for FleetConfig {
@@ -42,6 +64,10 @@ impl Default for FleetConfig {
             drain_timeout: Duration::from_secs(30),
             restarts_max: 3,
             restart_window: Duration::from_secs(600),
+            memory_max: None,
+            swap_wait_max: Duration::from_secs(10),
+            keep_alive: None,
+            estimate: None,
         }
     }
 }
@@ -57,10 +83,14 @@ pub struct ModelStatus {
     pub restarts: u32,
     /// Why the last worker died, with its last log lines.
     pub last_crash: Option<String>,
+    /// What the shelf says of it.
+    pub place: Place,
 }
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum ModelPhase {
+    /// Not in memory; a request for it loads it.
+    Unloaded,
     Starting,
     Loading {
         fraction: f32,
@@ -79,6 +109,7 @@ impl ModelPhase {
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
+            Self::Unloaded => "unloaded",
             Self::Starting => "starting",
             Self::Loading { .. } => "loading",
             Self::Ready(_) => "ready",
@@ -87,4 +118,134 @@ impl ModelPhase {
             Self::Failed(_) => "failed",
         }
     }
+}
+
+/// A model that may be loaded on demand, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listing {
+    pub spec: LoadSpec,
+    /// What it will cost, by its file.
+    pub cost: MemoryCost,
+    pub traits: ModelTraits,
+    /// Once in memory it stays there.
+    pub pin: bool,
+    /// `None`: as the fleet's configuration says.
+    pub keep_alive: Option<Keep>,
+    /// The model that this one is for; it is never taken out of memory for this one.
+    pub helps: Option<String>,
+}
+
+/// How long an idle model stays in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// Until memory is needed for another.
+    Forever,
+    /// Zero: only as long as it has something to do.
+    For(Duration),
+}
+
+/// Bytes that a model takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryCost {
+    pub weights_bytes: u64,
+    pub kv_bytes: u64,
+    /// Buffers of the computation and the process itself.
+    pub other_bytes: u64,
+    /// The context that `kv_bytes` is for, tokens.
+    pub context: u32,
+}
+
+/// Contexts are told in whole steps of this, and none shorter than two.
+const CONTEXT_STEP: u64 = 256;
+
+impl MemoryCost {
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.weights_bytes
+            .saturating_add(self.kv_bytes)
+            .saturating_add(self.other_bytes)
+    }
+
+    /// The longest context with which it would take at most `room` bytes; `None` where no
+    /// context worth having does.
+    #[must_use]
+    pub fn context_that_fits(&self, room: u64) -> Option<u32> {
+        let fixed = self.weights_bytes.saturating_add(self.other_bytes);
+        let spare = u128::from(room.checked_sub(fixed)?);
+        let tokens = (spare * u128::from(self.context)).checked_div(u128::from(self.kv_bytes))?;
+        let tokens = u64::try_from(tokens).ok()? / CONTEXT_STEP * CONTEXT_STEP;
+        let is_worth_having = tokens >= 2 * CONTEXT_STEP && tokens < u64::from(self.context);
+        u32::try_from(tokens).ok().filter(|_| is_worth_having)
+    }
+}
+
+/// What is known of a model whether it is in memory or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ModelTraits {
+    pub architecture: Option<String>,
+    pub quant: Option<String>,
+    pub n_params: u64,
+    pub weights_bytes: u64,
+    /// What it was trained for, tokens.
+    pub context_train: Option<u32>,
+    /// The context that it will have, tokens.
+    pub context: Option<u32>,
+    pub can_chat: bool,
+    pub can_call_tools: bool,
+    pub can_complete: bool,
+    pub can_embed: bool,
+}
+
+impl ModelTraits {
+    /// Those of a model that has been loaded.
+    #[must_use]
+    pub fn of(facts: &ModelFacts) -> Self {
+        let own_chat = facts.can_chat && facts.own_template;
+        Self {
+            architecture: Some(facts.architecture.clone()).filter(|name| !name.is_empty()),
+            quant: None,
+            n_params: facts.n_params,
+            weights_bytes: facts.weights_bytes,
+            context_train: Some(facts.context_train),
+            context: Some(facts.context),
+            can_chat: facts.can_chat,
+            can_call_tools: own_chat && !facts.tool_format.is_empty(),
+            can_complete: facts.can_complete,
+            can_embed: facts.can_embed,
+        }
+    }
+}
+
+/// A model's place on the shelf.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Place {
+    pub residence: Residence,
+    /// A request for it loads it, however it left.
+    pub is_listed: bool,
+    pub pinned: bool,
+    /// What the ledger counts for it.
+    pub bytes: u64,
+    /// From its process, and not from its file alone.
+    pub is_measured: bool,
+    pub running: u32,
+    /// Requests that wait for it to be loaded.
+    pub waiting: u32,
+    /// When it goes if nobody asks for it; `None`: it does not.
+    pub expires_in_ms: Option<u64>,
+    /// It takes nothing new, because this model needs its memory.
+    pub closed_for: Option<String>,
+    /// Until then it is not loaded again, because that failed.
+    pub retry_in_ms: Option<u64>,
+    pub helps: Option<String>,
+    pub traits: ModelTraits,
+}
+
+/// Where a model is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Residence {
+    #[default]
+    Out,
+    Coming,
+    In,
+    Leaving,
 }

@@ -25,7 +25,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
-pub use load::{LlamaLoader, Loaded, Loader};
+pub use load::{CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader};
 pub use serve::{ServeError, serve};
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,

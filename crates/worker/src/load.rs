@@ -14,7 +14,7 @@ use crate::threads::default_threads;
 
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
-const CONTEXT_DEFAULT_MAX: u32 = 8192;
+pub const CONTEXT_DEFAULT_MAX: u32 = 8192;
 const SLOTS_DEFAULT: u32 = 4;
 const QUEUE_DEFAULT: u32 = 64;
 const BATCH_DEFAULT: u32 = 2048;

@@ -43,12 +43,14 @@ def model_path(base_url):
 
 
 class OwnServer:
-    """Started with `flags`, stopped at the end of the `with` block."""
+    """Started with `flags`, stopped at the end of the `with` block. Without a model it
+    serves those of its configuration."""
 
     def __init__(self, model, log, **flags):
         self.port = free_port()
         self.log = log
-        arguments = [binary(), "serve", model, "--listen", f"127.0.0.1:{self.port}"]
+        models = [model] if model else []
+        arguments = [binary(), "serve", *models, "--listen", f"127.0.0.1:{self.port}"]
         for name, value in ({"threads": 2} | flags).items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with open(log, "wb") as file:

@@ -1,6 +1,5 @@
 //! The gateway with our settings.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,21 +11,21 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::reload::{self, ProcessConfig};
+use crate::database;
 use crate::library::DiskLibrary;
 use crate::outcome::{Code, Outcome, WithCode};
 use crate::output::say;
-use crate::{database, models_here};
 
 /// How much longer connections have than the requests in them, so that a request that
 /// is cut off can still be told so.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the HTTP edge is told. Refuses an address that must not be opened.
-pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayConfig> {
+pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<GatewayConfig> {
     let api_key = config.read_api_key().code(Code::Usage)?;
     let control = control(config)?;
     let has_keys = control.as_ref().is_some_and(Control::asks_for_a_key);
-    gateway::bind_policy(address, api_key.is_some() || has_keys).code(Code::Usage)?;
+    gateway::bind_policy(config.listen, api_key.is_some() || has_keys).code(Code::Usage)?;
     Ok(GatewayConfig {
         body_bytes_max: usize::try_from(config.body_bytes_max.0)?,
         keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
@@ -37,7 +36,7 @@ pub(super) fn settings(config: &Config, address: SocketAddr) -> Outcome<GatewayC
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
         control,
-        library: Some(Arc::new(DiskLibrary::new(models_here::environment(config)))),
+        library: Some(Arc::new(library)),
         ..GatewayConfig::default()
     })
 }

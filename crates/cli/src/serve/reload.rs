@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
-use config::{Effective, RawConfig, file_to_read};
+use config::{Config, ConfigError, Effective, Preset, RawConfig, file_to_read};
 use gateway::{AppState, Routing, RoutingSource};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::fleet;
+use crate::shelf;
 
 /// Time between two looks at the file. A change counts once two looks saw the same: an
 /// editor may be half way through.
@@ -19,15 +20,17 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct ProcessConfig {
     matches: ArgMatches,
-    /// What the settings were then: they need a new start.
+    /// What the settings and the models were then: they need a new start.
     at_start: Vec<Effective>,
+    presets: Vec<Preset>,
 }
 
 impl ProcessConfig {
-    pub(super) fn new(matches: &ArgMatches) -> Result<Self, config::ConfigError> {
+    pub(super) fn new(matches: &ArgMatches, config: &Config) -> Result<Self, ConfigError> {
         Ok(Self {
             matches: matches.clone(),
             at_start: RawConfig::from_process(matches)?.effective(),
+            presets: config.presets.clone(),
         })
     }
 
@@ -49,8 +52,12 @@ impl RoutingSource for ProcessConfig {
     fn read(&self) -> Result<Routing, String> {
         let raw = RawConfig::from_process(&self.matches).map_err(|error| error.to_string())?;
         let config = raw.clone().resolve().map_err(|error| error.to_string())?;
-        let routing = fleet::routing(&config.fleet).map_err(|fault| fault.to_string())?;
+        let tables = shelf::with_aliases(&config);
+        let routing = fleet::routing(&tables).map_err(|fault| fault.to_string())?;
         self.warn_of_settings(&raw.effective());
+        if config.presets != self.presets {
+            tracing::warn!("`[[models]]` has changed; it needs a new start");
+        }
         Ok(routing)
     }
 }

@@ -506,6 +506,7 @@ impl Dispatch {
     fn embedded(&self) -> router::Provider {
         let statuses = self.backend.models();
         let slots = statuses.iter().filter_map(facts).map(|facts| facts.slots);
+        let can_load = statuses.iter().any(|model| model.place.is_listed);
         router::Provider {
             name: EMBEDDED.to_owned(),
             reach: Reach::Device,
@@ -514,7 +515,8 @@ impl Dispatch {
             availability: Availability::Up,
             load: Load {
                 running: self.memory.embedded_running.load(Ordering::Relaxed),
-                running_max: slots.sum(),
+                // A model that would have to be loaded has a place too.
+                running_max: slots.sum::<u32>().max(u32::from(can_load)),
             },
             ttft: None,
             default_model: default_model(&statuses).map(|model| model.name.clone()),
@@ -542,11 +544,14 @@ fn no_such_label(label: &str) -> ApiError {
     ApiError::invalid(PRIVACY_HEADER, &quoted(label), &format!("one of {labels}"))
 }
 
-/// The first model that can answer, or will.
+/// The first model that can answer, or will; one in memory before one that has to be loaded.
 pub(crate) fn default_model(models: &[ModelStatus]) -> Option<&ModelStatus> {
     let can_answer =
         |model: &&ModelStatus| !matches!(model.phase, ModelPhase::Failed(_) | ModelPhase::Draining);
-    models.iter().find(can_answer).or_else(|| models.first())
+    let is_here = |model: &&ModelStatus| model.phase != ModelPhase::Unloaded;
+    let mut able = models.iter().filter(can_answer);
+    let first = able.clone().next();
+    able.find(is_here).or(first).or_else(|| models.first())
 }
 
 fn facts(status: &ModelStatus) -> Option<&ModelFacts> {
@@ -578,11 +583,23 @@ fn model(status: &ModelStatus) -> Model {
             (Capability::Completion, knowledge(facts.can_complete)),
             (Capability::Embeddings, knowledge(facts.can_embed)),
         ]);
+    } else if status.place.is_listed {
+        // What the file says of it.
+        let traits = &status.place.traits;
+        capabilities.extend([
+            (Capability::Chat, knowledge(traits.can_complete)),
+            (Capability::Tools, knowledge(traits.can_complete)),
+            (Capability::Completion, knowledge(traits.can_complete)),
+            (Capability::Embeddings, knowledge(traits.can_embed)),
+        ]);
     }
     Model {
         name: status.name.clone(),
         is_loaded: facts.is_some(),
-        context: facts.map(|facts| facts.context),
+        context: match facts {
+            Some(facts) => Some(facts.context),
+            None => status.place.traits.context,
+        },
         capabilities,
     }
 }

@@ -6,11 +6,11 @@ use axum::extract::State;
 use axum::response::Response;
 use proto::{CacheType, FlashAttention, Kernels, LoadSpec, ModelFacts, WorkerState};
 use serde::{Deserialize, Serialize};
-use supervisor::{ModelPhase, ModelStatus};
+use supervisor::{LoadOrder, ModelPhase, ModelStatus};
 use utoipa::ToSchema;
 
 use super::health::{inspected, why_not};
-use super::ok;
+use super::{find, ok};
 use crate::AppState;
 use crate::body::{RawBody, parse};
 use crate::dispatch::not_loaded;
@@ -25,7 +25,8 @@ pub(crate) struct LoadRequest {
     /// The name clients use; absent: the name of the file.
     #[serde(alias = "name")]
     model: Option<String>,
-    /// A GGUF file on the server's machine; for a split model its first part.
+    /// A GGUF file on the server's machine; for a split model its first part. Absent: that
+    /// of the model on demand which has this name, with its settings where none is given.
     #[schema(value_type = Option<String>)]
     path: Option<PathBuf>,
     context: Option<u32>,
@@ -54,15 +55,29 @@ pub(crate) struct LoadRequest {
     /// `draft_tokens_max` and `ngram`
     #[schema(value_type = Option<crate::wire::openai::request::SpeculationRequest>)]
     speculation: Option<proto::Speculation>,
+    /// Keep it in memory whatever else is asked for, or no longer do so.
+    pin: Option<bool>,
+    /// Load it even where it is expected not to fit.
+    force: bool,
 }
 
 impl LoadRequest {
-    fn into_spec(self) -> Result<LoadSpec, ApiError> {
-        let path = self
-            .path
-            .filter(|path| !path.as_os_str().is_empty())
-            .ok_or_else(|| ApiError::missing("path", "the path of a GGUF file"))?;
+    /// `models` are those that may be loaded by their name alone.
+    fn into_order(self, models: &[ModelStatus]) -> Result<LoadOrder, ApiError> {
+        let path = self.path.filter(|path| !path.as_os_str().is_empty());
         let name = self.model.filter(|name| !name.is_empty());
+        let known = match (&path, &name) {
+            (None, Some(name)) => find(models, name),
+            _ => None,
+        };
+        let known = known.map(|model| model.spec.clone()).unwrap_or_default();
+        let name = match known.name.is_empty() {
+            true => name,
+            false => Some(known.name),
+        };
+        let path = path
+            .or_else(|| Some(known.path).filter(|path| !path.as_os_str().is_empty()))
+            .ok_or_else(|| ApiError::missing("path", "the path of a GGUF file"))?;
         let file = || {
             path.file_stem()
                 .map(|stem| stem.to_string_lossy().into_owned())
@@ -71,25 +86,30 @@ impl LoadRequest {
             .or_else(file)
             .ok_or_else(|| ApiError::missing("model", "a name"))?;
         check_name(&name)?;
-        Ok(LoadSpec {
+        let spec = LoadSpec {
             name,
             path,
-            context: self.context,
-            slots: self.slots,
-            queue_max: self.queue_max,
-            batch: self.batch,
-            ubatch: self.ubatch,
-            threads: self.threads,
-            threads_batch: self.threads_batch,
-            kv_type_k: self.kv_type_k,
-            kv_type_v: self.kv_type_v,
-            flash_attention: self.flash_attention,
-            kernels: self.kernels,
-            gpu_layers: self.gpu_layers,
-            mmap: self.mmap,
-            swa_full: self.swa_full,
-            chat_template: self.chat_template,
-            speculation: self.speculation,
+            context: self.context.or(known.context),
+            slots: self.slots.or(known.slots),
+            queue_max: self.queue_max.or(known.queue_max),
+            batch: self.batch.or(known.batch),
+            ubatch: self.ubatch.or(known.ubatch),
+            threads: self.threads.or(known.threads),
+            threads_batch: self.threads_batch.or(known.threads_batch),
+            kv_type_k: self.kv_type_k.or(known.kv_type_k),
+            kv_type_v: self.kv_type_v.or(known.kv_type_v),
+            flash_attention: self.flash_attention.or(known.flash_attention),
+            kernels: self.kernels.or(known.kernels),
+            gpu_layers: self.gpu_layers.or(known.gpu_layers),
+            mmap: self.mmap.or(known.mmap),
+            swa_full: self.swa_full.or(known.swa_full),
+            chat_template: self.chat_template.or(known.chat_template),
+            speculation: self.speculation.or(known.speculation),
+        };
+        Ok(LoadOrder {
+            spec,
+            pin: self.pin,
+            force: self.force,
         })
     }
 }
@@ -107,6 +127,10 @@ fn check_name(name: &str) -> Result<(), ApiError> {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct AdminList {
     models: Vec<AdminModel>,
+    /// Bytes that the models in memory take, as far as is known.
+    memory_bytes: u64,
+    /// Bytes that they may take; null without a limit.
+    memory_bytes_max: Option<u64>,
 }
 
 /// All that is known of a model.
@@ -115,7 +139,7 @@ pub(crate) struct AdminModel {
     name: String,
     #[schema(value_type = String)]
     path: PathBuf,
-    /// `starting`, `loading`, `ready`, `restarting`, `draining` or `failed`
+    /// `unloaded`, `starting`, `loading`, `ready`, `restarting`, `draining` or `failed`
     state: &'static str,
     /// 0 to 1 while loading.
     load_fraction: Option<f32>,
@@ -124,6 +148,20 @@ pub(crate) struct AdminModel {
     pid: Option<u32>,
     restarts: u32,
     last_crash: Option<String>,
+    /// It stays on the shelf when it goes from memory.
+    on_demand: bool,
+    /// It stays in memory whatever else is asked for.
+    pinned: bool,
+    /// What it takes or will take, and whether that was seen or is an estimate.
+    memory_bytes: u64,
+    memory_measured: bool,
+    /// When it goes if nobody asks for it; null: not before memory is needed.
+    expires_in_ms: Option<u64>,
+    /// The model that this one is for.
+    helps: Option<String>,
+    requests_running: u32,
+    /// Requests that wait for it to be loaded.
+    requests_waiting: u32,
     /// Values in force, from the engine; null until loaded.
     #[schema(value_type = Option<Object>)]
     facts: Option<ModelFacts>,
@@ -145,9 +183,17 @@ impl AdminModel {
             why: why_not(&model),
             pid: model.pid,
             restarts: model.restarts,
+            on_demand: model.place.is_listed,
+            pinned: model.place.pinned,
+            memory_bytes: model.place.bytes,
+            memory_measured: model.place.is_measured,
+            expires_in_ms: model.place.expires_in_ms,
+            requests_running: model.place.running,
+            requests_waiting: model.place.waiting,
             facts: facts(&model).cloned(),
             worker,
             last_crash: model.last_crash,
+            helps: model.place.helps,
             name: model.name,
         }
     }
@@ -158,7 +204,10 @@ impl AdminModel {
     responses((status = 200, description = "All models", body = AdminList)))]
 pub(crate) async fn list(State(state): State<AppState>) -> Response {
     let models = inspected(&state).await.into_iter();
+    let (memory_bytes, memory_bytes_max) = state.backend().memory();
     ok(&AdminList {
+        memory_bytes,
+        memory_bytes_max,
         models: models
             .map(|(model, worker)| AdminModel::new(model, worker))
             .collect(),
@@ -185,9 +234,9 @@ pub(crate) async fn load(
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: LoadRequest = parse(&body)?;
-    let spec = request.into_spec()?;
-    let model = spec.name.clone();
-    let facts = state.backend().load(spec).await?;
+    let order = request.into_order(&state.backend().models())?;
+    let model = order.spec.name.clone();
+    let facts = state.backend().load(order).await?;
     Ok(ok(&LoadAnswer {
         model,
         facts: (*facts).clone(),

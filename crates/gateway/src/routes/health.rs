@@ -53,7 +53,9 @@ pub(crate) struct ModelReadiness {
     ))]
 pub(crate) async fn ready(State(state): State<AppState>) -> Response {
     let models = state.backend().models();
-    let is_ready = |model: &ModelStatus| matches!(model.phase, ModelPhase::Ready(_));
+    // One that a request loads can answer too.
+    let is_ready =
+        |model: &ModelStatus| matches!(model.phase, ModelPhase::Ready(_) | ModelPhase::Unloaded);
     let ready = models.iter().any(is_ready) || state.dispatch().has_others_up();
     let models = models.iter().map(|model| ModelReadiness {
         name: model.name.clone(),
@@ -75,7 +77,14 @@ pub(crate) async fn ready(State(state): State<AppState>) -> Response {
 /// Why a model cannot answer now; `None` if it can.
 pub(crate) fn why_not(model: &ModelStatus) -> Option<String> {
     match &model.phase {
-        ModelPhase::Ready(_) => None,
+        ModelPhase::Ready(_) => {
+            let other = model.place.closed_for.as_ref()?;
+            Some(format!("it takes nothing new and makes room for `{other}`"))
+        }
+        ModelPhase::Unloaded => Some(match model.place.waiting {
+            0 => "it is not in memory; a request for it loads it".into(),
+            n => format!("it is not in memory; {n} requests wait for room"),
+        }),
         ModelPhase::Starting => Some("its worker is starting".into()),
         ModelPhase::Loading { fraction } => Some(format!("{:.0} % loaded", fraction * 100.0)),
         ModelPhase::Restarting { in_ms } => {
@@ -83,7 +92,13 @@ pub(crate) fn why_not(model: &ModelStatus) -> Option<String> {
             Some(format!("starts again in {in_ms} ms; {crash}"))
         }
         ModelPhase::Draining => Some("it is being unloaded".into()),
-        ModelPhase::Failed(failure) => Some(failure.message.clone()),
+        ModelPhase::Failed(failure) => Some(match model.place.retry_in_ms {
+            None => failure.message.clone(),
+            Some(ms) => format!(
+                "{}; tried again in {ms} ms at the earliest",
+                failure.message
+            ),
+        }),
     }
 }
 

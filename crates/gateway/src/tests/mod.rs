@@ -10,6 +10,7 @@ mod routes;
 mod routing;
 mod scripted;
 mod server;
+mod shelf;
 mod terms;
 mod transcripts;
 mod translation;

@@ -94,7 +94,7 @@ async fn a_model_is_found_by_name_or_is_the_first_that_can_answer() {
     assert_eq!(reply.json()["error"]["code"], "no_model_loaded");
     let reply = post(&none, "/v1/completions", r#"{"prompt": "x", "model": "m"}"#).await;
     assert_eq!(reply.status, 404);
-    assert!(reply.body.contains("Loaded: none."));
+    assert!(reply.body.contains("There are: none."));
 }
 
 fn vectors() -> Vec<Event> {

@@ -15,7 +15,7 @@ use proto::{
     LoadSpec, ModelFacts, SamplingValues, SlotPhase, SlotState, Timings, Usage, WorkerState,
 };
 use serde_json::Value;
-use supervisor::{ModelPhase, ModelStatus};
+use supervisor::{Keep, LoadOrder, ModelPhase, ModelStatus, ModelTraits, Place};
 use tower::ServiceExt;
 
 use crate::ids::Stamps;
@@ -41,6 +41,8 @@ pub(crate) struct Scripted {
     refusals: Mutex<VecDeque<JobFailure>>,
     pub(crate) jobs: Mutex<Vec<(String, Job)>>,
     pub(crate) specs: Mutex<Vec<LoadSpec>>,
+    pub(crate) orders: Mutex<Vec<LoadOrder>>,
+    pub(crate) keeps: Mutex<Vec<(String, Keep)>>,
     /// Streams dropped before their last event.
     pub(crate) cancelled: Arc<AtomicUsize>,
 }
@@ -145,7 +147,9 @@ impl Backend for Scripted {
         std::future::ready(known.then(worker_state)).boxed()
     }
 
-    fn load(&self, spec: LoadSpec) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>> {
+    fn load(&self, order: LoadOrder) -> BoxFuture<'_, Result<Arc<ModelFacts>, LoadFailure>> {
+        let spec = order.spec.clone();
+        self.orders.lock().unwrap().push(order);
         self.specs.lock().unwrap().push(spec.clone());
         let result = match spec.path.to_str() {
             Some("missing.gguf") => Err(LoadFailure {
@@ -162,6 +166,14 @@ impl Backend for Scripted {
         let before = models.len();
         models.retain(|known| known.name != model);
         std::future::ready(models.len() < before).boxed()
+    }
+
+    fn keep(&self, model: &str, keep: Keep) {
+        self.keeps.lock().unwrap().push((model.to_owned(), keep));
+    }
+
+    fn memory(&self) -> (u64, Option<u64>) {
+        (100, Some(1_000))
     }
 }
 
@@ -199,6 +211,30 @@ pub(crate) fn status(name: &str, phase: ModelPhase) -> ModelStatus {
         pid: Some(7),
         restarts: 1,
         last_crash: None,
+        place: Place::default(),
+    }
+}
+
+/// A model that is on the shelf and not in memory.
+pub(crate) fn shelved(name: &str) -> ModelStatus {
+    ModelStatus {
+        pid: None,
+        place: Place {
+            is_listed: true,
+            bytes: 5_000,
+            traits: ModelTraits {
+                architecture: Some("llama".into()),
+                n_params: 134_515_008,
+                context_train: Some(8192),
+                context: Some(4096),
+                can_chat: true,
+                can_call_tools: true,
+                can_complete: true,
+                ..ModelTraits::default()
+            },
+            ..Place::default()
+        },
+        ..status(name, ModelPhase::Unloaded)
     }
 }
 

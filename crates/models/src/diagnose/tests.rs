@@ -23,6 +23,28 @@ fn a_sound_model_tells_its_facts() {
     assert_eq!(facts.architecture, "llama");
     assert_eq!(facts.quant.as_deref(), Some("Q4_K_M"));
     assert_eq!(facts.n_parameters, 1280);
+    assert!(!facts.is_embedder);
+}
+
+#[test]
+fn models_that_only_embed_are_told_by_their_metadata() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    for (writer, is_embedder) in [
+        (
+            Writer::tiny_model().raw("llama.attention.causal", 7, &[0]),
+            true,
+        ),
+        (
+            Writer::tiny_model().raw("llama.attention.causal", 7, &[1]),
+            false,
+        ),
+        (Writer::tiny_model().u32("llama.pooling_type", 1), true),
+        (Writer::tiny_model().u32("llama.pooling_type", 0), false),
+    ] {
+        fs::write(&path, writer.bytes()).unwrap();
+        assert_eq!(diagnose(&path).unwrap().is_embedder, is_embedder);
+    }
 }
 
 /// Each broken file: its bytes, its fault, and how the message ends.

@@ -10,7 +10,7 @@ use proto::{
 
 use super::{Action, RequestId, Turn, WorkerId};
 use crate::exit::{Exit, append_log};
-use crate::{ModelPhase, ModelStatus};
+use crate::{ModelPhase, ModelStatus, ProcessEnd};
 
 #[derive(Debug)]
 pub(crate) struct Model {
@@ -156,6 +156,7 @@ impl Model {
             pid: self.pid,
             restarts: self.restarts,
             last_crash: self.last_crash.clone(),
+            place: crate::Place::default(),
         }
     }
 
@@ -384,7 +385,12 @@ impl Model {
             }
             Phase::Loading { .. } | Phase::Starting { .. } => {
                 cause.insert_str(0, "while loading, ");
-                self.crashed(cause, turn);
+                // What the kernel does where memory runs out.
+                let kind = match exit.end {
+                    ProcessEnd::Signal(9) => LoadFailureKind::Resources,
+                    _ => LoadFailureKind::Crashed,
+                };
+                self.crashed_by(kind, cause, turn);
             }
             _ => {
                 self.keep_unbegun(turn);
@@ -523,9 +529,13 @@ impl Model {
     }
 
     fn crashed(&mut self, cause: String, turn: &mut Turn<'_>) {
+        self.crashed_by(LoadFailureKind::Crashed, cause, turn);
+    }
+
+    fn crashed_by(&mut self, kind: LoadFailureKind, cause: String, turn: &mut Turn<'_>) {
         self.last_crash = Some(cause.clone());
         if !self.was_ready {
-            self.fail(failure(LoadFailureKind::Crashed, cause), turn);
+            self.fail(failure(kind, cause), turn);
             return;
         }
         let window_start = turn.now.saturating_sub(turn.limits.restart_window_ms);

@@ -63,8 +63,7 @@ where
     F: Fn(Peer) -> W + Send + Sync + 'static,
     W: Future<Output = ()> + Send + 'static,
 {
-    let limits = Limits::new(&FleetConfig::default());
-    Fleet::with_limits(limits, Backlog::limits(), scripted(script))
+    Fleet::new(FleetConfig::default(), scripted(script))
 }
 
 fn scripted<F, W>(script: F) -> Arc<dyn Launcher>
@@ -401,8 +400,9 @@ async fn a_caller_that_does_not_read_loses_its_job_and_no_other() {
         peer.event(quick, done()).await;
         std::future::pending().await
     });
-    let limits = Limits::new(&FleetConfig::default());
-    let fleet = Fleet::with_limits(limits, backlog, launcher);
+    let config = FleetConfig::default();
+    let (limits, shelf) = (Limits::new(&config), shelf::Limits::new(&config));
+    let fleet = Fleet::with_limits((limits, shelf), backlog, None, launcher);
     fleet.load(spec("m")).await.unwrap();
     let slow = fleet.submit("m", job()).await.unwrap();
     let quick = fleet.submit("m", job()).await.unwrap();
@@ -482,4 +482,148 @@ async fn a_load_that_fails_says_why() {
     });
     assert_eq!(fleet.load(spec("m")).await, Err(want.clone()));
     assert_eq!(fleet.models()[0].phase, ModelPhase::Failed(want));
+}
+
+/// Two models of which only one fits, on demand.
+fn small_fleet<F, W>(script: F) -> Fleet
+where
+    F: Fn(Peer) -> W + Send + Sync + 'static,
+    W: Future<Output = ()> + Send + 'static,
+{
+    let config = FleetConfig {
+        memory_max: Some(10),
+        ..FleetConfig::default()
+    };
+    let fleet = Fleet::new(config, scripted(script));
+    let listings = ["a", "b"].map(|name| Listing {
+        spec: spec(name),
+        cost: MemoryCost {
+            weights_bytes: 6,
+            ..MemoryCost::default()
+        },
+        traits: crate::ModelTraits::default(),
+        pin: false,
+        keep_alive: None,
+        helps: None,
+    });
+    fleet.shelve(listings.into());
+    fleet
+}
+
+fn phases(fleet: &Fleet) -> Vec<(String, &'static str)> {
+    let models = fleet.models().into_iter();
+    models
+        .map(|model| (model.name, model.phase.word()))
+        .collect()
+}
+
+fn states(of: [(&str, &'static str); 2]) -> Vec<(String, &'static str)> {
+    of.map(|(name, word)| (name.to_owned(), word)).into()
+}
+
+#[tokio::test(start_paused = true)]
+async fn models_are_loaded_and_swapped_on_demand() {
+    let fleet = small_fleet(serve);
+    assert_eq!(
+        phases(&fleet),
+        states([("a", "unloaded"), ("b", "unloaded")])
+    );
+    for name in ["a", "b", "a"] {
+        let stream = fleet.submit(name, job()).await.unwrap();
+        assert_eq!(all(stream).await, [text("hi"), done()]);
+    }
+    assert_eq!(phases(&fleet), states([("a", "ready"), ("b", "unloaded")]));
+    assert_eq!(fleet.memory(), (6, Some(10)));
+    let waits = tokio::spawn({
+        let fleet = fleet.clone();
+        async move { fleet.load(spec("b")).await }
+    });
+    waits.await.unwrap().unwrap();
+    assert_eq!(phases(&fleet), states([("a", "unloaded"), ("b", "ready")]));
+    // Unloading by name leaves it on the shelf.
+    assert!(fleet.unload("b").await);
+    assert_eq!(
+        phases(&fleet),
+        states([("a", "unloaded"), ("b", "unloaded")])
+    );
+    fleet.shutdown().await;
+    let failure = fleet.submit("a", job()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Draining);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pinned_model_is_not_swapped_and_what_does_not_fit_is_an_error() {
+    let fleet = small_fleet(serve);
+    let order = LoadOrder {
+        spec: spec("a"),
+        pin: Some(true),
+        force: false,
+    };
+    fleet.load_by(order).await.unwrap();
+    let failure = fleet.submit("b", job()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::ModelUnavailable);
+    assert!(
+        failure.message.contains("kept by `a` (pinned, 6 B)"),
+        "{failure:?}"
+    );
+    let failure = fleet.load(spec("b")).await.unwrap_err();
+    assert_eq!(failure.kind, LoadFailureKind::Resources);
+    fleet.pin("a", false);
+    fleet.load(spec("b")).await.unwrap();
+    assert_eq!(phases(&fleet), states([("a", "unloaded"), ("b", "ready")]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_model_goes_after_the_answer_that_was_its_last() {
+    let fleet = small_fleet(serve);
+    let mut statuses = fleet.subscribe();
+    fleet.keep("a", Keep::For(Duration::ZERO));
+    let stream = fleet.submit("a", job()).await.unwrap();
+    assert_eq!(all(stream).await, [text("hi"), done()]);
+    statuses
+        .wait_for(|statuses| statuses[0].phase == ModelPhase::Unloaded)
+        .await
+        .unwrap();
+    fleet.keep("a", Keep::For(Duration::from_secs(60)));
+    let began = Instant::now();
+    let stream = fleet.submit("a", job()).await.unwrap();
+    assert_eq!(all(stream).await, [text("hi"), done()]);
+    statuses
+        .wait_for(|statuses| matches!(statuses[0].phase, ModelPhase::Ready(_)))
+        .await
+        .unwrap();
+    statuses
+        .wait_for(|statuses| statuses[0].phase == ModelPhase::Unloaded)
+        .await
+        .unwrap();
+    let took = began.elapsed();
+    assert!((60..62).contains(&took.as_secs()), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_job_that_waits_for_room_can_be_cancelled() {
+    let fleet = small_fleet(|mut peer| async move {
+        peer.come_up().await;
+        std::future::pending().await
+    });
+    let busy = fleet.submit("a", job()).await.unwrap();
+    let waits = |fleet: &Fleet| fleet.models()[1].place.waiting;
+    {
+        let mut waiting = Box::pin(fleet.submit("b", job()));
+        assert!(poll_once(&mut waiting).await.is_none());
+        assert_eq!(waits(&fleet), 1);
+    }
+    assert_eq!(waits(&fleet), 0);
+    drop(busy);
+}
+
+/// Polls once.
+async fn poll_once<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|context| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
 }

@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use store::Scope;
 
-use super::{context_warning, wait_until_ready};
+use super::{context_warning, keep, own_target, wait_until_ready};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::RawBody;
@@ -116,6 +116,7 @@ impl Asked {
                 let question = Question::new(model.clone(), headers);
                 let call = Call::new(state, &question, &job).await?;
                 let facts = own_facts(state, &call.target());
+                warnings.extend(keep(state, &call.target(), plan.keep));
                 warnings.extend(context_warning(facts.as_deref(), plan.num_ctx));
                 let ask = Ask {
                     jobs: vec![job],
@@ -128,6 +129,7 @@ impl Asked {
             }
             Work::Load => {
                 let own = own_model(state, model.as_deref())?;
+                warnings.extend(keep(state, &own_target(&own), plan.keep));
                 wait_until_ready(state, &own).await?;
                 warnings.extend(context_warning(facts(&own), plan.num_ctx));
                 (own.name, "load")

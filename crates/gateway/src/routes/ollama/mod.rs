@@ -9,11 +9,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use proto::{Job, ModelFacts};
-use supervisor::ModelStatus;
+use router::Target;
+use supervisor::{Keep, ModelStatus};
 
 use super::{Call, find};
 use crate::AppState;
-use crate::dispatch::Question;
+use crate::dispatch::{EMBEDDED, Question};
 use crate::error::{ApiError, ErrorCode};
 use crate::library::StoredModel;
 use crate::wire::openai::models::facts;
@@ -43,6 +44,32 @@ async fn ready_facts(state: &AppState, model: &ModelStatus) -> Result<Arc<ModelF
         let message = format!("The model `{}` is not ready.", model.name);
         ApiError::message(ErrorCode::ModelUnavailable, &message)
     })
+}
+
+/// Says how long the model is to stay; a warning where that is not ours to say.
+fn keep(state: &AppState, target: &Target, keep: Option<Keep>) -> Option<String> {
+    let keep = keep?;
+    if target.provider != EMBEDDED {
+        let provider = &target.provider;
+        return Some(format!("keep_alive is not passed on to `{provider}`."));
+    }
+    let models = state.backend().models();
+    let is_pinned = find(&models, &target.model).is_some_and(|model| model.place.pinned);
+    if is_pinned && keep != Keep::Forever {
+        let model = &target.model;
+        return Some(format!(
+            "keep_alive has no effect: `{model}` is pinned and stays in memory."
+        ));
+    }
+    state.backend().keep(&target.model, keep);
+    None
+}
+
+fn own_target(model: &ModelStatus) -> Target {
+    Target {
+        provider: EMBEDDED.into(),
+        model: model.name.clone(),
+    }
 }
 
 /// A request cannot change the context of a model that runs.

@@ -2,6 +2,7 @@
 
 use axum::extract::State;
 use axum::response::Response;
+use supervisor::ModelPhase;
 
 use super::{ready_facts, stored, stored_at};
 use crate::AppState;
@@ -25,7 +26,7 @@ pub(crate) async fn version() -> Response {
     })
 }
 
-/// Lists the models that are loaded.
+/// Lists the models, in memory or not.
 #[utoipa::path(get, path = "/api/tags", operation_id = "ollama_tags", tag = "ollama",
     responses((status = 200, description = "All models, the default first", body = OllamaTags)))]
 pub(crate) async fn tags(State(state): State<AppState>) -> Response {
@@ -46,16 +47,17 @@ pub(crate) async fn tags(State(state): State<AppState>) -> Response {
 pub(crate) async fn ps(State(state): State<AppState>) -> Response {
     let on_disk = stored(&state).await;
     let models = state.backend().models();
+    let now = state.stamps().now();
     let models = models.iter().filter_map(|model| {
         let stored = stored_at(&on_disk, &model.spec.path);
-        Some(OllamaProcess::new(model, facts(model)?, stored))
+        Some(OllamaProcess::new(model, facts(model)?, stored, now))
     });
     ok(&OllamaRunning {
         models: models.collect(),
     })
 }
 
-/// Describes a model; waits while it is loading.
+/// Describes a model; waits while it is loading, and does not load it.
 #[utoipa::path(
     post,
     path = "/api/show",
@@ -73,6 +75,11 @@ pub(crate) async fn show(
 ) -> Result<Response, ApiError> {
     let name = parse::<OllamaModelName>(&body)?.given()?;
     let model = own_model(&state, Some(&name))?;
+    if model.phase == ModelPhase::Unloaded {
+        let on_disk = stored(&state).await;
+        let stored = stored_at(&on_disk, &model.spec.path);
+        return Ok(ok(&OllamaShow::unloaded(&model, stored, state.started())));
+    }
     let facts = ready_facts(&state, &model).await?;
     let on_disk = stored(&state).await;
     let stored = stored_at(&on_disk, &model.spec.path);

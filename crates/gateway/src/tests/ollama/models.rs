@@ -1,8 +1,10 @@
 //! Names, lists, descriptions and embeddings.
 
+use std::time::Duration;
+
 use proto::{Event, FailureKind, ModelFacts};
 use serde_json::json;
-use supervisor::ModelPhase;
+use supervisor::{Keep, ModelPhase};
 
 use super::{CHAT, chat};
 use crate::tests::scripted::{Scripted, facts, failed, get, hello, post, ready_model, status};
@@ -122,11 +124,11 @@ async fn embeddings_in_both_forms() {
     insta::assert_snapshot!("embed", reply.body);
     let body = r#"{"model": "tiny", "prompt": "a", "keep_alive": 60}"#;
     let reply = post(&backend, "/api/embeddings", body).await;
-    assert!(
-        reply
-            .header("x-sextant-warning")
-            .unwrap()
-            .contains("keep_alive is `60`")
+    assert_eq!(reply.header("x-sextant-warning"), None);
+    let minute = Keep::For(Duration::from_secs(60));
+    assert_eq!(
+        *backend.keeps.lock().unwrap(),
+        [("tiny".to_owned(), minute)]
     );
     insta::assert_snapshot!("embeddings", reply.body);
     let empty = post(&backend, "/api/embeddings", r#"{"model": "tiny"}"#).await;

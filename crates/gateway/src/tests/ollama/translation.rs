@@ -1,5 +1,7 @@
 //! Requests to jobs.
 
+use std::time::Duration;
+
 use proto::{ChatJob, Constraint, Job, Message, Prompt, Role};
 use serde_json::{Value, json};
 
@@ -112,7 +114,7 @@ fn a_prompt_is_a_chat_of_one_message_or_raw() {
 fn a_request_without_text_loads_or_unloads() {
     let cases = [
         (json!({}), Work::Load, 0),
-        (json!({ "keep_alive": "5m" }), Work::Load, 1),
+        (json!({ "keep_alive": "5m" }), Work::Load, 0),
         (json!({ "keep_alive": -1 }), Work::Load, 0),
         (json!({ "keep_alive": 0 }), Work::Unload, 0),
         (json!({ "keep_alive": "0s" }), Work::Unload, 0),
@@ -139,10 +141,11 @@ fn a_request_without_text_loads_or_unloads() {
             assert_eq!(generate_plan(request).unwrap().work, work, "{extra}");
         }
     }
-    // With a text there is something to do first, and nothing ends the model after it.
+    // With a text there is something to do first.
     let plan = chat_of(json!({ "keep_alive": 0 })).unwrap();
     assert!(matches!(plan.work, Work::Answer(_)));
-    assert_eq!(plan.warnings.len(), 1);
+    assert_eq!(plan.keep, Some(supervisor::Keep::For(Duration::ZERO)));
+    assert!(plan.warnings.is_empty());
 }
 
 /// Role, call ids and the call a result belongs to, in short.

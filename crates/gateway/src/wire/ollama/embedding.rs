@@ -2,6 +2,7 @@
 
 use proto::{EmbeddingInput, EmbeddingJob};
 use serde::Serialize;
+use supervisor::Keep;
 use utoipa::ToSchema;
 
 use super::keep_alive;
@@ -18,22 +19,24 @@ pub(crate) struct EmbedPlan {
     pub(crate) dimensions: Option<i64>,
     /// The context that the client believes in, in tokens.
     pub(crate) num_ctx: Option<i64>,
+    /// How long the model is to stay when it has nothing to do.
+    pub(crate) keep: Option<Keep>,
     pub(crate) warnings: Vec<String>,
 }
 
 pub(crate) fn embed_plan(request: OllamaEmbed) -> Result<EmbedPlan, ApiError> {
-    let keep_alive = keep_alive::keep_alive(request.keep_alive.as_ref())?;
+    let keep = keep_alive::keep_alive(request.keep_alive.as_ref())?;
     let mut warnings = Vec::new();
     if request.truncate == Some(true) {
         let text = "truncate is true, and texts are never cut: one that is too long is an error.";
         warnings.push(text.to_owned());
     }
-    warnings.extend(keep_alive::warning(request.keep_alive.as_ref(), keep_alive));
     let num_ctx = request.options.and_then(|options| options.num_ctx);
     Ok(EmbedPlan {
         job: job(request.input)?,
         dimensions: request.dimensions,
         num_ctx: num_ctx.map(|whole| whole.0),
+        keep,
         warnings,
     })
 }

@@ -6,22 +6,16 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use supervisor::Keep;
 
 use crate::error::ApiError;
 use crate::wire::openai::shapes::shown;
 
 const RULE: &str = "a number of seconds or a duration such as 5m or 1h30m; below 0 is for ever";
 
-/// What a client wants to become of the model afterwards.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum KeepAlive {
-    /// 0: it may go at once.
-    Unload,
-    For(Duration),
-    Forever,
-}
-
-pub(crate) fn keep_alive(given: Option<&Value>) -> Result<Option<KeepAlive>, ApiError> {
+/// What a client wants to become of the model when it has nothing to do. Zero: it goes at
+/// once.
+pub(crate) fn keep_alive(given: Option<&Value>) -> Result<Option<Keep>, ApiError> {
     let given = match given {
         None | Some(Value::Null) => return Ok(None),
         Some(given) => given,
@@ -32,26 +26,13 @@ pub(crate) fn keep_alive(given: Option<&Value>) -> Result<Option<KeepAlive>, Api
         _ => None,
     };
     match seconds {
-        Some(seconds) if seconds < 0.0 => Ok(Some(KeepAlive::Forever)),
-        Some(0.0) => Ok(Some(KeepAlive::Unload)),
-        Some(seconds) => match Duration::try_from_secs_f64(seconds) {
-            Ok(time) => Ok(Some(KeepAlive::For(time))),
+        Some(seconds) if seconds < 0.0 => Ok(Some(Keep::Forever)),
+        Some(seconds) => match Duration::try_from_secs_f64(seconds.abs()) {
+            Ok(time) => Ok(Some(Keep::For(time))),
             // Longer than can be counted.
-            Err(_) => Ok(Some(KeepAlive::Forever)),
+            Err(_) => Ok(Some(Keep::Forever)),
         },
         None => Err(ApiError::invalid("keep_alive", &shown(given), RULE)),
-    }
-}
-
-/// What cannot be honoured of it where the model goes on to answer.
-pub(crate) fn warning(given: Option<&Value>, wanted: Option<KeepAlive>) -> Option<String> {
-    match (given, wanted) {
-        (Some(given), Some(KeepAlive::Unload | KeepAlive::For(_))) => Some(format!(
-            "keep_alive is {}, and no time limit is kept: a model stays loaded until it is \
-             unloaded, for example by a request without text and with keep_alive 0.",
-            shown(given)
-        )),
-        _ => None,
     }
 }
 
@@ -99,16 +80,16 @@ mod tests {
 
     #[test]
     fn numbers_and_durations_are_read() {
-        let seconds = |s| KeepAlive::For(Duration::from_secs_f64(s));
+        let seconds = |s| Keep::For(Duration::from_secs_f64(s));
         let cases = [
-            (json!(0), KeepAlive::Unload),
-            (json!(0.0), KeepAlive::Unload),
-            (json!("0"), KeepAlive::Unload),
-            (json!("0s"), KeepAlive::Unload),
-            (json!("-0m"), KeepAlive::Unload),
-            (json!(-1), KeepAlive::Forever),
-            (json!("-1m"), KeepAlive::Forever),
-            (json!(1e300), KeepAlive::Forever),
+            (json!(0), Keep::For(Duration::ZERO)),
+            (json!(0.0), Keep::For(Duration::ZERO)),
+            (json!("0"), Keep::For(Duration::ZERO)),
+            (json!("0s"), Keep::For(Duration::ZERO)),
+            (json!("-0m"), Keep::For(Duration::ZERO)),
+            (json!(-1), Keep::Forever),
+            (json!("-1m"), Keep::Forever),
+            (json!(1e300), Keep::Forever),
             (json!(300), seconds(300.0)),
             (json!(0.5), seconds(0.5)),
             (json!("5m"), seconds(300.0)),
@@ -144,15 +125,5 @@ mod tests {
         for given in cases {
             assert!(keep_alive(Some(&given)).is_err(), "{given}");
         }
-    }
-
-    #[test]
-    fn only_what_is_not_kept_is_told() {
-        let told = |given: Value| {
-            let wanted = keep_alive(Some(&given)).unwrap();
-            warning(Some(&given), wanted).is_some()
-        };
-        assert!(told(json!("5m")) && told(json!(0)));
-        assert!(!told(json!(-1)) && !told(Value::Null));
     }
 }

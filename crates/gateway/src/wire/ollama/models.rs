@@ -68,8 +68,8 @@ pub(crate) struct OllamaProcess {
     size: u64,
     digest: String,
     details: OllamaDetails,
-    /// RFC 3339; far ahead, because models stay loaded.
-    expires_at: &'static str,
+    /// RFC 3339; far ahead where it stays until memory is needed for another.
+    expires_at: String,
     /// Bytes of `size` on an accelerator, by the share of layers there.
     size_vram: u64,
     /// Most tokens of one request.
@@ -130,8 +130,10 @@ impl OllamaProcess {
         model: &ModelStatus,
         facts: &ModelFacts,
         stored: Option<&StoredModel>,
+        now: u64,
     ) -> Self {
         let name = tagged(&model.name);
+        let expires_in_ms = model.place.expires_in_ms;
         let size = facts.weights_bytes.saturating_add(facts.kv_bytes);
         let layers = facts.n_layer.max(1);
         let on_accelerator = f64::from(facts.gpu_layers.min(layers)) / f64::from(layers);
@@ -141,7 +143,10 @@ impl OllamaProcess {
             size,
             digest: digest(model, stored),
             details: OllamaDetails::new(Some(facts), stored),
-            expires_at: NEVER,
+            expires_at: expires_in_ms.map_or_else(
+                || NEVER.to_owned(),
+                |ms| rfc3339(now.saturating_add(ms.div_ceil(1000))),
+            ),
             size_vram: (size as f64 * on_accelerator) as u64,
             context_length: facts.context,
         }
@@ -194,6 +199,48 @@ impl OllamaShow {
             details: OllamaDetails::new(Some(facts), stored),
             model_info: model_info(facts),
             capabilities: capabilities(facts),
+            modified_at: modified_at(stored, started),
+        }
+    }
+}
+
+impl OllamaShow {
+    /// Of a model that is not in memory, as its file tells it.
+    pub(crate) fn unloaded(
+        model: &ModelStatus,
+        stored: Option<&StoredModel>,
+        started: u64,
+    ) -> Self {
+        let traits = &model.place.traits;
+        let facts = ModelFacts {
+            architecture: traits.architecture.clone().unwrap_or_default(),
+            n_params: traits.n_params,
+            context: traits.context.unwrap_or_default(),
+            ..ModelFacts::default()
+        };
+        let capabilities = [
+            ("completion", traits.can_complete),
+            ("tools", traits.can_call_tools),
+            ("embedding", traits.can_embed),
+        ];
+        let mut details = OllamaDetails::new(Some(&facts), stored);
+        if let Some(quant) = &traits.quant {
+            details.quantization_level.clone_from(quant);
+        }
+        let mut model_info = model_info(&facts);
+        // Of the others nothing is known.
+        model_info.retain(|_, value| value.as_u64() != Some(0));
+        Self {
+            modelfile: format!("FROM {}\n", model.spec.path.display()),
+            parameters: String::new(),
+            template: String::new(),
+            details,
+            model_info,
+            capabilities: capabilities
+                .into_iter()
+                .filter(|(_, can)| *can)
+                .map(|(name, _)| name)
+                .collect(),
             modified_at: modified_at(stored, started),
         }
     }

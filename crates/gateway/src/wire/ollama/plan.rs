@@ -1,9 +1,12 @@
 //! What a chat or generate request asks for, and the fields that both have.
 
+use std::time::Duration;
+
 use proto::{Constraint, Generation, Job, Reasoning};
 use serde_json::Value;
+use supervisor::Keep;
 
-use super::keep_alive::{self, KeepAlive};
+use super::keep_alive;
 use super::options;
 use super::request::OllamaOptions;
 use crate::error::ApiError;
@@ -21,6 +24,8 @@ pub(crate) struct Plan {
     pub(crate) num_ctx: Option<i64>,
     /// Whether log-probabilities were asked for.
     pub(crate) logprobs: bool,
+    /// How long the model is to stay when it has nothing to do.
+    pub(crate) keep: Option<Keep>,
     /// What was left out of the request, in words.
     pub(crate) warnings: Vec<String>,
 }
@@ -55,13 +60,12 @@ pub(crate) struct Shared {
     pub(crate) reasoning: Reasoning,
     stream: bool,
     num_ctx: Option<i64>,
-    keep_alive: Option<KeepAlive>,
-    keep_alive_warning: Option<String>,
+    keep: Option<Keep>,
 }
 
 impl SharedFields {
     pub(crate) fn check(self) -> Result<Shared, ApiError> {
-        let keep_alive = keep_alive::keep_alive(self.keep_alive.as_ref())?;
+        let keep = keep_alive::keep_alive(self.keep_alive.as_ref())?;
         let logprobs = logprobs(self.logprobs, self.top_logprobs)?;
         let options = self.options.unwrap_or_default();
         Ok(Shared {
@@ -70,8 +74,7 @@ impl SharedFields {
             constraint: format(self.format)?,
             reasoning: think(self.think.as_ref())?,
             stream: self.stream.unwrap_or(true),
-            keep_alive,
-            keep_alive_warning: keep_alive::warning(self.keep_alive.as_ref(), keep_alive),
+            keep,
         })
     }
 }
@@ -80,11 +83,11 @@ impl Shared {
     /// The plan of a request that has a text to answer.
     pub(crate) fn answer(
         self,
-        mut warnings: Vec<String>,
+        warnings: Vec<String>,
         job: impl FnOnce(Generation, Option<Constraint>, Reasoning) -> Job,
     ) -> Plan {
-        warnings.extend(self.keep_alive_warning);
         Plan {
+            keep: self.keep,
             stream: self.stream,
             num_ctx: self.num_ctx,
             logprobs: self.generation.logprobs.is_some(),
@@ -94,16 +97,14 @@ impl Shared {
     }
 
     /// The plan of a request without text.
-    pub(crate) fn no_text(self, mut warnings: Vec<String>) -> Plan {
-        let work = match self.keep_alive {
-            Some(KeepAlive::Unload) => Work::Unload,
-            _ => {
-                warnings.extend(self.keep_alive_warning);
-                Work::Load
-            }
+    pub(crate) fn no_text(self, warnings: Vec<String>) -> Plan {
+        let work = match self.keep {
+            Some(Keep::For(Duration::ZERO)) => Work::Unload,
+            _ => Work::Load,
         };
         Plan {
             work,
+            keep: self.keep,
             stream: self.stream,
             num_ctx: self.num_ctx,
             logprobs: false,

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use proto::ModelFacts;
 use serde::Serialize;
-use supervisor::{ModelPhase, ModelStatus};
+use supervisor::{ModelPhase, ModelStatus, ModelTraits};
 use utoipa::ToSchema;
 
 use crate::dispatch::RoutedModel;
@@ -30,6 +30,8 @@ pub(crate) struct ModelEntry {
     owned_by: String,
     /// `starting`, `loading`, `ready`, `restarting`, `draining`, `failed` or `unloaded`
     state: &'static str,
+    /// Whether it is in memory. One that is not is loaded by a request for it.
+    loaded: bool,
     /// Most tokens of one request, prompt and answer together; null until loaded.
     context_length: Option<u32>,
     /// vLLM's name for `context_length`.
@@ -91,6 +93,7 @@ impl ModelEntry {
                 true => "ready",
                 false => "unloaded",
             },
+            loaded: model.is_loaded,
             context_length: model.context,
             max_model_len: model.context,
             context_train: None,
@@ -109,10 +112,17 @@ impl ModelEntry {
             created,
             owned_by: "sextant".to_owned(),
             state: model.phase.word(),
+            loaded: facts.is_some(),
             context_length: context,
             max_model_len: context,
-            context_train: facts.map(|facts| facts.context_train),
-            capabilities: facts.map(capabilities).unwrap_or_default(),
+            context_train: match facts {
+                Some(facts) => Some(facts.context_train),
+                None => model.place.traits.context_train,
+            },
+            capabilities: match facts {
+                Some(facts) => capabilities(facts),
+                None => expected(&model.place.traits),
+            },
             modalities: vec!["text"],
             description: facts.map(|facts| facts.description.clone()),
         }
@@ -168,6 +178,18 @@ fn capabilities(facts: &ModelFacts) -> Vec<&'static str> {
         .filter(|(_, can)| *can)
         .map(|(name, _)| name)
         .collect()
+}
+
+/// The capabilities of a model that is not in memory, as its file tells them.
+fn expected(traits: &ModelTraits) -> Vec<&'static str> {
+    let all = [
+        ("chat", traits.can_chat),
+        ("completion", traits.can_complete),
+        ("embedding", traits.can_embed),
+        ("tools", traits.can_call_tools),
+    ];
+    let has = all.into_iter().filter(|(_, can)| *can);
+    has.map(|(name, _)| name).collect()
 }
 
 /// A model without a chat template of its own answers a chat all the same, through

@@ -1,0 +1,287 @@
+//! The models that a server loads on demand: those of `[[models]]`, and where it is wanted
+//! every other on this machine.
+
+use std::path::Path;
+
+use config::{Config, FleetTables, Preset};
+use gateway::EMBEDDED;
+use models::{Environment, Facts, Found};
+use proto::{CacheType, LoadSpec};
+use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
+
+use crate::outcome::{Code, Outcome, fault};
+use crate::{load, models_here};
+
+/// Buffers of the computation, the vocabulary and the process: seen with small models at
+/// 512 tokens a pass. What a model really takes is measured once it is loaded.
+const OTHER_BYTES: u64 = 192 << 20;
+
+/// What to do about a preset whose model is not here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Refuse,
+    /// It was there when the server started; the others go on.
+    Skip,
+}
+
+/// All of them, those of `[[models]]` first.
+pub(crate) fn listings(
+    config: &Config,
+    environment: &Environment,
+    missing: Missing,
+) -> Outcome<Vec<Listing>> {
+    let mut listings = Vec::new();
+    for preset in &config.presets {
+        match of_preset(preset, environment) {
+            Ok(listing) => listings.push(listing),
+            Err(error) => {
+                let message = format!("the model `{}`: {error}", preset.name);
+                if missing == Missing::Refuse {
+                    return Err(fault(Code::ModelNotFound, message));
+                }
+                tracing::warn!("{message}");
+            }
+        }
+    }
+    // Who names models says what is served.
+    if config.load_on_demand.unwrap_or(config.load.is_empty()) {
+        for found in models::list(environment) {
+            let mut spec = load::spec(config, &found)?;
+            let is_taken = |name: &str| listings.iter().any(|one: &Listing| one.spec.name == name);
+            if is_taken(&spec.name) {
+                // One of two stores, or hidden behind a name of the operator's.
+                spec.name = format!("{}:{}", found.store.prefix(), found.id);
+            }
+            // A broken file cannot be loaded, and two ways to one name lead to one model.
+            if found.fault.is_some() || is_taken(&spec.name) {
+                continue;
+            }
+            listings.push(listing(spec, &found));
+        }
+    }
+    if missing == Missing::Refuse {
+        check_helpers(&listings)?;
+    }
+    Ok(listings)
+}
+
+/// The tables with the presets' further names among the aliases.
+pub(crate) fn with_aliases(config: &Config) -> FleetTables {
+    let mut tables = config.fleet.clone();
+    for preset in &config.presets {
+        for alias in &preset.aliases {
+            let target = format!("{EMBEDDED}:{}", preset.name);
+            let aliases = &mut tables.routing.aliases;
+            aliases.entry(alias.clone()).or_default().push(target);
+        }
+    }
+    tables
+}
+
+fn of_preset(preset: &Preset, environment: &Environment) -> Outcome<Listing> {
+    let found = models_here::find(environment, &preset.model)?;
+    let spec = LoadSpec {
+        name: preset.name.clone(),
+        ..load::spec(&preset.config, &found)?
+    };
+    Ok(Listing {
+        pin: preset.pin,
+        keep_alive: preset
+            .keep_alive
+            .map(|time| time.map_or(Keep::Forever, Keep::For)),
+        helps: preset.helps.clone(),
+        ..listing(spec, &found)
+    })
+}
+
+fn listing(spec: LoadSpec, found: &Found) -> Listing {
+    let facts = models::diagnose(&found.path).ok();
+    Listing {
+        cost: facts
+            .as_ref()
+            .map_or_else(MemoryCost::default, |facts| cost(&spec, facts)),
+        traits: facts
+            .as_ref()
+            .map_or_else(ModelTraits::default, |facts| traits(&spec, facts)),
+        spec,
+        pin: false,
+        keep_alive: None,
+        helps: None,
+    }
+}
+
+fn check_helpers(listings: &[Listing]) -> Outcome {
+    let is_listed = |name: &str| listings.iter().any(|one| one.spec.name == name);
+    for listing in listings {
+        if let Some(helps) = listing.helps.as_deref().filter(|name| !is_listed(name)) {
+            let message = format!(
+                "the model `{}` helps `{helps}`, which is not among the models on demand; give \
+                 it a table of `[[models]]`, or correct the name",
+                listing.spec.name
+            );
+            return Err(fault(Code::Usage, message));
+        }
+    }
+    Ok(())
+}
+
+/// What a model will cost, by its file; nothing where the file cannot be read, since the
+/// load then fails anyway.
+pub(crate) fn estimate(spec: &LoadSpec) -> MemoryCost {
+    let facts = models::diagnose(Path::new(&spec.path));
+    facts.map_or_else(|_| MemoryCost::default(), |facts| cost(spec, &facts))
+}
+
+fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+    let context = context(spec, facts);
+    let of = |numbers: u64, cache: Option<CacheType>| {
+        let bits = u64::from(bits(cache.unwrap_or(CacheType::F16)));
+        let numbers = numbers.saturating_mul(u64::from(context));
+        numbers.saturating_mul(bits) / 8
+    };
+    let kv_bytes = match facts.is_embedder {
+        true => 0,
+        false => of(facts.kv_values.keys, spec.kv_type_k)
+            .saturating_add(of(facts.kv_values.values, spec.kv_type_v)),
+    };
+    MemoryCost {
+        weights_bytes: facts.weights_bytes.0,
+        kv_bytes,
+        other_bytes: OTHER_BYTES,
+        context,
+    }
+}
+
+/// As the worker chooses it.
+fn context(spec: &LoadSpec, facts: &Facts) -> u32 {
+    let trained = facts
+        .context_length
+        .map_or(u32::MAX, |length| u32::try_from(length).unwrap_or(u32::MAX));
+    spec.context
+        .unwrap_or_else(|| trained.min(worker::CONTEXT_DEFAULT_MAX))
+}
+
+/// Bits of a number in the cache, with the scales of its block.
+fn bits(cache: CacheType) -> u32 {
+    let block = |bytes: u32| bytes * 8;
+    match cache {
+        CacheType::F32 => 32,
+        CacheType::F16 | CacheType::Bf16 => 16,
+        // Blocks of 32, rounded up.
+        CacheType::Q8_0 => block(34).div_ceil(32),
+        CacheType::Q5_0 => block(22).div_ceil(32),
+        CacheType::Q5_1 => block(24).div_ceil(32),
+        CacheType::Q4_0 | CacheType::Iq4Nl => block(18).div_ceil(32),
+        CacheType::Q4_1 => block(20).div_ceil(32),
+    }
+}
+
+fn traits(spec: &LoadSpec, facts: &Facts) -> ModelTraits {
+    let template = spec.chat_template.as_ref().or(facts.chat_template.as_ref());
+    // A template that can take tools names them.
+    let has_tools = template.is_some_and(|text| text.contains("tools"));
+    let generates = !facts.is_embedder;
+    ModelTraits {
+        architecture: Some(facts.architecture.clone()),
+        quant: facts.quant.clone(),
+        n_params: facts.n_parameters,
+        weights_bytes: facts.weights_bytes.0,
+        context_train: facts
+            .context_length
+            .and_then(|length| u32::try_from(length).ok()),
+        context: Some(context(spec, facts)),
+        can_chat: generates && template.is_some(),
+        can_call_tools: generates && has_tools,
+        can_complete: generates,
+        can_embed: true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use models::gguf::write::Writer;
+
+    use super::*;
+
+    fn model(folder: &Path, name: &str) {
+        let writer = Writer::tiny_model()
+            .u32("llama.embedding_length", 256)
+            .u32("llama.attention.head_count", 4)
+            .u32("llama.attention.head_count_kv", 2);
+        std::fs::write(folder.join(name), writer.bytes()).unwrap();
+    }
+
+    fn config(text: &str) -> Config {
+        let flags = config::augment(clap::Command::new("x"), |_| true).get_matches_from(["x"]);
+        let file = Some((Path::new("c.toml"), text));
+        let raw = config::RawConfig::gather(&flags, [], file);
+        raw.resolve().unwrap()
+    }
+
+    fn here(folder: &Path) -> Environment {
+        Environment::from_process()
+            .with_var("SEXTANT_MODELS", folder.to_string_lossy())
+            .with_var("HF_HUB_CACHE", "/nowhere")
+            .with_var("OLLAMA_MODELS", "/nowhere")
+            .with_var("LLAMA_CACHE", "/nowhere")
+    }
+
+    fn names(listings: &[Listing]) -> Vec<&str> {
+        listings.iter().map(|one| one.spec.name.as_str()).collect()
+    }
+
+    #[test]
+    fn presets_come_first_and_all_models_follow_where_none_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        model(folder.path(), "a.gguf");
+        model(folder.path(), "b.gguf");
+        let preset = "[[models]]\nname = \"quick\"\nmodel = \"a\"\ncontext = 1024\n\
+                      aliases = [\"fast\"]\n[[models]]\nname = \"b\"\nhelps = \"quick\"\n";
+        let environment = here(folder.path());
+        let all = listings(&config(preset), &environment, Missing::Refuse).unwrap();
+        assert_eq!(&names(&all)[..4], ["quick", "b", "a", "sextant:b"]);
+        assert_eq!(all[0].spec.context, Some(1024));
+        // A head of 64 numbers in two groups, keys and values of 16 bits.
+        assert_eq!(all[0].cost.kv_bytes, 1024 * 2 * 64 * 2 * 2);
+        assert_eq!(all[0].traits.context, Some(1024));
+        assert!(all[0].traits.can_chat && all[0].traits.can_complete);
+        assert_eq!(all[1].helps.as_deref(), Some("quick"));
+        let aliases = with_aliases(&config(preset)).routing.aliases;
+        assert_eq!(aliases["fast"], ["embedded:quick"]);
+
+        let named = format!("load = [\"b\"]\n{preset}");
+        let some = listings(&config(&named), &environment, Missing::Refuse).unwrap();
+        assert_eq!(names(&some), ["quick", "b"]);
+        let wanted = format!("load = [\"b\"]\nload_on_demand = true\n{preset}");
+        assert_eq!(
+            &names(&listings(&config(&wanted), &environment, Missing::Refuse).unwrap())[..3],
+            ["quick", "b", "a"]
+        );
+    }
+
+    #[test]
+    fn a_model_that_is_not_here_and_a_helper_of_nobody_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        model(folder.path(), "a.gguf");
+        let environment = here(folder.path());
+        for (text, told) in [
+            ("[[models]]\nname = \"none\"\n", "the model `none`"),
+            (
+                "[[models]]\nname = \"a\"\nhelps = \"b\"\n",
+                "helps `b`, which is not among",
+            ),
+        ] {
+            let error = listings(&config(text), &environment, Missing::Refuse).unwrap_err();
+            assert!(error.to_string().contains(told), "{error}");
+        }
+        // While it serves, the others go on.
+        assert!(
+            listings(
+                &config("[[models]]\nname = \"none\"\n"),
+                &environment,
+                Missing::Skip
+            )
+            .is_ok()
+        );
+    }
+}

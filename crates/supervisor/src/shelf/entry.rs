@@ -1,0 +1,475 @@
+//! One model of the shelf: what it costs, who waits for it, when it may go.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::{FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec};
+
+use super::{Action, Limits, NOBODY, Turn};
+use crate::core::RequestId;
+use crate::{Keep, Listing, MemoryCost, ModelPhase, ModelTraits, Place, Residence};
+
+/// Over this time the weight of a use is halved.
+const USE_HALF_LIFE_MS: f64 = 600_000.0;
+/// A model that nobody uses still costs a part of its reload: somebody put it here.
+const USES_MIN: f64 = 0.05;
+/// How fast weights are read where no load has been measured: that of a plain SSD.
+const READ_BYTES_PER_MS: u64 = 500_000;
+/// The share of a new measurement in what is remembered of earlier ones.
+const THINK_SHARE: f64 = 0.3;
+/// Longer gaps between requests are all the same: no wait is worth them.
+const THINK_MAX_MS: u64 = 60_000;
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Its place on the shelf; `None` for a guest, which is here because somebody loaded
+    /// it by its path, and stays until it is unloaded by name or cannot be loaded.
+    pub(super) listing: Option<Arc<Listing>>,
+    pub(super) spec: LoadSpec,
+    /// What the file says that it costs.
+    pub(super) cost: MemoryCost,
+    /// What the ledger counts.
+    bytes: u64,
+    /// Weights and cache, by the engine.
+    reported: u64,
+    is_measured: bool,
+    pub(super) traits: ModelTraits,
+    pub(super) helps: Option<String>,
+    pub(super) pin: bool,
+    /// Loaded although it did not fit.
+    pub(super) forced: bool,
+    /// What a request wants to become of it, from the end of the next job on.
+    keep_next: Option<Keep>,
+    keep_now: Option<Keep>,
+    pub(super) phase: Phase,
+    /// The model for which it makes room: it takes nothing new and goes when it is idle.
+    pub(super) closed_for: Option<String>,
+    /// It goes from the shelf when it goes from memory.
+    to_be_dropped: bool,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) n_running: u32,
+    pub(super) idle_since: u64,
+    /// How often it was asked for, the older the less.
+    uses: f64,
+    uses_at: u64,
+    /// How long after its last job the next one came, on average.
+    think_ms: Option<f64>,
+    /// Nobody has asked for it since it became idle.
+    is_gap_open: bool,
+    reload_ms: Option<u64>,
+    n_failures: u32,
+    cooldown: Option<(LoadFailure, u64)>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Off,
+    Loading {
+        since: u64,
+        /// Bytes that the ledger had for it, and whether others held some.
+        room: u64,
+        was_alone: bool,
+    },
+    Ready,
+    /// Its process is on its way out, and its memory with it.
+    Leaving,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) waiter: Waiter,
+    pub(super) since: u64,
+    pub(super) until: u64,
+}
+
+#[derive(Debug)]
+pub(super) enum Waiter {
+    Job { id: JobId, job: Job },
+    Load { request: RequestId, force: bool },
+}
+
+impl Entry {
+    pub(super) fn listed(listing: Listing) -> Self {
+        let mut entry = Self::guest(listing.spec.clone(), listing.cost);
+        entry.list(listing);
+        entry
+    }
+
+    pub(super) fn guest(spec: LoadSpec, cost: MemoryCost) -> Self {
+        Self {
+            listing: None,
+            bytes: cost.total(),
+            reported: 0,
+            is_measured: false,
+            spec,
+            cost,
+            traits: ModelTraits::default(),
+            helps: None,
+            pin: false,
+            forced: false,
+            keep_next: None,
+            keep_now: None,
+            phase: Phase::Off,
+            closed_for: None,
+            to_be_dropped: false,
+            waiting: VecDeque::new(),
+            n_running: 0,
+            idle_since: 0,
+            uses: 0.0,
+            uses_at: 0,
+            think_ms: None,
+            is_gap_open: false,
+            reload_ms: None,
+            n_failures: 0,
+            cooldown: None,
+        }
+    }
+
+    /// Gives it its place on the shelf; what is in memory keeps the settings it has.
+    pub(super) fn list(&mut self, listing: Listing) {
+        if self.phase == Phase::Off {
+            self.set_spec(listing.spec.clone(), listing.cost);
+        }
+        self.pin |= listing.pin;
+        self.traits = listing.traits.clone();
+        self.helps = listing.helps.clone();
+        self.to_be_dropped = false;
+        self.listing = Some(Arc::new(listing));
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    /// A measurement stands for as long as the settings do.
+    pub(super) fn set_spec(&mut self, spec: LoadSpec, cost: MemoryCost) {
+        if self.spec != spec || self.cost != cost {
+            self.bytes = cost.total();
+            self.is_measured = false;
+            self.cost = cost;
+            self.spec = spec;
+        }
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(super) fn held_bytes(&self) -> u64 {
+        match self.phase {
+            Phase::Off => 0,
+            _ => self.bytes,
+        }
+    }
+
+    pub(super) fn is_used(&self) -> bool {
+        self.phase != Phase::Off || !self.waiting.is_empty()
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.to_be_dropped && !self.is_used()
+    }
+
+    pub(super) fn is_to_be_dropped(&self) -> bool {
+        self.to_be_dropped
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.phase == Phase::Ready && self.n_running == 0
+    }
+
+    /// Since when its first waiter waits.
+    pub(super) fn waits_since(&self) -> Option<u64> {
+        self.waiting.iter().map(|waiting| waiting.since).min()
+    }
+
+    /// Until when it is left alone although it is idle: its clients use to come back soon.
+    pub(super) fn lingers_until(&self) -> Option<u64> {
+        let think_ms = self.think_ms?;
+        // Waiting longer than a reload costs is worse than the reload.
+        let worth_it = think_ms < self.reload_ms() as f64;
+        (self.is_idle() && worth_it).then(|| {
+            let patience_ms = (2.0 * think_ms).min(self.reload_ms() as f64) as u64;
+            self.idle_since.saturating_add(patience_ms.max(1))
+        })
+    }
+
+    /// When an idle model goes; `None`: it stays, or is not idle.
+    pub(super) fn expires_at(&self, limits: &Limits) -> Option<u64> {
+        if !self.is_idle() || self.pin {
+            return None;
+        }
+        Some(self.idle_since.saturating_add(self.keep_ms(limits)?))
+    }
+
+    fn keep_ms(&self, limits: &Limits) -> Option<u64> {
+        let own = self.listing.as_ref().map(|listing| listing.keep_alive);
+        let keep = match (self.keep_now, own) {
+            (Some(keep), _) | (None, Some(Some(keep))) => keep,
+            (None, Some(None)) => return limits.keep_alive_ms,
+            // Somebody loaded it by hand and will unload it so.
+            (None, None) => Keep::Forever,
+        };
+        match keep {
+            Keep::Forever => None,
+            Keep::For(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// Takes in what a request wants to become of it. A model that is to go at once first
+    /// does what that request asks for, and one that is not here yet has to come.
+    pub(super) fn keep(&mut self, keep: Keep, now: u64) {
+        let is_here = matches!(self.phase, Phase::Loading { .. } | Phase::Ready);
+        if is_here && keep != Keep::For(Duration::ZERO) {
+            self.keep_now = Some(keep);
+            self.keep_next = None;
+            self.idle_since = now;
+        } else {
+            self.keep_next = Some(keep);
+        }
+    }
+
+    /// Whether a request has asked for it to stay.
+    pub(super) fn is_kept(&self) -> bool {
+        self.keep_now == Some(Keep::Forever)
+    }
+
+    /// What its going would cost: the time of its reload, the more the more it is used.
+    pub(super) fn loss(&self, now: u64) -> f64 {
+        self.reload_ms() as f64 * (USES_MIN + self.uses_at(now))
+    }
+
+    fn reload_ms(&self) -> u64 {
+        self.reload_ms
+            .unwrap_or(self.bytes / READ_BYTES_PER_MS)
+            .max(1)
+    }
+
+    fn uses_at(&self, now: u64) -> f64 {
+        let age_ms = now.saturating_sub(self.uses_at) as f64;
+        self.uses * (-age_ms / USE_HALF_LIFE_MS).exp2()
+    }
+
+    /// A job for it has come.
+    pub(super) fn asked(&mut self, now: u64) {
+        self.uses = self.uses_at(now) + 1.0;
+        self.uses_at = now;
+        if std::mem::take(&mut self.is_gap_open) {
+            let gap_ms = now.saturating_sub(self.idle_since).min(THINK_MAX_MS) as f64;
+            let known_ms = self.think_ms.unwrap_or(gap_ms);
+            self.think_ms = Some(known_ms + THINK_SHARE * (gap_ms - known_ms));
+        }
+    }
+
+    pub(super) fn submit(&mut self, (id, job): (JobId, Job), turn: &mut Turn<'_>) {
+        self.n_running += 1;
+        turn.actions.push(Action::Submit {
+            id,
+            model: self.name().to_owned(),
+            job,
+        });
+    }
+
+    pub(super) fn ended(&mut self, now: u64) {
+        self.n_running = self.n_running.saturating_sub(1);
+        if let Some(keep) = self.keep_next.take() {
+            self.keep_now = Some(keep);
+        }
+        if self.n_running == 0 {
+            self.idle_since = now;
+            self.is_gap_open = true;
+        }
+    }
+
+    /// The failure of its last load, while it is left alone because of it, and for how long.
+    pub(super) fn cooling(&self, now: u64) -> Option<(&LoadFailure, u64)> {
+        let (failure, until) = self.cooldown.as_ref()?;
+        let in_ms = until.checked_sub(now).filter(|ms| *ms > 0)?;
+        Some((failure, in_ms))
+    }
+
+    /// Lets it be tried again at once.
+    pub(super) fn forgive(&mut self) {
+        self.cooldown = None;
+    }
+
+    /// Somebody wants it, whatever was before.
+    pub(super) fn welcome(&mut self) {
+        self.forgive();
+        self.to_be_dropped = false;
+    }
+
+    /// Loads it for all who wait.
+    pub(super) fn start(&mut self, (room, was_alone): (u64, bool), turn: &mut Turn<'_>) {
+        self.phase = Phase::Loading {
+            since: turn.now,
+            room,
+            was_alone,
+        };
+        self.closed_for = None;
+        let (mut jobs, mut requests) = (Vec::new(), Vec::new());
+        for Waiting { waiter, .. } in std::mem::take(&mut self.waiting) {
+            match waiter {
+                Waiter::Job { id, job } => jobs.push((id, job)),
+                Waiter::Load { request, .. } => requests.push(request),
+            }
+        }
+        if requests.is_empty() {
+            requests.push(NOBODY);
+        }
+        for request in requests {
+            let spec = self.spec.clone();
+            turn.actions.push(Action::Load { request, spec });
+        }
+        for job in jobs {
+            self.submit(job, turn);
+        }
+    }
+
+    /// Ends its worker. What it costs is held until the process is gone.
+    pub(super) fn leave(&mut self, turn: &mut Turn<'_>) {
+        self.phase = Phase::Leaving;
+        self.closed_for = None;
+        turn.actions.push(Action::Unload {
+            request: NOBODY,
+            model: self.name().to_owned(),
+        });
+    }
+
+    /// A guest that is unloaded by name does not come back; neither do those who wait for it.
+    pub(super) fn unlist_guest(&mut self, turn: &mut Turn<'_>) {
+        match &self.listing {
+            Some(listing) => self.pin = listing.pin,
+            None => {
+                self.to_be_dropped = true;
+                let message = format!("model `{}` is being unloaded", self.name());
+                self.refuse_all(&FailureKind::Draining, &message, turn);
+            }
+        }
+    }
+
+    pub(super) fn refuse_all(&mut self, kind: &FailureKind, message: &str, turn: &mut Turn<'_>) {
+        for waiting in std::mem::take(&mut self.waiting) {
+            turn.refuse_waiter(waiting.waiter, kind.clone(), message);
+        }
+    }
+
+    pub(super) fn take_waiting(&mut self, is_taken: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let all = std::mem::take(&mut self.waiting).into_iter();
+        let (taken, left): (Vec<_>, Vec<_>) = all.partition(|waiting| is_taken(waiting));
+        self.waiting = left.into();
+        taken
+    }
+
+    /// Follows its worker.
+    pub(super) fn take_phase(&mut self, phase: Option<ModelPhase>, turn: &mut Turn<'_>) {
+        match (phase, self.phase) {
+            (Some(ModelPhase::Ready(facts)), Phase::Loading { since, .. }) => {
+                self.phase = Phase::Ready;
+                self.idle_since = turn.now;
+                self.reload_ms = Some(turn.now.saturating_sub(since));
+                self.n_failures = 0;
+                self.cooldown = None;
+                self.traits = ModelTraits::of(&facts);
+                if !self.is_measured && turn.limits.memory_max < u64::MAX {
+                    if facts.weights_bytes > 0 {
+                        self.reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
+                        self.bytes = self.reported.saturating_add(self.cost.other_bytes);
+                    }
+                    let model = self.name().to_owned();
+                    turn.actions.push(Action::Measure { model });
+                }
+            }
+            (Some(ModelPhase::Failed(_)), Phase::Off) => {}
+            (Some(ModelPhase::Failed(failure)), _) => self.failed(failure, turn),
+            (Some(ModelPhase::Draining), Phase::Loading { .. } | Phase::Ready) => {
+                self.phase = Phase::Leaving;
+            }
+            (None, _) => self.gone(),
+            _ => {}
+        }
+    }
+
+    /// What the process holds right after loading takes the place of the estimate. It has
+    /// the buffers in it and maybe weights twice; pages of weights and cache that it has
+    /// not touched yet are in what the engine says.
+    pub(super) fn measured(&mut self, bytes: u64) {
+        if self.phase == Phase::Ready && bytes > 0 {
+            self.bytes = self.reported.max(bytes);
+            self.is_measured = true;
+        }
+    }
+
+    fn gone(&mut self) {
+        self.phase = Phase::Off;
+        self.closed_for = None;
+        self.forced = false;
+        self.keep_now = None;
+        if let Some(listing) = self.listing.clone() {
+            // What it was loaded with by hand was for that time.
+            if self.waiting.is_empty() {
+                self.set_spec(listing.spec.clone(), listing.cost);
+            }
+        }
+    }
+
+    fn failed(&mut self, failure: LoadFailure, turn: &mut Turn<'_>) {
+        if let Phase::Loading {
+            room, was_alone, ..
+        } = self.phase
+            && failure.kind == LoadFailureKind::Resources
+            && !was_alone
+        {
+            // It takes more than what was free beside the others. Alone it is tried again
+            // after a while: other programs come and go.
+            self.bytes = self.bytes.max(room.saturating_add(1));
+        }
+        self.phase = Phase::Off;
+        self.closed_for = None;
+        self.forced = false;
+        self.to_be_dropped |= self.listing.is_none();
+        let doublings = self.n_failures.min(16);
+        let wait_ms = turn.limits.cooldown_first_ms << doublings;
+        let until = turn.now + wait_ms.min(turn.limits.cooldown_max_ms);
+        self.n_failures += 1;
+        let message = format!(
+            "model `{}` could not be loaded: {}",
+            self.name(),
+            failure.message
+        );
+        self.cooldown = Some((failure, until));
+        self.refuse_all(&FailureKind::ModelUnavailable, &message, turn);
+    }
+
+    pub(super) fn place(&self, limits: &Limits, now: u64) -> Place {
+        let residence = match self.phase {
+            Phase::Off => Residence::Out,
+            Phase::Loading { .. } => Residence::Coming,
+            Phase::Ready => Residence::In,
+            Phase::Leaving => Residence::Leaving,
+        };
+        let keeps = residence == Residence::In && !self.pin;
+        let idle_ms = match self.n_running {
+            0 => now.saturating_sub(self.idle_since),
+            _ => 0,
+        };
+        Place {
+            residence,
+            is_listed: self.listing.is_some(),
+            pinned: self.pin,
+            bytes: self.bytes,
+            is_measured: self.is_measured,
+            running: self.n_running,
+            waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
+            expires_in_ms: keeps
+                .then(|| self.keep_ms(limits))
+                .flatten()
+                .map(|keep_ms| keep_ms.saturating_sub(idle_ms)),
+            closed_for: self.closed_for.clone(),
+            retry_in_ms: self.cooling(now).map(|(_, in_ms)| in_ms),
+            helps: self.helps.clone(),
+            traits: self.traits.clone(),
+        }
+    }
+}

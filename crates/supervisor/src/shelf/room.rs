@@ -1,0 +1,385 @@
+//! Making room: who is loaded, who goes for it, and who cannot be had.
+
+use proto::FailureKind;
+use stdx::Bytes;
+
+use super::Turn;
+use super::entry::{Entry, Phase, Waiter};
+
+/// Up to so many models every choice of them is looked at; with more the cheapest bytes go
+/// first.
+const EXACT_MAX: usize = 12;
+
+/// Who goes first is who costs least: first by the number of those that are to be spared,
+/// then by the loss, then by the bytes.
+type Price = (u32, f64, u64);
+
+/// Bytes that are to be had in this pass.
+#[derive(Debug, Default)]
+struct Pool {
+    free: u64,
+    /// Held by models that are on their way out, and claimed by nobody yet.
+    leaving: u64,
+}
+
+/// Looks after everyone who waits, those who wait longest first.
+pub(super) fn make(entries: &mut [Entry], turn: &mut Turn<'_>) {
+    reopen(entries);
+    trim(entries, turn);
+    let held: u64 = entries.iter().map(Entry::held_bytes).sum();
+    let leaving = entries.iter().filter(|entry| entry.phase == Phase::Leaving);
+    let mut pool = Pool {
+        free: turn.limits.memory_max.saturating_sub(held),
+        leaving: leaving.map(Entry::bytes).sum(),
+    };
+    let mut order: Vec<(u64, usize)> = entries
+        .iter()
+        .enumerate()
+        .filter_map(|(index, entry)| Some((entry.waits_since()?, index)))
+        .collect();
+    order.sort_unstable();
+    for (since, index) in order {
+        serve(entries, (since, index), &mut pool, turn);
+    }
+}
+
+/// A model stays closed only for as long as somebody waits for what it makes room for.
+fn reopen(entries: &mut [Entry]) {
+    let wanted: Vec<String> = entries
+        .iter()
+        .filter(|entry| entry.phase == Phase::Off && !entry.waiting.is_empty())
+        .map(|entry| entry.name().to_owned())
+        .collect();
+    for entry in entries.iter_mut() {
+        if let Some(other) = &entry.closed_for
+            && (entry.pin || !wanted.contains(other))
+        {
+            entry.closed_for = None;
+        }
+    }
+}
+
+/// Where measurements say that there is more in memory than there may be, idle models go.
+fn trim(entries: &mut [Entry], turn: &mut Turn<'_>) {
+    let stays = entries
+        .iter()
+        .filter(|entry| entry.phase != Phase::Leaving)
+        .map(Entry::held_bytes);
+    let over = stays.sum::<u64>().saturating_sub(turn.limits.memory_max);
+    if over == 0 {
+        return;
+    }
+    let idle: Vec<usize> = (0..entries.len())
+        .filter(|index| {
+            let is_candidate = |entry: &Entry| entry.is_idle() && !entry.pin && !entry.forced;
+            entries.get(*index).is_some_and(is_candidate)
+        })
+        .collect();
+    let all: u64 = bytes_of(entries, &idle);
+    for index in choose(entries, &idle, over.min(all), |_| 0, turn.now) {
+        if let Some(entry) = entries.get_mut(index) {
+            entry.leave(turn);
+        }
+    }
+}
+
+fn serve(
+    entries: &mut [Entry],
+    (since, index): (u64, usize),
+    pool: &mut Pool,
+    turn: &mut Turn<'_>,
+) {
+    let Some(entry) = entries.get_mut(index) else {
+        return;
+    };
+    match entry.phase {
+        Phase::Off => {}
+        // A model that was closed is open again.
+        Phase::Ready if entry.closed_for.is_none() => {
+            return admit(entry, turn);
+        }
+        _ => return,
+    }
+    let wanted = entry.bytes();
+    let is_forced = |waiter: &Waiter| matches!(waiter, Waiter::Load { force: true, .. });
+    let force = entry.waiting.iter().any(|one| is_forced(&one.waiter));
+    if wanted <= pool.free || force {
+        return start(entries, index, pool, turn);
+    }
+    if let Some(message) = refusal(entries, index, turn.limits.memory_max) {
+        if let Some(entry) = entries.get_mut(index) {
+            entry.refuse_all(&FailureKind::ModelUnavailable, &message, turn);
+        }
+        return;
+    }
+    let overdue = since.saturating_add(turn.limits.swap_wait_max_ms) <= turn.now;
+    let promised = leave_promised(entries, index, turn);
+    pool.leaving = pool.leaving.saturating_add(promised);
+    let coming = pool.free.saturating_add(pool.leaving);
+    if wanted <= coming {
+        pool.leaving -= wanted - pool.free;
+        pool.free = 0;
+        return;
+    }
+    let is_helper = helper_test(entries, index);
+    let need = wanted - coming;
+    let (idle, busy) = candidates(entries, index, overdue, turn.now);
+    let chosen = if bytes_of(entries, &idle) >= need {
+        choose(entries, &idle, need, is_helper, turn.now)
+    } else if overdue {
+        // What closed models give comes when they are done; the rest must come from others.
+        let need = need.saturating_sub(closed_bytes(entries, index));
+        let all = [idle, busy].concat();
+        choose(entries, &all, need, is_helper, turn.now)
+    } else {
+        return;
+    };
+    for victim in chosen {
+        take_out(entries, (victim, index), turn);
+    }
+    *pool = Pool::default();
+}
+
+/// Takes out the models that were closed for the one at `index` and are done; gives their
+/// bytes.
+fn leave_promised(entries: &mut [Entry], index: usize, turn: &mut Turn<'_>) -> u64 {
+    let name = entries.get(index).map(|entry| entry.name().to_owned());
+    let done = entries
+        .iter_mut()
+        .filter(|entry| entry.is_idle() && entry.closed_for.is_some() && entry.closed_for == name);
+    done.map(|entry| {
+        entry.leave(turn);
+        entry.bytes()
+    })
+    .sum()
+}
+
+/// Hands over what came while the model was closed.
+fn admit(entry: &mut Entry, turn: &mut Turn<'_>) {
+    let waiting = std::mem::take(&mut entry.waiting);
+    for one in waiting {
+        match one.waiter {
+            Waiter::Job { id, job } => entry.submit((id, job), turn),
+            Waiter::Load { request, .. } => {
+                let spec = entry.spec.clone();
+                turn.actions.push(super::Action::Load { request, spec });
+            }
+        }
+    }
+}
+
+fn start(entries: &mut [Entry], index: usize, pool: &mut Pool, turn: &mut Turn<'_>) {
+    let others = entries.iter().map(Entry::held_bytes).sum::<u64>();
+    let room = turn.limits.memory_max.saturating_sub(others);
+    if let Some(entry) = entries.get_mut(index) {
+        let wanted = entry.bytes();
+        entry.forced = wanted > pool.free;
+        pool.free = pool.free.saturating_sub(wanted);
+        entry.start((room, others == 0), turn);
+    }
+}
+
+/// An idle model goes at once; a busy one takes nothing new and goes when it is done.
+fn take_out(entries: &mut [Entry], (victim, index): (usize, usize), turn: &mut Turn<'_>) {
+    let wanted_by = entries.get(index).map(|entry| entry.name().to_owned());
+    let Some(entry) = entries.get_mut(victim) else {
+        return;
+    };
+    match entry.is_idle() {
+        true => entry.leave(turn),
+        false => entry.closed_for = wanted_by,
+    }
+}
+
+/// Why the model cannot be loaded however long it waits; `None` if it can.
+fn refusal(entries: &[Entry], index: usize, memory_max: u64) -> Option<String> {
+    let entry = entries.get(index)?;
+    let stays: Vec<(&Entry, &str)> = entries
+        .iter()
+        .filter(|other| other.held_bytes() > 0 && other.phase != Phase::Leaving)
+        .filter_map(|other| {
+            let reason = match () {
+                () if other.pin => "pinned",
+                () if is_helped(entry, other) => "which it helps",
+                () => return None,
+            };
+            Some((other, reason))
+        })
+        .collect();
+    let held: u64 = stays.iter().map(|(other, _)| other.held_bytes()).sum();
+    let room = memory_max.saturating_sub(held);
+    if entry.bytes() <= room {
+        return None;
+    }
+    let stays: Vec<String> = stays
+        .iter()
+        .map(|(other, reason)| {
+            format!(
+                "`{}` ({reason}, {})",
+                other.name(),
+                Bytes(other.held_bytes())
+            )
+        })
+        .collect();
+    let kept_by = match stays.is_empty() {
+        true => String::new(),
+        false => format!(
+            ", of which {} are kept by {}",
+            Bytes(held),
+            stays.join(", ")
+        ),
+    };
+    let fix = match entry.cost.context_that_fits(room) {
+        Some(context) => format!("load it with a context of {context} tokens or less"),
+        None if stays.is_empty() => "take a smaller quantisation".to_owned(),
+        None => "unload one of them".to_owned(),
+    };
+    Some(format!(
+        "model `{}` takes about {}, and models may take {}{kept_by}; {fix}, or raise \
+         `model_memory_max`",
+        entry.name(),
+        Bytes(entry.bytes()),
+        Bytes(memory_max),
+    ))
+}
+
+fn is_helped(helper: &Entry, other: &Entry) -> bool {
+    helper.helps.as_deref() == Some(other.name())
+}
+
+/// Tells 1 of those that help the model at `index`: it needs them, so they go last.
+fn helper_test(entries: &[Entry], index: usize) -> impl Fn(&Entry) -> u32 + use<> {
+    let name = entries.get(index).map(|entry| entry.name().to_owned());
+    move |entry| u32::from(name.is_some() && entry.helps == name)
+}
+
+/// Bytes of those that are closed for the model at `index` and still busy.
+fn closed_bytes(entries: &[Entry], index: usize) -> u64 {
+    let name = entries.get(index).map(Entry::name);
+    let closed = entries
+        .iter()
+        .filter(|entry| !entry.is_idle())
+        .filter(|entry| entry.closed_for.is_some() && entry.closed_for.as_deref() == name);
+    closed.map(Entry::bytes).sum()
+}
+
+/// Who may go for the model at `index`: those that are idle, and those that are not.
+fn candidates(
+    entries: &[Entry],
+    index: usize,
+    overdue: bool,
+    now: u64,
+) -> (Vec<usize>, Vec<usize>) {
+    let Some(wanted) = entries.get(index) else {
+        return (Vec::new(), Vec::new());
+    };
+    let may_go = |(place, entry): &(usize, &Entry)| {
+        *place != index && entry.phase == Phase::Ready && !entry.pin && !is_helped(wanted, entry)
+    };
+    let all = entries.iter().enumerate().filter(may_go);
+    let (mut idle, mut busy) = (Vec::new(), Vec::new());
+    for (place, entry) in all {
+        let is_closed = entry.closed_for.is_some();
+        let lingers = entry.lingers_until().is_some_and(|until| until > now);
+        if entry.is_idle() && (overdue || is_closed || !lingers) {
+            idle.push(place);
+        } else if !is_closed {
+            busy.push(place);
+        }
+    }
+    (idle, busy)
+}
+
+fn bytes_of(entries: &[Entry], places: &[usize]) -> u64 {
+    let entries = places.iter().filter_map(|place| entries.get(*place));
+    entries.map(Entry::bytes).sum()
+}
+
+/// Those of `places` that together free `need` bytes at the lowest price; none where all of
+/// them are too few.
+fn choose(
+    entries: &[Entry],
+    places: &[usize],
+    need: u64,
+    spared: impl Fn(&Entry) -> u32,
+    now: u64,
+) -> Vec<usize> {
+    if need == 0 {
+        return Vec::new();
+    }
+    let priced: Vec<(usize, Price)> = places
+        .iter()
+        .filter_map(|place| {
+            let entry = entries.get(*place)?;
+            let is_spared = spared(entry) + u32::from(entry.is_kept());
+            let busy = f64::from(entry.n_running);
+            let loss = entry.loss(now) * (1.0 + busy);
+            Some((*place, (is_spared, loss, entry.bytes())))
+        })
+        .collect();
+    match priced.len() <= EXACT_MAX {
+        true => cheapest(&priced, need),
+        false => cheap(priced, need),
+    }
+}
+
+/// Looks at every subset.
+fn cheapest(priced: &[(usize, Price)], need: u64) -> Vec<usize> {
+    let members = |set: usize| {
+        let all = priced.iter().enumerate();
+        all.filter(move |(bit, _)| set >> bit & 1 == 1)
+            .map(|(_, one)| one)
+    };
+    let price = |set: usize| {
+        members(set).fold((0, 0.0, 0), |sum: Price, (_, price)| {
+            (
+                sum.0 + price.0,
+                sum.1 + price.1,
+                sum.2.saturating_add(price.2),
+            )
+        })
+    };
+    let sets = 1..1_usize << priced.len();
+    let able = sets
+        .map(|set| (set, price(set)))
+        .filter(|(_, price)| price.2 >= need);
+    let best = able.min_by(|(_, a), (_, b)| compare(a, b));
+    let Some((set, _)) = best else {
+        return Vec::new();
+    };
+    members(set).map(|(place, _)| *place).collect()
+}
+
+fn compare(a: &Price, b: &Price) -> std::cmp::Ordering {
+    let loss = || a.1.total_cmp(&b.1);
+    a.0.cmp(&b.0).then_with(loss).then_with(|| a.2.cmp(&b.2))
+}
+
+/// Takes the cheapest bytes first, then gives back what was not needed.
+fn cheap(mut priced: Vec<(usize, Price)>, need: u64) -> Vec<usize> {
+    let per_byte = |price: &Price| price.1 / price.2.max(1) as f64;
+    priced.sort_by(|(_, a), (_, b)| {
+        a.0.cmp(&b.0)
+            .then_with(|| per_byte(a).total_cmp(&per_byte(b)))
+    });
+    let (mut taken, mut sum) = (Vec::new(), 0_u64);
+    for (place, price) in priced {
+        if sum >= need {
+            break;
+        }
+        sum = sum.saturating_add(price.2);
+        taken.push((place, price));
+    }
+    if sum < need {
+        return Vec::new();
+    }
+    // The dearest first.
+    let mut kept = Vec::new();
+    for (place, price) in taken.into_iter().rev() {
+        match sum - price.2 >= need {
+            true => sum -= price.2,
+            false => kept.push(place),
+        }
+    }
+    kept
+}
