@@ -10,6 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+# Below this they are told to offer less.
+SMALL_CONTEXT = 32_768
+BRIEF = "You are a coding agent. Use the tools to do what you are asked."
+
+
 @dataclass
 class Place:
     """Where one run happens."""
@@ -20,6 +25,11 @@ class Place:
     work: Path
     programs: Path
     context: int
+
+    @property
+    def is_small(self):
+        """Whether what the agents usually begin with does not fit."""
+        return self.context < SMALL_CONTEXT
 
     def npm(self, name):
         return str(self.programs / "npm/node_modules/.bin" / name)
@@ -40,6 +50,8 @@ def claude_code(place, task):
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
     }
     flags = ["--output-format", "json", "--allowedTools", "Bash,Read,Write,Edit"]
+    if place.is_small:
+        flags += ["--tools", "Read,Write", "--system-prompt", BRIEF]
     return [place.npm("claude"), "-p", task, *flags], environment
 
 
@@ -57,6 +69,9 @@ wire_api = "responses"
 def codex(place, task):
     place.write(".codex/config.toml", CODEX.format(model=place.model, base=place.base))
     flags = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox", "--json"]
+    if place.is_small:
+        place.write("brief.md", BRIEF)
+        flags += ["-c", f"model_instructions_file={place.home}/brief.md"]
     return [place.npm("codex"), "exec", *flags, task], {}
 
 
@@ -68,7 +83,11 @@ def opencode(place, task):
         "options": {"baseURL": f"{place.base}/v1", "apiKey": "unused"},
         "models": {place.model: {"tool_call": True, "limit": limit}},
     }
-    place.write(".config/opencode/opencode.json", {"provider": {"sextant": provider}})
+    config = {"provider": {"sextant": provider}}
+    if place.is_small:
+        tools = {"*": False, "read": True, "write": True}
+        config["agent"] = {"build": {"prompt": BRIEF, "tools": tools}}
+    place.write(".config/opencode/opencode.json", config)
     flags = ["--auto", "--format", "json", "-m", f"sextant/{place.model}"]
     return [place.npm("opencode"), "run", *flags, task], {
         "OPENCODE_DISABLE_MODELS_FETCH": "1",
@@ -94,6 +113,8 @@ def cline(place, task):
     pointed = ["-p", "openai-compatible", "-k", "unused", "-m", place.model]
     before = [place.npm("cline"), "auth", *pointed, "-b", f"{place.base}/v1"]
     flags = ["--json", "-P", "openai-compatible", "-m", place.model, "--auto-approve", "true"]
+    if place.is_small:
+        flags += ["-s", BRIEF]
     return [place.npm("cline"), *flags, task], {"before": before}
 
 

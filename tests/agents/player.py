@@ -20,6 +20,8 @@ TASK = (
 )
 WORD = re.compile(r"word-[0-9a-f]{12}")
 MODEL = "player"
+# More requests than this for a task of three turns is a loop; they are refused.
+REQUESTS_MAX = 12
 
 # Tools by what they do, as the agents call them; the first that is there is called.
 READERS = ("read", "read_file", "read_files")
@@ -212,6 +214,8 @@ class Player:
         with self.lock:
             self.requests.append(body)
             n = len(self.requests)
+            if n > REQUESTS_MAX:
+                raise ValueError(f"this is request {n}; the task takes fewer than {REQUESTS_MAX}")
             if self.manner == Manner.LOADING and n == 1:
                 return None, n
             step = next_step(body, self.folder)

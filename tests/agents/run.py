@@ -28,7 +28,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agents import AGENTS, Place
-from player import COPY, MODEL, SOURCE, TASK, Manner, Player
+from player import COPY, MODEL, REQUESTS_MAX, SOURCE, TASK, Manner, Player
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target"))
@@ -36,10 +36,6 @@ READY_SECONDS = 120
 STOP_SECONDS = 30
 TASK_SECONDS = 180
 REAL_SECONDS = 600
-# Room for the prompts that agents begin with: up to 30,000 tokens.
-REAL_CONTEXT = 65_536
-# More requests than this for a task of three turns is a loop.
-REQUESTS_MAX = 12
 MANNERS = (Manner.PLAIN, Manner.SLOPPY, Manner.LOADING)
 
 CONFIG = """
@@ -78,6 +74,7 @@ def parse():
     parser.add_argument("--programs", type=Path, default=TARGET / "agents")
     parser.add_argument("--runs", type=Path, default=TARGET / "agents/runs")
     parser.add_argument("--model", type=Path, help="the GGUF file of --real")
+    parser.add_argument("--context", type=int, default=8192, help="its context, in tokens")
     parser.add_argument("--isolated", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -113,7 +110,7 @@ def run(arguments, name, manner):
         home=folder / "home",
         work=folder / "work",
         programs=arguments.programs.resolve(),
-        context=REAL_CONTEXT if manner == "real" else 200_000,
+        context=arguments.context if manner == "real" else 200_000,
     )
     for one in (place.home, place.work):
         one.mkdir(parents=True)
@@ -145,7 +142,7 @@ def server(arguments, folder, config="", model=None):
     file.write_text(config)
     command = [arguments.binary, "serve", "--listen", f"127.0.0.1:{port}", "--config", file]
     if model:
-        command += [model, "--context", str(REAL_CONTEXT), "--slots", "2"]
+        command += [model, "--context", str(arguments.context), "--slots", "2"]
     base = f"http://127.0.0.1:{port}"
     environment = os.environ | {"HOME": str(folder), "SEXTANT_MODELS": str(folder / "none")}
     with open(folder / "sextant.log", "wb") as log:
