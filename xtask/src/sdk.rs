@@ -3,9 +3,8 @@
 use crate::models::{self, SMOLLM2};
 use crate::server::{Server, Setting};
 use crate::shell::{self, program, root, sextant, target_dir};
-use crate::tools::python_environment;
+use crate::tools::{node_packages, python_environment};
 use anyhow::{Result, bail};
-use std::fs;
 use std::process::Command;
 
 #[derive(clap::Args, Default)]
@@ -79,17 +78,9 @@ fn python(arguments: &Arguments) -> Result<Command> {
     Ok(command)
 }
 
-/// `npm ci` starts from nothing every time; a stamp with the lock file's text
-/// says when it is not needed.
 fn node(arguments: &Arguments) -> Result<Command> {
     let suite = root().join("tests/sdk/node");
-    let lock = fs::read_to_string(suite.join("package-lock.json"))?;
-    let stamp = suite.join("node_modules/.lock.stamp");
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&lock) {
-        let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-        shell::run(program("npm", &install).current_dir(&suite))?;
-        fs::write(&stamp, &lock)?;
-    }
+    node_packages(&suite)?;
     // One file after the other: what runs beside a request changes how it rounds.
     let flags = ["--test", "--test-concurrency=1", "--test-reporter=spec"];
     let mut command = program("node", &flags);
@@ -97,6 +88,6 @@ fn node(arguments: &Arguments) -> Result<Command> {
     if let Some(filter) = &arguments.filter {
         command.arg(format!("--test-name-pattern={filter}"));
     }
-    command.args(["suite.test.mjs", "responses.test.mjs"]);
+    command.args(["suite.test.mjs", "responses.test.mjs", "ai.test.mjs"]);
     Ok(command)
 }
