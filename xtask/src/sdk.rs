@@ -1,4 +1,5 @@
-//! The official SDKs of OpenAI, Anthropic and Ollama against the real server with the real model.
+//! The official SDKs of OpenAI, Anthropic and Ollama, and what others build on them, against
+//! the real server with the real model.
 
 use crate::models::{self, SMOLLM2};
 use crate::server::{Server, Setting};
@@ -9,7 +10,7 @@ use std::process::Command;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Only this suite: python or node.
+    /// Only this suite: python, frameworks or node.
     #[arg(long)]
     only: Option<Suite>,
     /// Passed on to pytest (-k) or node (--test-name-pattern).
@@ -20,6 +21,8 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Suite {
     Python,
+    /// `LangChain` and `LiteLLM`, which want other versions of the SDKs.
+    Frameworks,
     Node,
 }
 
@@ -41,7 +44,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |suite| arguments.only.is_none_or(|only| only == suite);
     let mut suites = Vec::new();
     if wanted(Suite::Python) {
-        suites.push(("Python", python(arguments)?));
+        suites.push(("Python", python("python", arguments)?));
+    }
+    if wanted(Suite::Frameworks) {
+        suites.push(("frameworks", python("frameworks", arguments)?));
     }
     if wanted(Suite::Node) {
         suites.push(("Node", node(arguments)?));
@@ -65,9 +71,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn python(arguments: &Arguments) -> Result<Command> {
-    let folder = target_dir().join("sdk-python");
-    let suite = root().join("tests/sdk/python");
+/// The suite in a folder of `tests/sdk`, in an environment of its own.
+fn python(name: &str, arguments: &Arguments) -> Result<Command> {
+    let folder = target_dir().join(format!("sdk-{name}"));
+    let suite = root().join("tests/sdk").join(name);
     python_environment(&folder, &suite.join("requirements.txt"))?;
     let mut command = program(folder.join("bin/python"), &["-m", "pytest"]);
     command.current_dir(&suite).args(["-p", "no:cacheprovider"]);
