@@ -1,6 +1,7 @@
 mod anthropic;
 mod bad_inputs;
 mod edge;
+mod fault_matrix;
 mod ollama;
 mod properties;
 mod rerank;

@@ -268,13 +268,7 @@ fn normalise(vector: &mut [f32]) {
 }
 
 impl Choice {
-    fn call(
-        &mut self,
-        choice: u32,
-        given: GivenCall,
-        ids: &mut CallIds,
-        events: &mut Vec<Event>,
-    ) {
+    fn call(&mut self, choice: u32, given: GivenCall, ids: &mut CallIds, events: &mut Vec<Event>) {
         let GivenCall { place, call } = given;
         let number = call.index.unwrap_or(place as u64);
         let function = call.function.unwrap_or_default();

@@ -180,7 +180,12 @@ fn a_constraint_is_never_dropped() {
 
 /// The events of a stream, without usage and timings.
 fn read(n: u32, chunks: &[Value], ending: &str) -> Vec<Event> {
-    let mut reader = Reader::new("box", AnswerKind::Chat { n }, CallIds::default(), vec!["careful".into()]);
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Chat { n },
+        CallIds::default(),
+        vec!["careful".into()],
+    );
     let mut events = Vec::new();
     for chunk in chunks {
         reader.data(
@@ -375,7 +380,12 @@ fn a_broken_stream_never_ends_well() {
 
 #[test]
 fn whole_answers_and_vectors_are_read() {
-    let mut reader = Reader::new("box", AnswerKind::Chat { n: 1 }, CallIds::default(), Vec::new());
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Chat { n: 1 },
+        CallIds::default(),
+        Vec::new(),
+    );
     let mut events = Vec::new();
     let body = json!({
         "choices": [{
@@ -395,7 +405,12 @@ fn whole_answers_and_vectors_are_read() {
         }
     ));
 
-    let mut reader = Reader::new("box", AnswerKind::Embeddings { n: 2 }, CallIds::default(), Vec::new());
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Embeddings { n: 2 },
+        CallIds::default(),
+        Vec::new(),
+    );
     let mut events = Vec::new();
     let body = json!({ "data": [
         { "index": 1, "embedding": [0.0, 2.0] },
