@@ -76,7 +76,7 @@ def codex(place, task):
 
 
 def opencode(place, task):
-    limit = {"context": place.context, "output": min(4096, place.context // 4)}
+    limit = {"context": place.context, "output": min(4096, place.context // 16)}
     provider = {
         "npm": "@ai-sdk/openai-compatible",
         "name": "Sextant",

@@ -118,13 +118,13 @@ def run(arguments, name, manner):
     (place.work / SOURCE).write_text(f"{word}\n")
     row = {"agent": name, "manner": manner, "problems": []}
     if manner == "real":
-        with server(arguments, folder, model=arguments.model) as (base, log):
+        with server(arguments, folder, model=arguments.model) as base:
             place.base, place.model = base, model_of(base)
             drive(name, place, row, REAL_SECONDS)
             judge_real(row, base)
         return row
     with Player(place.work, manner) as player:
-        with server(arguments, folder, config=CONFIG.format(url=player.url)) as (base, log):
+        with server(arguments, folder, config=CONFIG.format(url=player.url)) as base:
             place.base = base
             drive(name, place, row, TASK_SECONDS)
             judge(row, name, place, player, word)
@@ -151,7 +151,7 @@ def server(arguments, folder, config="", model=None):
         )
     try:
         wait_until_ready(base, process, folder / "sextant.log")
-        yield base, folder / "sextant.log"
+        yield base
     finally:
         process.send_signal(signal.SIGTERM)
         try:
