@@ -3,6 +3,7 @@
 //! A step of CI is a subcommand of its own, so whatever fails there is repeated
 //! here with one command.
 
+mod agents;
 mod backend_ops;
 mod bench;
 mod cache;
@@ -49,6 +50,8 @@ enum Chore {
     Test,
     /// Runs the OpenAI SDKs (Python and Node) against the real server and model.
     Sdk(sdk::Arguments),
+    /// Drives coding agents through a task, with a script or a small model behind them.
+    Agents(agents::Arguments),
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Arguments),
     /// Fetches the models that tests and benches use.
@@ -86,6 +89,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Deny => tools::deny(),
         Chore::Test => ci::test(),
         Chore::Sdk(arguments) => sdk::run(&arguments),
+        Chore::Agents(arguments) => agents::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Models => models::run(),
         Chore::Peer => peer::run(),

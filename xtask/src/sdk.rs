@@ -1,16 +1,16 @@
-//! The official SDKs of OpenAI, Anthropic and Ollama against the real server with the real model.
+//! The official SDKs of OpenAI, Anthropic and Ollama, and what others build on them, against
+//! the real server with the real model.
 
 use crate::models::{self, SMOLLM2};
 use crate::server::{Server, Setting};
 use crate::shell::{self, program, root, sextant, target_dir};
-use crate::tools::python_environment;
+use crate::tools::{node_packages, python_environment};
 use anyhow::{Result, bail};
-use std::fs;
 use std::process::Command;
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
-    /// Only this suite: python or node.
+    /// Only this suite: python, frameworks or node.
     #[arg(long)]
     only: Option<Suite>,
     /// Passed on to pytest (-k) or node (--test-name-pattern).
@@ -21,6 +21,8 @@ pub(crate) struct Arguments {
 #[derive(Clone, Copy, PartialEq, clap::ValueEnum)]
 enum Suite {
     Python,
+    /// `LangChain` and `LiteLLM`, which want other versions of the SDKs.
+    Frameworks,
     Node,
 }
 
@@ -42,7 +44,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let wanted = |suite| arguments.only.is_none_or(|only| only == suite);
     let mut suites = Vec::new();
     if wanted(Suite::Python) {
-        suites.push(("Python", python(arguments)?));
+        suites.push(("Python", python("python", arguments)?));
+    }
+    if wanted(Suite::Frameworks) {
+        suites.push(("frameworks", python("frameworks", arguments)?));
     }
     if wanted(Suite::Node) {
         suites.push(("Node", node(arguments)?));
@@ -66,9 +71,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn python(arguments: &Arguments) -> Result<Command> {
-    let folder = target_dir().join("sdk-python");
-    let suite = root().join("tests/sdk/python");
+/// The suite in a folder of `tests/sdk`, in an environment of its own.
+fn python(name: &str, arguments: &Arguments) -> Result<Command> {
+    let folder = target_dir().join(format!("sdk-{name}"));
+    let suite = root().join("tests/sdk").join(name);
     python_environment(&folder, &suite.join("requirements.txt"))?;
     let mut command = program(folder.join("bin/python"), &["-m", "pytest"]);
     command.current_dir(&suite).args(["-p", "no:cacheprovider"]);
@@ -79,17 +85,9 @@ fn python(arguments: &Arguments) -> Result<Command> {
     Ok(command)
 }
 
-/// `npm ci` starts from nothing every time; a stamp with the lock file's text
-/// says when it is not needed.
 fn node(arguments: &Arguments) -> Result<Command> {
     let suite = root().join("tests/sdk/node");
-    let lock = fs::read_to_string(suite.join("package-lock.json"))?;
-    let stamp = suite.join("node_modules/.lock.stamp");
-    if fs::read_to_string(&stamp).ok().as_ref() != Some(&lock) {
-        let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
-        shell::run(program("npm", &install).current_dir(&suite))?;
-        fs::write(&stamp, &lock)?;
-    }
+    node_packages(&suite)?;
     // One file after the other: what runs beside a request changes how it rounds.
     let flags = ["--test", "--test-concurrency=1", "--test-reporter=spec"];
     let mut command = program("node", &flags);
@@ -97,6 +95,6 @@ fn node(arguments: &Arguments) -> Result<Command> {
     if let Some(filter) = &arguments.filter {
         command.arg(format!("--test-name-pattern={filter}"));
     }
-    command.args(["suite.test.mjs", "responses.test.mjs"]);
+    command.args(["suite.test.mjs", "responses.test.mjs", "ai.test.mjs"]);
     Ok(command)
 }

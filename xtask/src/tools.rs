@@ -63,3 +63,18 @@ pub(crate) fn python_environment(folder: &Path, requirements: &Path) -> Result<(
     std::fs::write(&stamp, wanted)?;
     Ok(())
 }
+
+/// The packages of a folder's lock file, in its `node_modules`; whether they had to be
+/// fetched. `npm ci` starts from nothing every time: a stamp with the lock file's text says
+/// when it is not needed. No script of a package is run.
+pub(crate) fn node_packages(folder: &Path) -> Result<bool> {
+    let lock = std::fs::read_to_string(folder.join("package-lock.json"))?;
+    let stamp = folder.join("node_modules/.lock.stamp");
+    if std::fs::read_to_string(&stamp).ok().as_ref() == Some(&lock) {
+        return Ok(false);
+    }
+    let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+    shell::run(program("npm", &install).current_dir(folder))?;
+    std::fs::write(&stamp, &lock)?;
+    Ok(true)
+}

@@ -218,6 +218,9 @@ error_rows! {
     UpstreamFailed, "upstream_failed", 502, "server_error", AGAIN, Upstream,
         "{message}",
         "The log of that engine has more.";
+    UpstreamUnavailable, "upstream_unavailable", 503, "unavailable_error", SOON, Upstream,
+        "{message}",
+        "That engine is loading its model or is overloaded; ask again.";
     NoProvider, "no_provider", 503, "unavailable_error", SOON, Operator,
         "No provider can answer this now: {reasons}.",
         "POST /v1/route with the same body explains the decision.";
@@ -495,7 +498,7 @@ fn from_kind(kind: &FailureKind, message: &str) -> ApiError {
             status,
             retry_after_ms,
         } => {
-            let error = plain(upstream_code(*fault));
+            let error = plain(upstream_code(*fault, *status));
             let error = match status {
                 Some(status) => error.with("upstream_status", *status),
                 None => error,
@@ -510,8 +513,9 @@ fn from_kind(kind: &FailureKind, message: &str) -> ApiError {
     }
 }
 
-fn upstream_code(fault: UpstreamFault) -> ErrorCode {
+fn upstream_code(fault: UpstreamFault, status: Option<u16>) -> ErrorCode {
     match fault {
+        UpstreamFault::Broken if status == Some(503) => ErrorCode::UpstreamUnavailable,
         UpstreamFault::Unreachable => ErrorCode::UpstreamUnreachable,
         UpstreamFault::TimedOut => ErrorCode::UpstreamTimeout,
         UpstreamFault::RateLimited => ErrorCode::UpstreamRateLimited,

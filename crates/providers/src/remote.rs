@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout};
 use crate::failure::{failure, of_error, of_status};
 use crate::kind::Kind;
 use crate::openai::answer::{Reader, WireError};
+use crate::openai::call_ids::CallIds;
 use crate::openai::request::{self, Request};
 use crate::sse::Frames;
 use crate::survey::{self, Route, Routes};
@@ -214,6 +216,8 @@ impl Remote {
 
     async fn ask(&self, order: Order) -> Result<EventStream, JobFailure> {
         let sent = Instant::now();
+        let salt = RandomState::new().hash_one(&order.model);
+        let call_ids = CallIds::new(&order.job, salt);
         let is_streamed = !order.is_whole || self.config.streams == Streams::Always;
         let request = request::request(self.config.kind, is_streamed, order)?;
         let response = match timeout(self.config.timeouts.first_token, self.send(&request)).await {
@@ -224,7 +228,12 @@ impl Remote {
             .headers()
             .get(header::CONTENT_TYPE)
             .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
-        let reader = Reader::new(&self.config.name, request.answer, request.warnings);
+        let reader = Reader::new(
+            &self.config.name,
+            request.answer,
+            call_ids,
+            request.warnings,
+        );
         if is_stream {
             let reading = Reading {
                 name: self.config.name.clone(),

@@ -139,6 +139,11 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
             if let Some(vision) = vision {
                 know(&mut model, Capability::Vision, vision);
             }
+            // With a template that knows no tools it leaves them out without a word.
+            let caps = more.and_then(|props| props.get("chat_template_caps"));
+            if let Some(tools) = caps.and_then(|caps| caps.get("supports_tools")?.as_bool()) {
+                know(&mut model, Capability::Tools, tools);
+            }
         }
         Kind::Ollama => {
             let running = more.and_then(|running| running.get("models")?.as_array());
@@ -231,10 +236,11 @@ mod tests {
             Some(json!({
                 "default_generation_settings": { "n_ctx": 2048 },
                 "modalities": { "vision": false },
+                "chat_template_caps": { "supports_tools": false },
             })),
         );
         assert_eq!(llama.context, Some(2048));
-        assert_eq!(llama.knowledge(Capability::Tools), None);
+        assert_eq!(llama.knowledge(Capability::Tools), Some(Knowledge::Lacks));
 
         let ollama = one(
             Kind::Ollama,

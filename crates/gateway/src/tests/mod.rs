@@ -2,6 +2,7 @@ mod access;
 mod anthropic;
 mod bad_inputs;
 mod edge;
+mod fault_matrix;
 mod ollama;
 mod properties;
 mod rerank;

@@ -38,6 +38,12 @@ pub(crate) enum Fate {
     Corrupt,
     /// A stream without anything in it.
     Empty,
+    /// A stream of these lines, with an empty one after each; then it closes.
+    Says(&'static [&'static str]),
+    /// The same, but then it is silent.
+    Stalls(&'static [&'static str]),
+    /// A status and its body.
+    Refuses(u16, &'static str),
 }
 
 /// Decides what becomes of the n-th request.
@@ -60,12 +66,21 @@ impl Drop for Upstream {
 #[derive(Clone)]
 struct Shared {
     seen: Arc<Mutex<Vec<Value>>>,
-    fates: Fates,
+    fates: Arc<dyn Fn(usize) -> Fate + Send + Sync>,
     count: Arc<AtomicUsize>,
 }
 
 impl Upstream {
     pub(crate) async fn start(fates: Fates) -> Self {
+        Self::fated(Arc::new(fates)).await
+    }
+
+    /// One with which the same becomes of every request.
+    pub(crate) async fn with(fate: Fate) -> Self {
+        Self::fated(Arc::new(move |_| fate)).await
+    }
+
+    async fn fated(fates: Arc<dyn Fn(usize) -> Fate + Send + Sync>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Shared {
@@ -165,7 +180,22 @@ async fn chat(State(shared): State<Shared>, Json(body): Json<Value>) -> Response
         Fate::Cut => broken(chunks(&body)[..2].to_vec()),
         Fate::Corrupt => events(vec!["data: {\"choices\": [{\"del\n\n".into()]),
         Fate::Empty => events(Vec::new()),
+        Fate::Says(lines) => events(framed(lines)),
+        Fate::Stalls(lines) => {
+            let said = stream::iter(framed(lines)).map(|line| Ok::<_, Infallible>(line.into()));
+            streamed(Body::from_stream(
+                said.chain(stream::pending::<Result<Bytes, Infallible>>()),
+            ))
+        }
+        Fate::Refuses(status, body) => {
+            let status = StatusCode::from_u16(status).unwrap();
+            (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+        }
     }
+}
+
+fn framed(lines: &[&str]) -> Vec<String> {
+    lines.iter().map(|line| format!("{line}\n\n")).collect()
 }
 
 fn error(status: u16) -> Response {

@@ -8,6 +8,7 @@ use proto::{
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::call_ids::CallIds;
 use super::request::AnswerKind;
 use crate::failure::{failure, of_status};
 
@@ -20,6 +21,7 @@ pub(crate) struct Reader {
     started: bool,
     over: bool,
     choices: BTreeMap<u32, Choice>,
+    call_ids: CallIds,
     usage: Usage,
 }
 
@@ -28,6 +30,12 @@ struct Choice {
     finished: bool,
     /// Ours are numbered by their places here.
     calls: Vec<Call>,
+}
+
+/// A part of a call, and where in its chunk it stood.
+struct GivenCall {
+    place: usize,
+    call: WireCall,
 }
 
 /// A call that was begun.
@@ -39,7 +47,12 @@ struct Call {
 }
 
 impl Reader {
-    pub(crate) fn new(provider: &str, kind: AnswerKind, warnings: Vec<String>) -> Self {
+    pub(crate) fn new(
+        provider: &str,
+        kind: AnswerKind,
+        call_ids: CallIds,
+        warnings: Vec<String>,
+    ) -> Self {
         Self {
             provider: provider.to_owned(),
             kind,
@@ -47,6 +60,7 @@ impl Reader {
             started: false,
             over: false,
             choices: BTreeMap::new(),
+            call_ids,
             usage: Usage::default(),
         }
     }
@@ -192,7 +206,8 @@ impl Reader {
             });
         }
         for (place, call) in message.tool_calls.into_iter().flatten().enumerate() {
-            choice.call(index, place, call, events);
+            let given = GivenCall { place, call };
+            choice.call(index, given, &mut self.call_ids, events);
         }
         let reason = given.finish_reason.filter(is_text);
         if matches!(reason.as_deref(), Some("error" | "abort")) {
@@ -251,7 +266,8 @@ fn normalise(vector: &mut [f32]) {
 }
 
 impl Choice {
-    fn call(&mut self, choice: u32, place: usize, call: WireCall, events: &mut Vec<Event>) {
+    fn call(&mut self, choice: u32, given: GivenCall, ids: &mut CallIds, events: &mut Vec<Event>) {
+        let GivenCall { place, call } = given;
         let number = call.index.unwrap_or(place as u64);
         let function = call.function.unwrap_or_default();
         let id = call.id.filter(|id| !id.is_empty());
@@ -278,8 +294,7 @@ impl Choice {
             });
             say(Delta::ToolCallStart {
                 index,
-                // Clients need one, and some engines leave it out.
-                id: id.unwrap_or_else(|| format!("call_{choice}_{index}")),
+                id: ids.take(id.as_deref()),
                 name: function.name.unwrap_or_default(),
             });
         }

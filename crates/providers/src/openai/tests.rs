@@ -7,6 +7,7 @@ use router::Reach;
 use serde_json::{Value, json};
 
 use super::answer::Reader;
+use super::call_ids::CallIds;
 use super::request::{AnswerKind, Request, request};
 use crate::Order;
 use crate::kind::Kind;
@@ -185,7 +186,12 @@ fn a_constraint_is_never_dropped() {
 
 /// The events of a stream, without usage and timings.
 fn read(n: u32, chunks: &[Value], ending: &str) -> Vec<Event> {
-    let mut reader = Reader::new("box", AnswerKind::Chat { n }, vec!["careful".into()]);
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Chat { n },
+        CallIds::default(),
+        vec!["careful".into()],
+    );
     let mut events = Vec::new();
     for chunk in chunks {
         reader.data(
@@ -302,7 +308,7 @@ fn calls_get_ids_and_dense_indices() {
     assert_eq!(
         deltas,
         [
-            start(0, "call_0_0", "a"),
+            start(0, "call_000000000000000000000000", "a"),
             arguments(0, "{}"),
             start(1, "x", "b"),
             arguments(1, "{\"c\":1}"),
@@ -380,7 +386,12 @@ fn a_broken_stream_never_ends_well() {
 
 #[test]
 fn whole_answers_and_vectors_are_read() {
-    let mut reader = Reader::new("box", AnswerKind::Chat { n: 1 }, Vec::new());
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Chat { n: 1 },
+        CallIds::default(),
+        Vec::new(),
+    );
     let mut events = Vec::new();
     let body = json!({
         "choices": [{
@@ -400,7 +411,12 @@ fn whole_answers_and_vectors_are_read() {
         }
     ));
 
-    let mut reader = Reader::new("box", AnswerKind::Embeddings { n: 2 }, Vec::new());
+    let mut reader = Reader::new(
+        "box",
+        AnswerKind::Embeddings { n: 2 },
+        CallIds::default(),
+        Vec::new(),
+    );
     let mut events = Vec::new();
     let body = json!({ "data": [
         { "index": 1, "embedding": [0.0, 2.0] },
