@@ -103,19 +103,21 @@ pub(crate) fn parse_with<T: DeserializeOwned>(
     if !text.trim_start().starts_with('{') {
         return Err(not_an_object(text));
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    let value = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
-        let path = error.path().to_string();
-        let inner = error.into_inner();
-        if inner.is_data() {
-            wrong_type(&path, &inner)
-        } else {
-            syntax(&inner)
-        }
-    })?;
-    reader.end().map_err(|error| syntax(&error))?;
+    let value = serde_json::from_str(text).map_err(|error| explained::<T>(text, &error))?;
     let warnings = names::check::<T>(text, elsewhere)?;
     Ok((value, warnings))
+}
+
+/// Says which field is at fault. Keeping the path to each field takes time, so it is done
+/// only for what has failed.
+fn explained<T: DeserializeOwned>(text: &str, error: &serde_json::Error) -> ApiError {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    match serde_path_to_error::deserialize::<_, T>(&mut reader) {
+        Err(located) if located.inner().is_data() => {
+            wrong_type(&located.path().to_string(), located.inner())
+        }
+        _ => syntax(error),
+    }
 }
 
 fn not_an_object(text: &str) -> ApiError {

@@ -92,6 +92,9 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     }
 }
 
+/// Memory for pages that each connection takes, in KiB.
+const CACHE_KIB: i64 = 512;
+
 /// A connection with the pragmas that every one has.
 pub(crate) fn connect(path: &Path) -> Result<Connection, StoreError> {
     let told = |error: rusqlite::Error| StoreError::of(path, &error);
@@ -109,6 +112,10 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, StoreError> {
     }
     connection
         .pragma_update(None, "synchronous", "NORMAL")
+        .map_err(told)?;
+    // The kernel keeps the file's pages too.
+    connection
+        .pragma_update(None, "cache_size", -CACHE_KIB)
         .map_err(told)?;
     Ok(connection)
 }

@@ -20,12 +20,15 @@ use crate::{Session, Store, StoreError, Usage, usage};
 
 /// How long entries gather before they are written.
 pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
+/// As many entries are written at once, however short they gathered: rows in waiting hold the
+/// decisions that they tell of.
+const GATHERED_MAX: usize = 128;
 /// Entries that wait to be written; one more is dropped.
 pub const QUEUE_MAX: usize = 16_384;
 /// Bytes of texts and responses that wait to be written; more are dropped.
 pub const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Entries of one transaction.
-pub const BATCH_MAX: usize = 4_096;
+pub const BATCH_MAX: usize = 256;
 /// Time between two looks for rows of the audit log that are too old.
 const PRUNE_EVERY: Duration = Duration::from_secs(600);
 /// Rows of the audit log that are written between two looks.
@@ -79,6 +82,7 @@ struct Shared {
     dropped: AtomicU64,
     /// Entries that SQLite did not take.
     failed: AtomicU64,
+    queued: AtomicUsize,
     queued_bytes: AtomicUsize,
     /// Somebody waits for the file.
     hurry: Mutex<bool>,
@@ -157,6 +161,7 @@ impl Writer {
         let (answer, answered) = sync_channel(1);
         let Some(queue) = &self.0.queue else { return };
         self.0.shared.hurry();
+        self.0.shared.queued.fetch_add(1, Ordering::Relaxed);
         if queue.send((0, Entry::Flush(answer))).is_ok() {
             self.0.shared.hurry();
             // An error means that the thread has ended.
@@ -179,6 +184,7 @@ impl Writer {
     fn send(&self, bytes: usize, entry: Entry) -> bool {
         let shared = &self.0.shared;
         let queued = shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let n_queued = shared.queued.fetch_add(1, Ordering::Relaxed) + 1;
         let sent = match &self.0.queue {
             Some(queue) if queued.saturating_add(bytes) <= QUEUE_BYTES_MAX => {
                 match queue.try_send((bytes, entry)) {
@@ -188,7 +194,11 @@ impl Writer {
             }
             _ => false,
         };
+        if n_queued == GATHERED_MAX {
+            shared.hurry();
+        }
         if !sent {
+            shared.queued.fetch_sub(1, Ordering::Relaxed);
             shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             shared.dropped.fetch_add(1, Ordering::Relaxed);
         }
@@ -235,6 +245,7 @@ impl Work {
             loop {
                 let room = BATCH_MAX - batch.len();
                 batch.extend(self.entries.try_iter().take(room));
+                self.shared.queued.fetch_sub(batch.len(), Ordering::Relaxed);
                 let was_full = batch.len() == BATCH_MAX;
                 self.write(std::mem::take(&mut batch));
                 if !was_full {
