@@ -130,21 +130,7 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
             know(&mut model, Capability::Completion, !is_embedder);
             know(&mut model, Capability::Vision, model_type == Some("vlm"));
         }
-        Kind::LlamaServer => {
-            let settings = more.and_then(|props| props.get("default_generation_settings"));
-            let context = settings.and_then(|settings| settings.get("n_ctx")?.as_u64());
-            let context = context.and_then(|context| u32::try_from(context).ok());
-            model.context = context.or(model.context);
-            let vision = more.and_then(|props| props.get("modalities")?.get("vision")?.as_bool());
-            if let Some(vision) = vision {
-                know(&mut model, Capability::Vision, vision);
-            }
-            // With a template that knows no tools it leaves them out without a word.
-            let caps = more.and_then(|props| props.get("chat_template_caps"));
-            if let Some(tools) = caps.and_then(|caps| caps.get("supports_tools")?.as_bool()) {
-                know(&mut model, Capability::Tools, tools);
-            }
-        }
+        Kind::LlamaServer => of_llama_server(&mut model, more),
         Kind::Ollama => {
             let running = more.and_then(|running| running.get("models")?.as_array());
             let is_it = |one: &&Value| one.get("name").and_then(Value::as_str) == Some(&*name);
@@ -156,6 +142,23 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
         Kind::Sextant | Kind::Vllm | Kind::OpenAi => {}
     }
     Some(model)
+}
+
+/// What llama-server's `/props` tell of its model.
+fn of_llama_server(model: &mut Model, props: Option<&Value>) {
+    let settings = props.and_then(|props| props.get("default_generation_settings"));
+    let context = settings.and_then(|settings| settings.get("n_ctx")?.as_u64());
+    let context = context.and_then(|context| u32::try_from(context).ok());
+    model.context = context.or(model.context);
+    let vision = props.and_then(|props| props.get("modalities")?.get("vision")?.as_bool());
+    if let Some(vision) = vision {
+        know(model, Capability::Vision, vision);
+    }
+    // With a template that knows no tools it leaves them out without a word.
+    let caps = props.and_then(|props| props.get("chat_template_caps"));
+    if let Some(tools) = caps.and_then(|caps| caps.get("supports_tools")?.as_bool()) {
+        know(model, Capability::Tools, tools);
+    }
 }
 
 /// Names in a list of capabilities.

@@ -639,13 +639,7 @@ impl Inner {
             } => {
                 let cause = last_crash.unwrap_or_default();
                 log_change(&model, pid, phase.as_ref(), &cause);
-                // A failed load holds its memory until its process is gone.
-                let is_settled = match &phase {
-                    Some(ModelPhase::Failed(_)) => pid.is_none(),
-                    Some(ModelPhase::Loading { .. }) => false,
-                    _ => true,
-                };
-                if is_settled {
+                if is_settled(phase.as_ref(), pid) {
                     feeds.push_back(shelf::Event::Phase { model, phase }.into());
                 }
             }
@@ -726,6 +720,16 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // The timer sees that the fleet is gone.
         self.wake.notify_one();
+    }
+}
+
+/// Whether the shelf is to hear of a phase. A failed load holds its memory until its process
+/// is gone.
+fn is_settled(phase: Option<&ModelPhase>, pid: Option<u32>) -> bool {
+    match phase {
+        Some(ModelPhase::Failed(_)) => pid.is_none(),
+        Some(ModelPhase::Loading { .. }) => false,
+        _ => true,
     }
 }
 

@@ -258,12 +258,9 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
         }
         Event::Close => {
             *closing = true;
+            let (kind, message) = (FailureKind::Draining, "the endpoint is shutting down");
             for entry in entries.iter_mut() {
-                entry.refuse_all(
-                    &FailureKind::Draining,
-                    "the endpoint is shutting down",
-                    &mut turn,
-                );
+                entry.refuse_all(&kind, message, &mut turn);
             }
         }
         Event::Tick => {}
