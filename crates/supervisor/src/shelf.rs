@@ -252,9 +252,9 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
             }
         }
         Event::Measured { model, bytes } => {
-            if let Some(entry) = find(entries, &model) {
-                entry.measured(bytes);
-            }
+            find(entries, &model)
+                .into_iter()
+                .for_each(|entry| entry.measured(bytes));
         }
         Event::Close => {
             *closing = true;
