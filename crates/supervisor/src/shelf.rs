@@ -252,9 +252,9 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
             }
         }
         Event::Measured { model, bytes } => {
-            find(entries, &model)
-                .into_iter()
-                .for_each(|entry| entry.measured(bytes));
+            if let Some(entry) = find(entries, &model) {
+                entry.measured(bytes);
+            }
         }
         Event::Close => {
             *closing = true;
@@ -271,12 +271,15 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
         expire_idle(entries, &mut turn);
     }
     entries.retain(|entry| !entry.is_over());
-    for action in &turn.actions {
-        if let Action::Submit { id, model, .. } = action {
-            running.insert(*id, model.as_str().into());
-        }
-    }
+    running.extend(turn.actions.iter().filter_map(submitted));
     turn.actions
+}
+
+fn submitted(action: &Action) -> Option<(JobId, Arc<str>)> {
+    match action {
+        Action::Submit { id, model, .. } => Some((*id, model.as_str().into())),
+        _ => None,
+    }
 }
 
 impl Shelf {

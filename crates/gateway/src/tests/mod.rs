@@ -7,6 +7,7 @@ mod ollama;
 mod properties;
 mod rerank;
 mod responses;
+mod round_trip;
 mod routes;
 mod routing;
 mod scripted;

@@ -90,7 +90,7 @@ fn events(n: usize, pieces: Vec<(usize, Piece)>, reasons: Vec<FinishReason>) -> 
 }
 
 /// Folds chunks as a client does, knowing nothing of this crate.
-fn client_fold(chunks: &[Value], n: usize) -> Vec<Value> {
+pub(super) fn client_fold(chunks: &[Value], n: usize) -> Vec<Value> {
     let mut choices = vec![json!({ "text": "", "reasoning": "", "calls": [], "logprobs": [] }); n];
     for choice in chunks
         .iter()
@@ -135,7 +135,7 @@ fn append(to: &mut Value, text: &Value) {
     }
 }
 
-fn whole_choices(answer: &Value) -> Vec<Value> {
+pub(super) fn whole_choices(answer: &Value) -> Vec<Value> {
     let choices = answer["choices"].as_array().unwrap().iter();
     let text = |value: &Value| json!(value.as_str().unwrap_or_default());
     let choice = |choice: &Value| {
