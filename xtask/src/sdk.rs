@@ -2,7 +2,7 @@
 //! the real server with the real model.
 
 use crate::models::{self, SMOLLM2};
-use crate::server::{Server, Setting};
+use crate::server::{Server, Setting, data_dir};
 use crate::shell::{self, program, root, sextant, target_dir};
 use crate::tools::{node_packages, python_environment};
 use anyhow::{Result, bail};
@@ -55,6 +55,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let server = Server::ours(&setting)?;
     let mut failed = Vec::new();
     for (name, mut command) in suites {
+        command.env("SEXTANT_DATA_DIR", data_dir());
         command.env("SEXTANT_BASE_URL", format!("{}/v1", server.base));
         if let Err(error) = shell::run(&mut command) {
             eprintln!("{error:#}");

@@ -29,6 +29,11 @@ pub(crate) struct Setting {
     pub(crate) peer_flags: Vec<String>,
 }
 
+/// Where servers under test keep their database: the user's own has keys and a log of use.
+pub(crate) fn data_dir() -> PathBuf {
+    target_dir().join("test-data")
+}
+
 /// A running server; dropping it stops it.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
@@ -45,6 +50,7 @@ impl Server {
         let port = free_port()?;
         let mut command = Command::new(sextant());
         command.arg("serve").arg(&setting.model);
+        command.env("SEXTANT_DATA_DIR", data_dir());
         for (flag, value) in [
             ("--listen", format!("127.0.0.1:{port}")),
             ("--threads", setting.threads.to_string()),

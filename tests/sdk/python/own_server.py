@@ -51,7 +51,9 @@ class OwnServer:
         self.log = log
         models = [model] if model else []
         arguments = [binary(), "serve", *models, "--listen", f"127.0.0.1:{self.port}"]
-        for name, value in ({"threads": 2} | flags).items():
+        # Its keys, audit log and responses are nobody else's.
+        own = {"threads": 2, "data_dir": Path(log).parent / f"data-{self.port}"}
+        for name, value in (own | flags).items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(

@@ -246,7 +246,6 @@ def test_tokens_are_counted_as_they_are_used(claude, ask, arguments):
         ({"extra_body": {"temperature": 1.5}}, "temperature"),
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages[0].role"),
-        ({"messages": [{"role": "assistant", "content": "Once"}]}, "messages[0].role"),
         ({"messages": [{"role": "user", "content": [{"type": "image"}]}]}, "image"),
         ({"tool_choice": {"type": "any"}}, "tool_choice"),
         ({"stop_sequences": [""]}, "stop_sequences[0]"),

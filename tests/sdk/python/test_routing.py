@@ -119,9 +119,30 @@ def test_privacy_keeps_a_request_here(front, model):
 
 def test_a_peer_that_dies_is_replaced_and_taken_back(front, servers, model):
     _, peer = servers
+    stream = front.chat.completions.create(
+        model=model,
+        messages=MESSAGES,
+        temperature=0,
+        max_tokens=200,
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"ignore_eos": True},
+        extra_headers={"x-sextant-continue": "on"},
+    )
+    begun = [next(stream) for _ in range(4)]
+    # Nothing more of it arrives, and then it is gone.
     os.kill(peer.process.pid, signal.SIGSTOP)
     os.kill(peer.process.pid, signal.SIGKILL)
     peer.process.wait()
+    chunks = begun + list(stream)
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "length"
+    last = chunks[-1]
+    warning = f"The answer broke off and was continued by embedded:{model}."
+    assert warning in last.model_extra["sextant"]["warnings"]
+    pieces = [c.choices[0].delta.content for c in chunks if c.choices and c.choices[0].delta.content]
+    # Sent as it comes, by one and then by the other.
+    assert last.usage.completion_tokens == 200
+    assert len(pieces) > 20
     for _ in range(3):
         answer = chat(front, model)
         assert served_by(answer) == "embedded"
