@@ -4,7 +4,7 @@
 
 use crate::models::{self, SMOLLM2};
 use crate::shell::{self, program, root, sextant, target_dir};
-use crate::tools::{node_packages, python_environment};
+use crate::tools::{Install, node_packages, python_environment};
 use anyhow::{Result, bail};
 use std::fs;
 
@@ -36,7 +36,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     for file in ["package.json", "package-lock.json", ".npmrc"] {
         fs::copy(suite.join(file), packages.join(file))?;
     }
-    if node_packages(&packages)? {
+    if node_packages(&packages, Install::WithoutOptional)? {
         let mut rebuild = program("npm", &["rebuild"]);
         shell::run(rebuild.args(WITH_BINARIES).current_dir(&packages))?;
     }

@@ -4,7 +4,7 @@
 use crate::models::{self, SMOLLM2};
 use crate::server::{Server, Setting, data_dir};
 use crate::shell::{self, program, root, sextant, target_dir};
-use crate::tools::{node_packages, python_environment};
+use crate::tools::{Install, node_packages, python_environment};
 use anyhow::{Result, bail};
 use std::process::Command;
 
@@ -88,7 +88,7 @@ fn python(name: &str, arguments: &Arguments) -> Result<Command> {
 
 fn node(arguments: &Arguments) -> Result<Command> {
     let suite = root().join("tests/sdk/node");
-    node_packages(&suite)?;
+    node_packages(&suite, Install::Exact)?;
     // One file after the other: what runs beside a request changes how it rounds.
     let flags = ["--test", "--test-concurrency=1", "--test-reporter=spec"];
     let mut command = program("node", &flags);

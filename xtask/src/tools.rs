@@ -64,16 +64,31 @@ pub(crate) fn python_environment(folder: &Path, requirements: &Path) -> Result<(
     Ok(())
 }
 
+/// How packages are put in place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Install {
+    /// As the lock file says, or not at all.
+    Exact,
+    /// The same, without optional parts for other systems that the registry lacks: `npm ci`
+    /// gives up at those.
+    WithoutOptional,
+}
+
 /// The packages of a folder's lock file, in its `node_modules`; whether they had to be
-/// fetched. `npm ci` starts from nothing every time: a stamp with the lock file's text says
-/// when it is not needed. No script of a package is run.
-pub(crate) fn node_packages(folder: &Path) -> Result<bool> {
+/// fetched. npm looks at each of them every time: a stamp with the lock file's text says
+/// when it need not. No script of a package is run.
+pub(crate) fn node_packages(folder: &Path, how: Install) -> Result<bool> {
     let lock = std::fs::read_to_string(folder.join("package-lock.json"))?;
     let stamp = folder.join("node_modules/.lock.stamp");
     if std::fs::read_to_string(&stamp).ok().as_ref() == Some(&lock) {
         return Ok(false);
     }
-    let install = ["ci", "--no-audit", "--no-fund", "--ignore-scripts"];
+    let verb: &[&str] = match how {
+        Install::Exact => &["ci"],
+        Install::WithoutOptional => &["install", "--no-save"],
+    };
+    let quiet = ["--no-audit", "--no-fund", "--ignore-scripts"];
+    let install = [verb, &quiet].concat();
     shell::run(program("npm", &install).current_dir(folder))?;
     std::fs::write(&stamp, &lock)?;
     Ok(true)

@@ -32,6 +32,8 @@ use crate::{EventStream, Order, Provider, Survey};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error's body that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
+/// Connections to an engine that each thread keeps for later requests.
+const IDLE_CONNECTIONS_MAX: usize = 32;
 /// Time for a list of models.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -555,6 +557,9 @@ fn client(headers: HeaderMap, reach: Reach, timeouts: Timeouts) -> reqwest::Resu
         // A redirect could lead farther away than the request may travel.
         .redirect(reqwest::redirect::Policy::none())
         .connect_timeout(timeouts.connect)
+        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
+        // Who is asked next, and whether, is decided elsewhere.
+        .retry(reqwest::retry::never())
         .tcp_nodelay(true)
         .default_headers(headers)
         .user_agent(concat!("sextant/", env!("CARGO_PKG_VERSION")));
