@@ -10,6 +10,7 @@
 
 mod failure;
 mod kind;
+mod near;
 mod openai;
 mod remote;
 mod sse;

@@ -3,7 +3,6 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
-use std::net::IpAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::failure::{failure, of_error, of_status};
 use crate::kind::Kind;
+use crate::near::{Near, reach};
 use crate::openai::answer::{Reader, WireError};
 use crate::openai::call_ids::CallIds;
 use crate::openai::request::{self, Request};
@@ -131,7 +131,7 @@ impl Remote {
             return Err(refuse(detail.to_owned()));
         }
         let headers = headers(&config).map_err(refuse)?;
-        let client = client(headers, reach, config.timeouts)
+        let client = client(headers, reach, &config)
             .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
         let (base, root) = addresses(url);
         Ok(Self {
@@ -147,7 +147,7 @@ impl Remote {
     fn client(&self) -> &Client {
         let own = self.clients.get_or_try(|| {
             let headers = headers(&self.config).map_err(drop)?;
-            client(headers, self.reach, self.config.timeouts).map_err(drop)
+            client(headers, self.reach, &self.config).map_err(drop)
         });
         own.unwrap_or(&self.client)
     }
@@ -550,23 +550,28 @@ fn headers(config: &RemoteConfig) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-fn client(headers: HeaderMap, reach: Reach, timeouts: Timeouts) -> reqwest::Result<Client> {
+fn client(headers: HeaderMap, reach: Reach, config: &RemoteConfig) -> reqwest::Result<Client> {
     // Fails when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = Client::builder()
         // A redirect could lead farther away than the request may travel.
         .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(timeouts.connect)
+        .connect_timeout(config.timeouts.connect)
         .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
         // Who is asked next, and whether, is decided elsewhere.
         .retry(reqwest::retry::never())
         .tcp_nodelay(true)
         .default_headers(headers)
         .user_agent(concat!("sextant/", env!("CARGO_PKG_VERSION")));
-    match reach {
-        Reach::Cloud => builder.build(),
-        // Nor does what stays in the house pass through a proxy outside.
-        Reach::Device | Reach::Lan => builder.no_proxy().build(),
+    if reach == Reach::Cloud {
+        return builder.build();
+    }
+    // Nor does what stays in the house pass through a proxy outside.
+    let builder = builder.no_proxy();
+    match config.reach {
+        Some(_) => builder.build(),
+        // Its name says that it is near; its addresses have to say so too.
+        None => builder.dns_resolver(Near(reach)).build(),
     }
 }
 
@@ -586,66 +591,9 @@ fn addresses(mut url: Url) -> (Url, Url) {
     (url, root)
 }
 
-/// How far away an address is. What is not surely near is far.
-fn reach(url: &Url) -> Reach {
-    let host = url.host_str().unwrap_or_default();
-    let name = host.trim_matches(['[', ']']).trim_end_matches('.');
-    if let Ok(address) = name.parse::<IpAddr>() {
-        return reach_of_ip(address.to_canonical());
-    }
-    let name = name.to_ascii_lowercase();
-    if name == "localhost" || name.ends_with(".localhost") {
-        return Reach::Device;
-    }
-    // Names that the domain name system keeps for local networks, and names without a dot.
-    let local = [".local", ".lan", ".home.arpa", ".internal"];
-    if !name.contains('.') || local.iter().any(|suffix| name.ends_with(suffix)) {
-        return Reach::Lan;
-    }
-    Reach::Cloud
-}
-
-fn reach_of_ip(address: IpAddr) -> Reach {
-    let is_local = match address {
-        IpAddr::V4(v4) => v4.is_private() || v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
-    };
-    if address.is_loopback() {
-        Reach::Device
-    } else if is_local {
-        Reach::Lan
-    } else {
-        Reach::Cloud
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn addresses_say_how_far_they_are() {
-        let cases = [
-            ("http://127.0.0.1:8080", Reach::Device),
-            ("http://[::1]:8080/v1", Reach::Device),
-            ("http://[::ffff:127.0.0.1]/", Reach::Device),
-            ("http://LOCALHOST:1", Reach::Device),
-            ("http://192.168.1.7:11434", Reach::Lan),
-            ("http://10.0.0.1", Reach::Lan),
-            ("http://[fd00::1]", Reach::Lan),
-            ("http://box:8000", Reach::Lan),
-            ("http://box.local:8000", Reach::Lan),
-            ("https://api.openai.com/v1", Reach::Cloud),
-            ("https://localhost.example.com", Reach::Cloud),
-            ("http://127.0.0.1.example.com", Reach::Cloud),
-            ("http://8.8.8.8", Reach::Cloud),
-            // Shared by the customers of a provider.
-            ("http://100.64.0.1", Reach::Cloud),
-        ];
-        for (url, wanted) in cases {
-            assert_eq!(reach(&Url::parse(url).unwrap()), wanted, "{url}");
-        }
-    }
 
     #[test]
     fn addresses_are_taken_with_and_without_the_version() {
