@@ -125,6 +125,8 @@ def aider(place, task):
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     }
     flags = ["--edit-format", "whole", "--yes-always", "--no-git", "--map-tokens", "0"]
+    # Otherwise they go to the root of whatever repository it finds itself in.
+    flags += ["--chat-history-file", "chat.md", "--input-history-file", "input.txt"]
     quiet = ["--analytics-disable", "--no-check-update", "--no-show-model-warnings"]
     files = ["--read", "word.txt", "hello.txt"]
     program = str(place.programs / "aider/bin/aider")

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use self::reload::ProcessConfig;
 use crate::http::reachable;
 use crate::library::DiskLibrary;
-use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
 use crate::output::say;
 use crate::shelf::Missing;
 use crate::{configuration, load, logging, models_here, shelf};
@@ -115,8 +115,10 @@ async fn serve(
     drain(&fleet, &mut signals).await?;
     loaded?;
     // It has its own limit on how long open connections may take.
-    server.await?;
-    Ok(())
+    tokio::select! {
+        served = server => Ok(served?),
+        () = signals.next() => Err(cut_short()),
+    }
 }
 
 async fn bind(address: SocketAddr) -> Outcome<TcpListener> {
@@ -181,8 +183,12 @@ fn say_shelf(fleet: &Fleet, listings: &[Listing]) {
 async fn drain(fleet: &Fleet, signals: &mut Signals) -> Outcome {
     tokio::select! {
         () = fleet.shutdown() => Ok(()),
-        () = signals.next() => Err(fault(Code::Interrupted, "ended before all requests were")),
+        () = signals.next() => Err(cut_short()),
     }
+}
+
+fn cut_short() -> Fault {
+    fault(Code::Interrupted, "ended before all requests were")
 }
 
 /// How to use what now runs.

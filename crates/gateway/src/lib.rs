@@ -29,6 +29,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use axum::Router;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 pub use access::{Control, ControlOptions};
@@ -67,6 +68,8 @@ struct Shared {
     request_slots: Arc<Semaphore>,
     responses: Arc<dyn ResponseStore>,
     reloads: Reloads,
+    /// Where work goes that outlives its request; requests have threads of their own.
+    runtime: Option<Handle>,
     /// Seconds since 1970.
     started: u64,
 }
@@ -107,6 +110,7 @@ impl AppState {
             pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
             reloads: Reloads::new(stamps.now()),
+            runtime: Handle::try_current().ok(),
             responses: match config.control.as_ref().and_then(Control::responses) {
                 Some(responses) => Arc::clone(responses) as Arc<dyn ResponseStore>,
                 None => Arc::new(Responses::in_memory(Bounds::default())),
@@ -131,6 +135,10 @@ impl AppState {
 
     fn replace_dispatch(&self, dispatch: Arc<Dispatch>) {
         self.shared.dispatch.store(dispatch);
+    }
+
+    fn runtime(&self) -> Option<&Handle> {
+        self.shared.runtime.as_ref()
     }
 
     fn reloads(&self) -> &Reloads {

@@ -7,6 +7,7 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tokio::runtime::Handle;
 use utoipa::ToSchema;
 
 use crate::{AppState, Routing};
@@ -40,9 +41,10 @@ pub(crate) struct RoutingStatus {
     error: Option<String>,
 }
 
-/// One reload at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Reloads {
+    /// Held while the source is read: one reload at a time.
+    turn: Mutex<()>,
     status: Mutex<RoutingStatus>,
 }
 
@@ -53,6 +55,7 @@ impl Reloads {
             ..RoutingStatus::default()
         };
         Self {
+            turn: Mutex::default(),
             status: Mutex::new(status),
         }
     }
@@ -73,27 +76,32 @@ impl AppState {
     /// # Errors
     /// Why the source cannot be used; nothing has changed then.
     pub fn reload(&self, source: &dyn RoutingSource) -> Result<Reloaded, String> {
-        let mut status = self.reloads().lock();
+        let turn = &self.reloads().turn;
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
         let routing = match source.read() {
             Ok(routing) => routing,
             Err(error) => {
                 tracing::error!(error, "the configuration cannot be used; the old one stays");
-                status.error = Some(error.clone());
+                self.reloads().lock().error = Some(error.clone());
                 return Err(error);
             }
         };
         let old = self.dispatch();
+        // Those who look after new providers outlive the lane that asked.
+        let _entered = self.runtime().map(Handle::enter);
         let new = Arc::new(old.renewed(routing));
         let reloaded = Reloaded {
             added: new.others_than(&old),
             removed: old.others_than(&new),
         };
         self.replace_dispatch(new);
+        let mut status = self.reloads().lock();
         *status = RoutingStatus {
             loaded: self.stamps().now(),
             reloads: status.reloads + 1,
             error: None,
         };
+        drop(status);
         let (added, removed) = (&reloaded.added, &reloaded.removed);
         tracing::info!(?added, ?removed, "the configuration was read again");
         Ok(reloaded)

@@ -4,11 +4,11 @@
 //! requests and what they ask of other engines: nothing that happens to one request wakes
 //! another thread. That is what costs most where a request takes microseconds.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::settings::GatewayConfig;
@@ -67,16 +67,10 @@ pub async fn serve(
 /// Waits for the lanes, each of which finishes what it has.
 async fn end(lanes: Vec<Lane>) {
     // They hear that nothing comes any more before the first one is waited for.
-    let threads: Vec<_> = lanes.into_iter().map(|lane| lane.thread).collect();
-    let join = || {
-        for thread in threads {
-            if thread.join().is_err() {
-                tracing::error!("a lane panicked");
-            }
-        }
-    };
-    if tokio::task::spawn_blocking(join).await.is_err() {
-        tracing::error!("the lanes could not be waited for");
+    let ends: Vec<_> = lanes.into_iter().map(|lane| lane.ended).collect();
+    for ended in ends {
+        // The sender goes with its thread.
+        let _ = ended.await;
     }
 }
 
@@ -136,7 +130,8 @@ struct Lane {
     /// As many wait in it as have a slot.
     connections: mpsc::UnboundedSender<Connection>,
     open: Arc<AtomicUsize>,
-    thread: JoinHandle<()>,
+    /// An error once the thread has ended.
+    ended: oneshot::Receiver<Infallible>,
 }
 
 impl Lane {
@@ -152,13 +147,18 @@ impl Lane {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let thread = std::thread::Builder::new()
+        let (ends, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("sextant-lane".to_owned())
-            .spawn(move || runtime.block_on(server.run(receiver)))?;
+            .spawn(move || {
+                runtime.block_on(server.run(receiver));
+                drop(runtime);
+                drop(ends);
+            })?;
         Ok(Self {
             connections,
             open,
-            thread,
+            ended,
         })
     }
 }

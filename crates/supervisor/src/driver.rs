@@ -489,16 +489,19 @@ impl Inner {
     }
 
     fn apply_locked(&self, shared: &mut Shared, feed: Feed) {
+        // One time for all: what becomes due between two readings would be seen by neither the
+        // steps nor the deadline.
+        let now = self.now_ms();
         let mut feeds = VecDeque::from([feed]);
         while let Some(feed) = feeds.pop_front() {
             match feed {
-                Feed::Core(input) => self.step_core(shared, input, &mut feeds),
-                Feed::Shelf(event) => self.step_shelf(shared, event, &mut feeds),
+                Feed::Core(input) => self.step_core(shared, (input, now), &mut feeds),
+                Feed::Shelf(event) => self.step_shelf(shared, (event, now), &mut feeds),
             }
         }
         let deadlines = [
             shared.state.next_deadline(),
-            shared.shelf.next_deadline(self.now_ms()),
+            shared.shelf.next_deadline(now),
         ];
         let deadline = deadlines.into_iter().flatten().min();
         if shared.deadline != deadline {
@@ -507,12 +510,17 @@ impl Inner {
         }
     }
 
-    fn step_core(&self, shared: &mut Shared, input: Input, feeds: &mut VecDeque<Feed>) {
+    fn step_core(
+        &self,
+        shared: &mut Shared,
+        (input, now): (Input, u64),
+        feeds: &mut VecDeque<Feed>,
+    ) {
         let mut changed = false;
         if let Input::Exited { worker, .. } = &input {
             shared.workers.remove(worker);
         }
-        for action in step(&mut shared.state, input, self.now_ms()) {
+        for action in step(&mut shared.state, input, now) {
             changed |= matches!(action, Action::Changed { .. });
             self.perform(shared, action, feeds);
         }
@@ -521,12 +529,17 @@ impl Inner {
         }
     }
 
-    fn step_shelf(&self, shared: &mut Shared, event: shelf::Event, feeds: &mut VecDeque<Feed>) {
+    fn step_shelf(
+        &self,
+        shared: &mut Shared,
+        (event, now): (shelf::Event, u64),
+        feeds: &mut VecDeque<Feed>,
+    ) {
         let tells_nothing = matches!(
             event,
             shelf::Event::Arrive { .. } | shelf::Event::Ended { .. } | shelf::Event::Tick
         );
-        let actions = shelf::step(&mut shared.shelf, event, self.now_ms());
+        let actions = shelf::step(&mut shared.shelf, event, now);
         for action in actions {
             self.perform_for_shelf(shared, action, feeds);
         }

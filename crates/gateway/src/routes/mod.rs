@@ -399,9 +399,11 @@ fn envelope(state: &AppState, call: &Call, id: String) -> Envelope {
 
 /// The facts of a target that is a model of this process, once it is ready.
 fn own_facts(state: &AppState, target: &Target) -> Option<Arc<ModelFacts>> {
-    let models = state.backend().models().into_iter();
-    let mut models = models.filter(|model| model.name == target.model);
-    match models.next().filter(|_| target.provider == EMBEDDED)?.phase {
+    if target.provider != EMBEDDED {
+        return None;
+    }
+    let mut models = state.backend().models().into_iter();
+    match models.find(|model| model.name == target.model)?.phase {
         ModelPhase::Ready(facts) => Some(facts),
         _ => None,
     }

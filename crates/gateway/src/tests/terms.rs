@@ -310,7 +310,8 @@ async fn reloads_drop_no_request() {
     };
     let reloads = async {
         let mut n = 0;
-        while !over.load(Ordering::Relaxed) {
+        // On a slow machine the answers may be there before there were many.
+        while !over.load(Ordering::Relaxed) || n < 12 {
             n += 1;
             // Providers come and go, change their order and their places.
             let mut providers = both(n % 4);

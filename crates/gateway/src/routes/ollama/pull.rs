@@ -56,7 +56,11 @@ pub(crate) async fn pull(
     }
     let spec = spec_of(&model_name(request.model, request.name)?)?;
     let library = library(&state)?;
-    let mut pull = state.pulls().follow(&**library, spec)?;
+    let mut pull = {
+        // A download outlives the client that began it, and takes its time.
+        let _entered = state.runtime().map(tokio::runtime::Handle::enter);
+        state.pulls().follow(&**library, spec)?
+    };
     match Reply::new(request.stream.unwrap_or(true), &headers, &state) {
         Reply::Whole => {
             end(&mut pull).await?;
