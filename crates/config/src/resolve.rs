@@ -1,7 +1,7 @@
 //! From what the user said to values that can be used.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stdx::{Bytes, Secret};
@@ -17,6 +17,10 @@ pub struct Config {
     /// As given; [`Config::read_api_key`] also looks into the file.
     pub api_key: Option<Secret>,
     pub api_key_file: Option<PathBuf>,
+    /// [`Config::tls_files`] has both or neither.
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub audit: bool,
     pub audit_texts: bool,
@@ -166,6 +170,25 @@ impl Config {
         }
     }
 
+    /// The files of the certificate and of its key, where they are set.
+    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        let (missing, set) = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(certificate), Some(key)) => return Ok(Some((certificate, key))),
+            (None, None) => return Ok(None),
+            (None, Some(_)) => ("tls_cert_file", "tls_key_file"),
+            (Some(_), None) => ("tls_key_file", "tls_cert_file"),
+        };
+        Err(ConfigError::Invalid(vec![format!(
+            "`{set}` is set and `{missing}` is not; TLS needs both"
+        )]))
+    }
+
+    /// The text of `ca_file`, where one is set.
+    pub fn read_ca_file(&self) -> Result<Option<String>, ConfigError> {
+        let path = self.ca_file.as_ref();
+        path.map(|path| read("the CA file", path)).transpose()
+    }
+
     /// The text of `chat_template_file`, where one is set.
     pub fn read_chat_template(&self) -> Result<Option<String>, ConfigError> {
         let path = self.chat_template_file.as_ref();
@@ -194,6 +217,9 @@ impl Reader<'_> {
             listen: self.listen(),
             api_key: self.text("api_key").map(Secret::new),
             api_key_file: self.text("api_key_file").map(PathBuf::from),
+            tls_cert_file: self.text("tls_cert_file").map(PathBuf::from),
+            tls_key_file: self.text("tls_key_file").map(PathBuf::from),
+            ca_file: self.text("ca_file").map(PathBuf::from),
             data_dir: self.text("data_dir").map(PathBuf::from),
             audit: self.parsed("audit").unwrap_or(true),
             audit_texts: self.parsed("audit_texts").unwrap_or(false),

@@ -194,6 +194,29 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "tls_cert_file",
+        doc: "Certificate of the server in PEM, with the chain that leads to its authority; the \
+              server then speaks HTTPS only. It is read again when it changes, and on SIGHUP.",
+        kind: Kind::Path,
+        unset: "HTTP in plain text",
+        ..BASE
+    },
+    Setting {
+        name: "tls_key_file",
+        doc: "Private key of `tls_cert_file`, in PEM and not encrypted.",
+        kind: Kind::Path,
+        unset: "HTTP in plain text",
+        ..BASE
+    },
+    Setting {
+        name: "ca_file",
+        doc: "Certificates in PEM that `sextant ps`, `load`, `unload` and `run --url` trust besides \
+              the system's when they ask a server.",
+        kind: Kind::Path,
+        unset: "those of the system",
+        ..BASE
+    },
+    Setting {
         name: "data_dir",
         doc: "Folder of the database `sextant.db`: API keys and what they have used, the audit \
               log, kept responses.",

@@ -95,6 +95,23 @@ fn host_and_port_replace_parts_of_listen_from_sources_as_strong() {
 }
 
 #[test]
+fn tls_needs_a_certificate_and_a_key() {
+    let files = |args: &[&str]| {
+        let config = from_flags(args).resolve().unwrap();
+        let files = config.tls_files().map_err(|error| error.to_string());
+        files.map(|files| files.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())))
+    };
+    let (certificate, key) = ("--tls-cert-file=a.pem", "--tls-key-file=b.pem");
+    assert_eq!(files(&[]), Ok(None));
+    let both = ("a.pem".into(), "b.pem".into());
+    assert_eq!(files(&[certificate, key]), Ok(Some(both)));
+    let told = files(&[certificate]).unwrap_err();
+    assert!(told.contains("`tls_key_file` is not"), "{told}");
+    let told = files(&[key]).unwrap_err();
+    assert!(told.contains("`tls_cert_file` is not"), "{told}");
+}
+
+#[test]
 fn every_choice_of_the_table_is_understood() {
     for setting in SETTINGS {
         if let Kind::Choice(words) = setting.kind {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use stdx::Secret;
 
-use crate::{Control, Library, RoutingSource};
+use crate::{Control, Library, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct GatewayConfig {
     pub control: Option<Control>,
     /// The models on disk; without it none can be pulled or deleted.
     pub library: Option<Arc<dyn Library>>,
+    /// The certificate; without it the endpoint speaks HTTP in plain text.
+    pub tls: Option<Tls>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
 }
@@ -60,6 +62,7 @@ impl Default for GatewayConfig {
             hosts: Vec::new(),
             control: None,
             library: None,
+            tls: None,
             routing_source: None,
         }
     }

@@ -13,6 +13,7 @@ mod scripted;
 mod server;
 mod shelf;
 mod terms;
+mod tls;
 mod transcripts;
 mod translation;
 mod upstream;
