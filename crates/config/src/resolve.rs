@@ -27,6 +27,8 @@ pub struct Config {
     pub audit_days: u32,
     pub audit_rows_max: u32,
     pub responses: ResponsesIn,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_headers_file: Option<PathBuf>,
     pub body_bytes_max: Bytes,
     /// `None` sends no keep-alive lines.
     pub keep_alive: Option<Duration>,
@@ -189,6 +191,26 @@ impl Config {
         path.map(|path| read("the CA file", path)).transpose()
     }
 
+    /// The headers in `otlp_headers_file`. Empty lines and those with a `#` in front have none.
+    pub fn read_otlp_headers(&self) -> Result<Vec<(String, Secret)>, ConfigError> {
+        let Some(path) = &self.otlp_headers_file else {
+            return Ok(Vec::new());
+        };
+        let text = read("the file with headers", path)?;
+        let lines = text.lines().map(str::trim).enumerate();
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let header = |(index, line): (usize, &str)| match line.split_once(':') {
+            Some((name, value)) => Ok((name.trim().to_owned(), Secret::new(value.trim()))),
+            // The line may be a secret.
+            None => Err(ConfigError::Invalid(vec![format!(
+                "line {} of `{}` is no `NAME: VALUE`",
+                index + 1,
+                path.display()
+            )])),
+        };
+        lines.map(header).collect()
+    }
+
     /// The text of `chat_template_file`, where one is set.
     pub fn read_chat_template(&self) -> Result<Option<String>, ConfigError> {
         let path = self.chat_template_file.as_ref();
@@ -228,6 +250,8 @@ impl Reader<'_> {
             responses: self
                 .choice("responses", ResponsesIn::from_word)
                 .unwrap_or(ResponsesIn::Disk),
+            otlp_endpoint: self.url("otlp_endpoint"),
+            otlp_headers_file: self.text("otlp_headers_file").map(PathBuf::from),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
             keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
             connections_max: self.count("connections_max").unwrap_or(0),
@@ -393,6 +417,16 @@ impl Reader<'_> {
 
     fn text(&mut self, name: &'static str) -> Option<String> {
         self.with(name, |_, text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn url(&mut self, name: &'static str) -> Option<String> {
+        self.with(name, |_, text| {
+            let is_http = |scheme| {
+                text.strip_prefix(scheme)
+                    .is_some_and(|rest| !rest.is_empty())
+            };
+            (is_http("http://") || is_http("https://")).then(|| text.to_owned())
+        })
     }
 
     fn list(&mut self, name: &'static str) -> Vec<String> {

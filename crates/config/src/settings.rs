@@ -37,6 +37,8 @@ pub enum Kind {
     /// An IP address.
     Host,
     Path,
+    /// The address of an HTTP server.
+    Url,
     /// Text that is never shown.
     Secret,
     /// In TOML an array, elsewhere separated by commas.
@@ -109,6 +111,7 @@ impl Kind {
         match self {
             Self::Address => "an IP address with a port, such as 127.0.0.1:11460".into(),
             Self::Host => "an IP address, or localhost".into(),
+            Self::Url => "an address that begins with http:// or https://".into(),
             Self::Path => "a path".into(),
             Self::Secret => "a text that is not empty".into(),
             Self::List | Self::Arguments => "a list of texts that are not empty".into(),
@@ -264,6 +267,21 @@ pub const SETTINGS: &[Setting] = &[
               a restart.",
         kind: Kind::Choice(&["disk", "memory"]),
         default: Some("disk"),
+        ..BASE
+    },
+    Setting {
+        name: "otlp_endpoint",
+        doc: "Address of an OpenTelemetry collector that gets a trace of each request by OTLP over \
+              HTTP, such as `http://127.0.0.1:4318`. There are no texts in it.",
+        kind: Kind::Url,
+        unset: "`OTEL_EXPORTER_OTLP_ENDPOINT` of the environment, else no traces",
+        ..BASE
+    },
+    Setting {
+        name: "otlp_headers_file",
+        doc: "File with a header a line, `NAME: VALUE`, that the collector is sent.",
+        kind: Kind::Path,
+        unset: "`OTEL_EXPORTER_OTLP_HEADERS` of the environment, else none",
         ..BASE
     },
     Setting {

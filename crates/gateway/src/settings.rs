@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stdx::Secret;
+use traces::Traces;
 
 use crate::{Control, Library, RoutingSource, Tls};
 
@@ -42,6 +43,8 @@ pub struct GatewayConfig {
     pub library: Option<Arc<dyn Library>>,
     /// The certificate; without it the endpoint speaks HTTP in plain text.
     pub tls: Option<Tls>,
+    /// Who takes the spans of requests; without it there are none.
+    pub traces: Option<Traces>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
 }
@@ -63,6 +66,7 @@ impl Default for GatewayConfig {
             control: None,
             library: None,
             tls: None,
+            traces: None,
             routing_source: None,
         }
     }

@@ -9,6 +9,7 @@ use store::Retention;
 use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use traces::{TraceOptions, Traces};
 
 use super::reload::{self, ProcessConfig};
 use crate::database;
@@ -36,6 +37,7 @@ pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<Gateway
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
         tls: tls(config)?,
+        traces: traces(config)?,
         control,
         library: Some(Arc::new(library)),
         ..GatewayConfig::default()
@@ -53,6 +55,19 @@ fn tls(config: &Config) -> Outcome<Option<Tls>> {
         key: key.to_owned(),
     };
     Tls::open(files).map(Some).code(Code::Usage)
+}
+
+/// Who takes the spans of requests, if anybody does.
+fn traces(config: &Config) -> Outcome<Option<Traces>> {
+    let options = TraceOptions {
+        endpoint: config.otlp_endpoint.clone(),
+        headers: config.read_otlp_headers().code(Code::Usage)?,
+    };
+    let traces = Traces::open(options).code(Code::Usage)?;
+    if let Some(traces) = &traces {
+        say(&format!("traces go to {}", traces.endpoint()));
+    }
+    Ok(traces)
 }
 
 /// Keys, usage, audit log and kept responses. An error if there is a database that cannot be
@@ -95,6 +110,10 @@ pub(super) async fn run(
         tracing::error!(%error, "the endpoint cannot be served");
     }
     watcher.abort();
+    if let Some(traces) = settings.traces {
+        // An error means that sending panicked, which has been told.
+        let _ = tokio::task::spawn_blocking(move || traces.end()).await;
+    }
     if let Some(control) = settings.control {
         // An error means that writing panicked, which has been told.
         let _ = tokio::task::spawn_blocking(move || control.flush()).await;

@@ -14,6 +14,7 @@ mod server;
 mod shelf;
 mod terms;
 mod tls;
+mod traces;
 mod transcripts;
 mod translation;
 mod upstream;
