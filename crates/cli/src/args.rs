@@ -77,7 +77,7 @@ fn run() -> Command {
         .arg(url().help("Talk to this running server instead of loading the model here"));
     augment(command, |setting| {
         let models = ["models_dir", "chat_template_file"];
-        let server = ["api_key", "api_key_file"];
+        let server = ["api_key", "api_key_file", "ca_file"];
         matches!(
             setting.group,
             Group::Engine | Group::Supervision | Group::Log
@@ -151,6 +151,7 @@ fn load() -> Command {
             "port",
             "api_key",
             "api_key_file",
+            "ca_file",
             "models_dir",
             "chat_template_file",
         ];
@@ -272,7 +273,15 @@ fn worker() -> Command {
 
 fn to_server(command: Command) -> Command {
     augment(command.arg(url()), |setting| {
-        ["listen", "host", "port", "api_key", "api_key_file"].contains(&setting.name)
+        [
+            "listen",
+            "host",
+            "port",
+            "api_key",
+            "api_key_file",
+            "ca_file",
+        ]
+        .contains(&setting.name)
     })
 }
 

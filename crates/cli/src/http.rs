@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use config::Config;
-use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use stdx::Secret;
 
@@ -27,11 +27,14 @@ impl Server {
         let base = match matches.get_one::<String>("url") {
             Some(url) if url.contains("://") => url.trim_end_matches('/').to_owned(),
             Some(host) => format!("http://{}", host.trim_end_matches('/')),
-            None => format!("http://{}", reachable(config.listen)),
+            None => format!("{}://{}", scheme(config), reachable(config.listen)),
         };
         // Fails when a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder().connect_timeout(CONNECT_TIMEOUT).build()?;
+        let client = Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tls_certs_merge(authorities(config)?)
+            .build()?;
         Ok(Self {
             client,
             base,
@@ -154,6 +157,28 @@ fn root_cause(error: &reqwest::Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+/// What `ca_file` adds to the authorities of the system.
+fn authorities(config: &Config) -> Outcome<Vec<Certificate>> {
+    let Some(text) = config.read_ca_file().code(Code::Usage)? else {
+        return Ok(Vec::new());
+    };
+    let found = Certificate::from_pem_bundle(text.as_bytes()).unwrap_or_default();
+    if found.is_empty() {
+        let message = "`ca_file` has no certificate that can be read; it must be a PEM file with \
+                       at least one";
+        return Err(fault(Code::Usage, message));
+    }
+    Ok(found)
+}
+
+/// How the server of this configuration is spoken to.
+pub(crate) fn scheme(config: &Config) -> &'static str {
+    match config.tls_cert_file {
+        Some(_) => "https",
+        None => "http",
+    }
 }
 
 /// Where a server that listens on `address` is reached from this machine.

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::reload::ProcessConfig;
-use crate::http::reachable;
+use crate::http::{reachable, scheme};
 use crate::library::DiskLibrary;
 use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
 use crate::output::say;
@@ -78,7 +78,7 @@ async fn serve(
     let routing = fleet::routing(&shelf::with_aliases(config))?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
-    say(&format!("listening on http://{address}"));
+    say(&format!("listening on {}://{address}", scheme(config)));
     for provider in &config.fleet.providers {
         let (name, kind, url) = (&provider.name, &provider.kind, &provider.url);
         say(&format!("provider {name}: {kind} at {url}"));
@@ -101,7 +101,8 @@ async fn serve(
         () = signals.next() => Ok(false),
     };
     if let Ok(true) = loaded {
-        say(&usage(address, &fleet));
+        let url = format!("{}://{}/v1", scheme(config), reachable(address));
+        say(&usage(&url, &fleet));
         signals.next().await;
     }
     if loaded.is_ok() {
@@ -192,12 +193,11 @@ fn cut_short() -> Fault {
 }
 
 /// How to use what now runs.
-fn usage(address: SocketAddr, fleet: &Fleet) -> String {
+fn usage(url: &str, fleet: &Fleet) -> String {
     let models = fleet.models();
     let ready = |model: &&ModelStatus| matches!(model.phase, ModelPhase::Ready(_));
     let model = models.iter().find(ready).or_else(|| models.first());
     let model = model.map_or("auto", |model| &model.name);
-    let url = format!("http://{}/v1", reachable(address));
     format!(
         "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions -H \
          'Content-Type: application/json' -d '{{\"model\": \"{model}\", \"messages\": \

@@ -29,6 +29,7 @@ fn arg(setting: &Setting) -> Arg {
         Kind::Address => "ADDRESS",
         Kind::Host => "HOST",
         Kind::Path => "PATH",
+        Kind::Url => "URL",
         Kind::Secret => "KEY",
         Kind::Arguments => "MODEL",
         Kind::List => "LIST",

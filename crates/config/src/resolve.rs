@@ -1,7 +1,7 @@
 //! From what the user said to values that can be used.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use stdx::{Bytes, Secret};
@@ -17,12 +17,18 @@ pub struct Config {
     /// As given; [`Config::read_api_key`] also looks into the file.
     pub api_key: Option<Secret>,
     pub api_key_file: Option<PathBuf>,
+    /// [`Config::tls_files`] has both or neither.
+    pub tls_cert_file: Option<PathBuf>,
+    pub tls_key_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
     pub data_dir: Option<PathBuf>,
     pub audit: bool,
     pub audit_texts: bool,
     pub audit_days: u32,
     pub audit_rows_max: u32,
     pub responses: ResponsesIn,
+    pub otlp_endpoint: Option<String>,
+    pub otlp_headers_file: Option<PathBuf>,
     pub body_bytes_max: Bytes,
     /// `None` sends no keep-alive lines.
     pub keep_alive: Option<Duration>,
@@ -166,6 +172,45 @@ impl Config {
         }
     }
 
+    /// The files of the certificate and of its key, where they are set.
+    pub fn tls_files(&self) -> Result<Option<(&Path, &Path)>, ConfigError> {
+        let (missing, set) = match (&self.tls_cert_file, &self.tls_key_file) {
+            (Some(certificate), Some(key)) => return Ok(Some((certificate, key))),
+            (None, None) => return Ok(None),
+            (None, Some(_)) => ("tls_cert_file", "tls_key_file"),
+            (Some(_), None) => ("tls_key_file", "tls_cert_file"),
+        };
+        Err(ConfigError::Invalid(vec![format!(
+            "`{set}` is set and `{missing}` is not; TLS needs both"
+        )]))
+    }
+
+    /// The text of `ca_file`, where one is set.
+    pub fn read_ca_file(&self) -> Result<Option<String>, ConfigError> {
+        let path = self.ca_file.as_ref();
+        path.map(|path| read("the CA file", path)).transpose()
+    }
+
+    /// The headers in `otlp_headers_file`. Empty lines and those with a `#` in front have none.
+    pub fn read_otlp_headers(&self) -> Result<Vec<(String, Secret)>, ConfigError> {
+        let Some(path) = &self.otlp_headers_file else {
+            return Ok(Vec::new());
+        };
+        let text = read("the file with headers", path)?;
+        let lines = text.lines().map(str::trim).enumerate();
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
+        let header = |(index, line): (usize, &str)| match line.split_once(':') {
+            Some((name, value)) => Ok((name.trim().to_owned(), Secret::new(value.trim()))),
+            // The line may be a secret.
+            None => Err(ConfigError::Invalid(vec![format!(
+                "line {} of `{}` is no `NAME: VALUE`",
+                index + 1,
+                path.display()
+            )])),
+        };
+        lines.map(header).collect()
+    }
+
     /// The text of `chat_template_file`, where one is set.
     pub fn read_chat_template(&self) -> Result<Option<String>, ConfigError> {
         let path = self.chat_template_file.as_ref();
@@ -194,6 +239,9 @@ impl Reader<'_> {
             listen: self.listen(),
             api_key: self.text("api_key").map(Secret::new),
             api_key_file: self.text("api_key_file").map(PathBuf::from),
+            tls_cert_file: self.text("tls_cert_file").map(PathBuf::from),
+            tls_key_file: self.text("tls_key_file").map(PathBuf::from),
+            ca_file: self.text("ca_file").map(PathBuf::from),
             data_dir: self.text("data_dir").map(PathBuf::from),
             audit: self.parsed("audit").unwrap_or(true),
             audit_texts: self.parsed("audit_texts").unwrap_or(false),
@@ -202,6 +250,8 @@ impl Reader<'_> {
             responses: self
                 .choice("responses", ResponsesIn::from_word)
                 .unwrap_or(ResponsesIn::Disk),
+            otlp_endpoint: self.url("otlp_endpoint"),
+            otlp_headers_file: self.text("otlp_headers_file").map(PathBuf::from),
             body_bytes_max: Bytes(self.number("body_bytes_max").unwrap_or(0)),
             keep_alive: Some(self.seconds("keep_alive_secs")).filter(|wait| !wait.is_zero()),
             connections_max: self.count("connections_max").unwrap_or(0),
@@ -367,6 +417,16 @@ impl Reader<'_> {
 
     fn text(&mut self, name: &'static str) -> Option<String> {
         self.with(name, |_, text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn url(&mut self, name: &'static str) -> Option<String> {
+        self.with(name, |_, text| {
+            let is_http = |scheme| {
+                text.strip_prefix(scheme)
+                    .is_some_and(|rest| !rest.is_empty())
+            };
+            (is_http("http://") || is_http("https://")).then(|| text.to_owned())
+        })
     }
 
     fn list(&mut self, name: &'static str) -> Vec<String> {

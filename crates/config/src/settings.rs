@@ -37,6 +37,8 @@ pub enum Kind {
     /// An IP address.
     Host,
     Path,
+    /// The address of an HTTP server.
+    Url,
     /// Text that is never shown.
     Secret,
     /// In TOML an array, elsewhere separated by commas.
@@ -109,6 +111,7 @@ impl Kind {
         match self {
             Self::Address => "an IP address with a port, such as 127.0.0.1:11460".into(),
             Self::Host => "an IP address, or localhost".into(),
+            Self::Url => "an address that begins with http:// or https://".into(),
             Self::Path => "a path".into(),
             Self::Secret => "a text that is not empty".into(),
             Self::List | Self::Arguments => "a list of texts that are not empty".into(),
@@ -194,6 +197,29 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "tls_cert_file",
+        doc: "Certificate of the server in PEM, with the chain that leads to its authority; the \
+              server then speaks HTTPS only. It is read again when it changes, and on SIGHUP.",
+        kind: Kind::Path,
+        unset: "HTTP in plain text",
+        ..BASE
+    },
+    Setting {
+        name: "tls_key_file",
+        doc: "Private key of `tls_cert_file`, in PEM and not encrypted.",
+        kind: Kind::Path,
+        unset: "HTTP in plain text",
+        ..BASE
+    },
+    Setting {
+        name: "ca_file",
+        doc: "Certificates in PEM that `sextant ps`, `load`, `unload` and `run --url` trust besides \
+              the system's when they ask a server.",
+        kind: Kind::Path,
+        unset: "those of the system",
+        ..BASE
+    },
+    Setting {
         name: "data_dir",
         doc: "Folder of the database `sextant.db`: API keys and what they have used, the audit \
               log, kept responses.",
@@ -241,6 +267,21 @@ pub const SETTINGS: &[Setting] = &[
               a restart.",
         kind: Kind::Choice(&["disk", "memory"]),
         default: Some("disk"),
+        ..BASE
+    },
+    Setting {
+        name: "otlp_endpoint",
+        doc: "Address of an OpenTelemetry collector that gets a trace of each request by OTLP over \
+              HTTP, such as `http://127.0.0.1:4318`. There are no texts in it.",
+        kind: Kind::Url,
+        unset: "`OTEL_EXPORTER_OTLP_ENDPOINT` of the environment, else no traces",
+        ..BASE
+    },
+    Setting {
+        name: "otlp_headers_file",
+        doc: "File with a header a line, `NAME: VALUE`, that the collector is sent.",
+        kind: Kind::Path,
+        unset: "`OTEL_EXPORTER_OTLP_HEADERS` of the environment, else none",
         ..BASE
     },
     Setting {

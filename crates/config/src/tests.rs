@@ -33,6 +33,7 @@ fn sample(setting: &Setting) -> String {
         Kind::Address => "0.0.0.0:1".into(),
         Kind::Host => "10.0.0.1".into(),
         Kind::Path => "/some/where".into(),
+        Kind::Url => "http://127.0.0.1:4318".into(),
         Kind::Secret => "hunter2".into(),
         Kind::List | Kind::Arguments => "tiny".into(),
         Kind::Count { max, .. } => max.to_string(),
@@ -92,6 +93,46 @@ fn host_and_port_replace_parts_of_listen_from_sources_as_strong() {
     assert_eq!(listen(&raw), "10.0.0.2:80");
     let raw = RawConfig::gather(&flags(&["--listen=10.0.0.3:7"]), env, file);
     assert_eq!(listen(&raw), "10.0.0.3:7");
+}
+
+#[test]
+fn headers_are_read_from_a_file() {
+    let folder = std::env::temp_dir().join(format!("sextant-headers-{}", std::process::id()));
+    let read = |text: &str| {
+        std::fs::write(&folder, text).unwrap();
+        let flag = format!("--otlp-headers-file={}", folder.display());
+        let config = from_flags(&[&flag]).resolve().unwrap();
+        config
+            .read_otlp_headers()
+            .map_err(|error| error.to_string())
+    };
+    let headers = read("# of ours\nauthorization: Basic abc=\n\n x-team :blue \n").unwrap();
+    let shown: Vec<_> = headers
+        .iter()
+        .map(|(name, value)| (&**name, value.expose()))
+        .collect();
+    assert_eq!(shown, [("authorization", "Basic abc="), ("x-team", "blue")]);
+    let told = read("x-team: blue\nhunter2\n").unwrap_err();
+    std::fs::remove_file(&folder).unwrap();
+    assert!(told.contains("line 2"), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[test]
+fn tls_needs_a_certificate_and_a_key() {
+    let files = |args: &[&str]| {
+        let config = from_flags(args).resolve().unwrap();
+        let files = config.tls_files().map_err(|error| error.to_string());
+        files.map(|files| files.map(|(certificate, key)| (certificate.to_owned(), key.to_owned())))
+    };
+    let (certificate, key) = ("--tls-cert-file=a.pem", "--tls-key-file=b.pem");
+    assert_eq!(files(&[]), Ok(None));
+    let both = ("a.pem".into(), "b.pem".into());
+    assert_eq!(files(&[certificate, key]), Ok(Some(both)));
+    let told = files(&[certificate]).unwrap_err();
+    assert!(told.contains("`tls_key_file` is not"), "{told}");
+    let told = files(&[key]).unwrap_err();
+    assert!(told.contains("`tls_cert_file` is not"), "{told}");
 }
 
 #[test]

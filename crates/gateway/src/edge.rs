@@ -44,7 +44,7 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     let id = request_id(request.headers(), &state);
     let method = request.method().as_str();
     let mut watch = state.metrics().begin(&route, method, &id);
-    let visit = Visit::begin(state.control(), &id, &route);
+    let visit = Visit::begin(&state, request.headers(), (&id, &route));
     let mut end = VisitEnd {
         visit: Arc::clone(&visit),
         control: state.control().cloned(),

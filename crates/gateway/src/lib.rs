@@ -23,6 +23,7 @@ mod routes;
 mod serve;
 mod settings;
 mod stream;
+mod tls;
 pub mod wire;
 
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub use openapi::openapi_json;
 pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
+pub use tls::{Tls, TlsError, TlsFiles};
 
 use access::Head;
 use dispatch::Dispatch;

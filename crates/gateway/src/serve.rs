@@ -3,6 +3,8 @@
 //! A lane is a thread with a runtime of its own. A connection stays in its lane, and so do its
 //! requests and what they ask of other engines: nothing that happens to one request wakes
 //! another thread. That is what costs most where a request takes microseconds.
+//!
+//! With a certificate a connection begins with a handshake, in its lane like all that follows.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -14,18 +16,28 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio_rustls::server::TlsStream;
 
+use crate::Tls;
 use crate::settings::GatewayConfig;
 
 /// Lanes at most; more cores than that have no work in an endpoint of this kind.
 const LANES_MAX: usize = 16;
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// The first byte of a handshake: a record of that kind.
+const TLS_HANDSHAKE: u8 = 22;
+/// What a client without TLS is told; most of them do not show how a handshake failed.
+const NOT_TLS: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\n\
+    connection: close\r\ncontent-length: 49\r\n\r\nThis address speaks TLS: use https:// to ask it.\n";
+/// Bytes of a request without TLS that are read before it is told so.
+const NOT_TLS_BYTES_MAX: usize = 4 << 10;
 
 /// Serves `app` on all `listeners` until `shutdown` is ready, then finishes what is
 /// running, for at most the configured time.
@@ -141,6 +153,7 @@ impl Lane {
         let server = LaneServer {
             app: app.clone(),
             open: Arc::clone(&open),
+            tls: config.tls.clone(),
             header_timeout: config.header_timeout,
             shutdown_timeout: config.shutdown_timeout,
         };
@@ -166,6 +179,7 @@ impl Lane {
 struct LaneServer {
     app: Router,
     open: Arc<AtomicUsize>,
+    tls: Option<Tls>,
     header_timeout: Duration,
     shutdown_timeout: Duration,
 }
@@ -173,11 +187,13 @@ struct LaneServer {
 impl LaneServer {
     async fn run(self, mut receiver: mpsc::UnboundedReceiver<Connection>) {
         let graceful = GracefulShutdown::new();
+        let (ending, ended) = watch::channel(());
         let mut running = JoinSet::new();
         while let Some(connection) = receiver.recv().await {
             while running.try_join_next().is_some() {}
-            self.spawn(connection, &graceful, &mut running);
+            self.spawn(connection, (graceful.watcher(), &ended), &mut running);
         }
+        drop(ending);
         let drained = tokio::time::timeout(self.shutdown_timeout, graceful.shutdown()).await;
         if drained.is_err() {
             tracing::warn!(open = running.len(), "connections are cut");
@@ -188,7 +204,7 @@ impl LaneServer {
     fn spawn(
         &self,
         connection: Connection,
-        graceful: &GracefulShutdown,
+        (watcher, ended): (Watcher, &watch::Receiver<()>),
         running: &mut JoinSet<()>,
     ) {
         let Connection { stream, slot } = connection;
@@ -201,19 +217,75 @@ impl LaneServer {
             Ok(stream) => stream,
             Err(error) => return tracing::warn!(%error, "a connection could not be served"),
         };
-        let service = TowerToHyperService::new(self.app.clone());
-        let served = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(self.header_timeout)
-            .serve_connection(TokioIo::new(stream), service);
-        let served = graceful.watch(served);
+        let service = Service {
+            app: self.app.clone(),
+            watcher,
+            header_timeout: self.header_timeout,
+        };
+        let Some(tls) = self.tls.clone() else {
+            running.spawn(async move {
+                service.serve(stream).await;
+                drop((slot, open));
+            });
+            return;
+        };
+        let mut ended = ended.clone();
         running.spawn(async move {
-            if let Err(error) = served.await {
-                tracing::debug!(%error, "connection ended");
+            let encrypted = tokio::select! {
+                encrypted = handshake(stream, &tls, service.header_timeout) => encrypted,
+                // Nothing has been asked for yet. An error means the end too.
+                _ = ended.changed() => None,
+            };
+            if let Some(stream) = encrypted {
+                service.serve(stream).await;
             }
             drop((slot, open));
         });
     }
+}
+
+/// What a connection is served with.
+struct Service {
+    app: Router,
+    watcher: Watcher,
+    header_timeout: Duration,
+}
+
+impl Service {
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S) {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.header_timeout)
+            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(self.app));
+        if let Err(error) = self.watcher.watch(served).await {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Begins TLS; `None` where the client does not, or not in time.
+async fn handshake(
+    mut stream: TcpStream,
+    tls: &Tls,
+    limit: Duration,
+) -> Option<TlsStream<TcpStream>> {
+    let handshake = async {
+        let mut first = [TLS_HANDSHAKE];
+        stream.peek(&mut first).await?;
+        if first != [TLS_HANDSHAKE] {
+            // What is left unread at the end would take the answer away from the client.
+            let _n_read = stream.read(&mut vec![0; NOT_TLS_BYTES_MAX]).await?;
+            stream.write_all(NOT_TLS).await?;
+            return Err(io::Error::other("the client does not speak TLS"));
+        }
+        tls.acceptor().accept(stream).await
+    };
+    match tokio::time::timeout(limit, handshake).await {
+        Ok(Ok(encrypted)) => return Some(encrypted),
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+    None
 }
 
 /// Counts a connection of a lane until it is dropped.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use stdx::Secret;
+use traces::Traces;
 
-use crate::{Control, Library, RoutingSource};
+use crate::{Control, Library, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -40,6 +41,10 @@ pub struct GatewayConfig {
     pub control: Option<Control>,
     /// The models on disk; without it none can be pulled or deleted.
     pub library: Option<Arc<dyn Library>>,
+    /// The certificate; without it the endpoint speaks HTTP in plain text.
+    pub tls: Option<Tls>,
+    /// Who takes the spans of requests; without it there are none.
+    pub traces: Option<Traces>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
 }
@@ -60,6 +65,8 @@ impl Default for GatewayConfig {
             hosts: Vec::new(),
             control: None,
             library: None,
+            tls: None,
+            traces: None,
             routing_source: None,
         }
     }

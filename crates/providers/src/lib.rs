@@ -33,6 +33,8 @@ pub const HOPS_HEADER: &str = "x-sextant-hops";
 /// Says how far a request may travel.
 pub const PRIVACY_HEADER: &str = "x-routing-privacy";
 
+/// Says to which trace a request belongs (W3C Trace Context).
+const TRACE_PARENT_HEADER: &str = "traceparent";
 /// Says who goes first among requests that wait.
 pub const PRIORITY_HEADER: &str = "x-sextant-priority";
 
@@ -47,6 +49,11 @@ pub trait Provider: Any + Debug + Send + Sync {
     /// Hands a job over. Whatever is wrong before the first event may also be the
     /// stream's only event.
     fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>>;
+
+    /// The host and the port that it is asked at, where it has some.
+    fn address(&self) -> Option<(&str, u16)> {
+        None
+    }
 
     /// Whether `other` is the same engine, asked in the same way.
     fn is_same(&self, other: &dyn Provider) -> bool;
@@ -64,6 +71,8 @@ pub struct Order {
     pub priority: Priority,
     /// Nobody sees anything of the answer before its end.
     pub is_whole: bool,
+    /// The header `traceparent`, where the request belongs to a trace.
+    pub trace_parent: Option<String>,
 }
 
 /// What a provider has.

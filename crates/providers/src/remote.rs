@@ -329,6 +329,10 @@ impl Provider for Remote {
         self.ask(order).boxed()
     }
 
+    fn address(&self) -> Option<(&str, u16)> {
+        Some((self.base.host_str()?, self.base.port_or_known_default()?))
+    }
+
     fn is_same(&self, other: &dyn Provider) -> bool {
         let other = (other as &dyn Any).downcast_ref::<Self>();
         other.is_some_and(|other| other.config == self.config)

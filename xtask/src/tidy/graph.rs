@@ -10,7 +10,9 @@ use std::fs;
 const LEVELS: &[&[&str]] = &[
     &["stdx", "kernels", "router"],
     &["ggml-plugin"],
-    &["llama", "proto", "models", "sampling", "config", "store"],
+    &[
+        "llama", "proto", "models", "sampling", "config", "store", "traces",
+    ],
     &["engine", "chat", "providers"],
     &["worker", "supervisor"],
     &["gateway"],

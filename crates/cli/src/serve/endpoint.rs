@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{Config, ResponsesIn};
-use gateway::{AppState, Control, ControlOptions, GatewayConfig, Routing};
+use gateway::{AppState, Control, ControlOptions, GatewayConfig, Routing, Tls, TlsFiles};
 use store::Retention;
 use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use traces::{TraceOptions, Traces};
 
 use super::reload::{self, ProcessConfig};
 use crate::database;
@@ -35,10 +36,38 @@ pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<Gateway
         api_key,
         cors_origins: config.cors_origins.clone(),
         hosts: config.hosts.clone(),
+        tls: tls(config)?,
+        traces: traces(config)?,
         control,
         library: Some(Arc::new(library)),
         ..GatewayConfig::default()
     })
+}
+
+/// The certificate. An error if it cannot be used: without it the endpoint would speak in plain
+/// text.
+fn tls(config: &Config) -> Outcome<Option<Tls>> {
+    let Some((certificate, key)) = config.tls_files().code(Code::Usage)? else {
+        return Ok(None);
+    };
+    let files = TlsFiles {
+        certificate: certificate.to_owned(),
+        key: key.to_owned(),
+    };
+    Tls::open(files).map(Some).code(Code::Usage)
+}
+
+/// Who takes the spans of requests, if anybody does.
+fn traces(config: &Config) -> Outcome<Option<Traces>> {
+    let options = TraceOptions {
+        endpoint: config.otlp_endpoint.clone(),
+        headers: config.read_otlp_headers().code(Code::Usage)?,
+    };
+    let traces = Traces::open(options).code(Code::Usage)?;
+    if let Some(traces) = &traces {
+        say(&format!("traces go to {}", traces.endpoint()));
+    }
+    Ok(traces)
 }
 
 /// Keys, usage, audit log and kept responses. An error if there is a database that cannot be
@@ -72,7 +101,7 @@ pub(super) async fn run(
     settings.routing_source = Some(Arc::clone(&source) as Arc<_>);
     let state = AppState::routed(Arc::new(fleet), settings.clone(), routing);
     let app = gateway::app(state.clone());
-    let watcher = tokio::spawn(reload::watch(state, source));
+    let watcher = tokio::spawn(reload::watch(state, source, settings.tls.clone()));
     let stop = async {
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -81,6 +110,10 @@ pub(super) async fn run(
         tracing::error!(%error, "the endpoint cannot be served");
     }
     watcher.abort();
+    if let Some(traces) = settings.traces {
+        // An error means that sending panicked, which has been told.
+        let _ = tokio::task::spawn_blocking(move || traces.end()).await;
+    }
     if let Some(control) = settings.control {
         // An error means that writing panicked, which has been told.
         let _ = tokio::task::spawn_blocking(move || control.flush()).await;

@@ -1,4 +1,4 @@
-//! Providers and rules are read again when their file changes, and on SIGHUP.
+//! Providers, rules and the certificate are read again when their files change, and on SIGHUP.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
 use config::{Config, ConfigError, Effective, Preset, RawConfig, file_to_read};
-use gateway::{AppState, Routing, RoutingSource};
+use gateway::{AppState, Routing, RoutingSource, Tls};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::fleet;
@@ -79,27 +79,69 @@ impl Stamp {
     }
 }
 
-/// Reads the configuration again, whenever there is a reason to, for as long as it is polled.
-pub(super) async fn watch(state: AppState, source: Arc<ProcessConfig>) {
+/// Files that are read again once they have changed.
+struct Watched {
+    in_force: Vec<Option<Stamp>>,
+    seen: Vec<Option<Stamp>>,
+}
+
+impl Watched {
+    fn new(now: Vec<Option<Stamp>>) -> Self {
+        Self {
+            in_force: now.clone(),
+            seen: now,
+        }
+    }
+
+    /// Whether to read them: two looks saw the same, and it is not what is in force. Without a
+    /// file there is nothing to read: what was read stays.
+    fn is_due(&mut self, now: Vec<Option<Stamp>>, told: bool) -> bool {
+        let is_settled = self.seen == now;
+        self.seen = now;
+        let is_new = self.seen != self.in_force && self.seen.iter().all(Option::is_some);
+        let is_due = told || (is_settled && is_new);
+        if is_due {
+            self.in_force.clone_from(&self.seen);
+        }
+        is_due
+    }
+}
+
+/// Reads the configuration and the certificate again, whenever there is a reason to, for as
+/// long as it is polled.
+pub(super) async fn watch(state: AppState, source: Arc<ProcessConfig>, tls: Option<Tls>) {
     let Ok(mut hangup) = signal(SignalKind::hangup()) else {
         return tracing::warn!("SIGHUP cannot be heard; changes need a new start");
     };
-    let stamp = |source: &ProcessConfig| source.path().and_then(|path| Stamp::of(&path));
-    let mut in_force = stamp(&source);
-    let mut seen = in_force;
+    let stamp = || vec![source.path().and_then(|path| Stamp::of(&path))];
+    let stamps = |tls: &Tls| {
+        let files = tls.files();
+        vec![Stamp::of(&files.certificate), Stamp::of(&files.key)]
+    };
+    let mut rules = Watched::new(stamp());
+    let mut certificate = tls.as_ref().map(|tls| Watched::new(stamps(tls)));
     loop {
         let told = tokio::select! {
             heard = hangup.recv() => heard.is_some(),
             () = tokio::time::sleep(LOOK_EVERY) => false,
         };
-        let now = stamp(&source);
-        let is_settled = std::mem::replace(&mut seen, now) == now;
-        // Without a file there is nothing to read: what was read stays.
-        if told || (is_settled && now != in_force && now.is_some()) {
-            in_force = now;
+        if rules.is_due(stamp(), told) {
             let (state, source) = (state.clone(), Arc::clone(&source));
             // The log has what came of it.
             let _ = tokio::task::spawn_blocking(move || state.reload(&*source)).await;
         }
+        if let (Some(tls), Some(certificate)) = (&tls, &mut certificate)
+            && certificate.is_due(stamps(tls), told)
+        {
+            let tls = tls.clone();
+            let _ = tokio::task::spawn_blocking(move || renew(&tls)).await;
+        }
+    }
+}
+
+fn renew(tls: &Tls) {
+    match tls.renew() {
+        Ok(()) => tracing::info!("the certificate was read again"),
+        Err(error) => tracing::error!(%error, "the certificate is not renewed; the old one stays"),
     }
 }

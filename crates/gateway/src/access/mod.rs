@@ -11,6 +11,7 @@ mod keyring;
 mod quota;
 mod refusals;
 mod scopes;
+mod span;
 mod visit;
 
 use std::sync::atomic::{AtomicBool, Ordering};

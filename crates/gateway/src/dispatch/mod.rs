@@ -39,7 +39,7 @@ pub(crate) use price::Estimate;
 pub use price::{Price, Prices};
 pub(crate) use refusal::{not_loaded, refusal};
 pub(crate) use run::Delivery;
-pub(crate) use trail::Trail;
+pub(crate) use trail::{Tracing, Trail, Try};
 
 /// The name under which the models of this process are asked for.
 pub const EMBEDDED: &str = "embedded";

@@ -23,6 +23,7 @@ use router::{Candidate, Outcome, Target};
 
 use super::continuation::Told;
 use super::places::{Place, WAITING_MAX};
+use super::trail::Trying;
 use super::{Dispatch, Post, Settled, Trail};
 use crate::backend::{self, EventStream};
 use crate::error::ApiError;
@@ -98,6 +99,7 @@ struct Run {
 /// A job at one candidate.
 struct Attempt {
     target: Target,
+    trying: Trying,
     source: Source,
     /// Once there is a place.
     tenure: Option<Tenure>,
@@ -173,6 +175,9 @@ impl Drop for Tenure {
 impl Attempt {
     fn new(candidate: &Candidate, job: Job, run: &Run) -> Self {
         let target = candidate.target.clone();
+        let post = run.dispatch.post(&target.provider);
+        let address = post.and_then(|post| post.provider().address());
+        let trying = run.trail.tries(&target, address);
         let opening = Opening {
             dispatch: Arc::clone(&run.dispatch),
             patience: match run.can_go_on() {
@@ -186,11 +191,13 @@ impl Attempt {
                 hops: run.settled.hops,
                 priority: run.settled.terms.priority,
                 is_whole: run.delivery == Delivery::Whole,
+                trace_parent: trying.parent.map(|parent| parent.to_string()),
             },
             provider: target.provider.clone(),
         };
         Self {
             target,
+            trying,
             source: Source::Opening(opening.open().boxed()),
             tenure: None,
             sent: Instant::now(),
@@ -373,7 +380,6 @@ impl Run {
         };
         // There is one: it is taken for the last candidate only.
         let Some(job) = job else { return };
-        self.trail.tried();
         let attempt = Attempt::new(candidate, job, self);
         self.attempts.push(attempt);
     }
@@ -478,7 +484,8 @@ impl Run {
     /// A candidate failed.
     fn lost(&mut self, mut attempt: Attempt, failure: JobFailure) {
         attempt.ended(&outcome(&failure));
-        self.trail.failed(&attempt.target, code(&failure));
+        self.trail
+            .failed(&attempt.trying, &attempt.target, code(&failure));
         if !helps_elsewhere(&failure.kind) {
             return self.fail(failure);
         }

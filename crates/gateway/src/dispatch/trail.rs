@@ -1,9 +1,11 @@
 //! What became of a request, for its answer's headers.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use router::{Decision, Target};
+use traces::TraceParent;
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-sextant-served-by");
 const ROUTE: HeaderName = HeaderName::from_static("x-sextant-route");
@@ -13,7 +15,51 @@ const TRAIL: HeaderName = HeaderName::from_static("x-sextant-trail");
 /// Tries so far, and who answered.
 #[derive(Debug, Default)]
 pub(crate) struct Trail {
+    tracing: Tracing,
     state: Mutex<State>,
+}
+
+/// What providers are told of the trace that a request belongs to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Tracing {
+    #[default]
+    Off,
+    /// What the client said; nothing is recorded here.
+    PassedOn(TraceParent),
+    /// A place below this one, which is recorded.
+    Below(TraceParent),
+}
+
+/// One try at a provider, where it is recorded.
+#[derive(Debug, Clone)]
+pub(crate) struct Try {
+    pub(crate) place: TraceParent,
+    pub(crate) target: Target,
+    pub(crate) address: Option<(String, u16)>,
+    pub(crate) began: Instant,
+    /// `None`: not yet.
+    pub(crate) ended: Option<Instant>,
+    /// The code of the error.
+    pub(crate) error: Option<&'static str>,
+}
+
+/// A try that goes on until this is dropped.
+#[derive(Debug)]
+pub(super) struct Trying {
+    trail: Arc<Trail>,
+    /// Among those that are recorded.
+    number: Option<usize>,
+    /// What the provider is told.
+    pub(super) parent: Option<TraceParent>,
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        if let Some(one) = self.trail.state().tries.get_mut(number) {
+            one.ended = Some(Instant::now());
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -22,19 +68,61 @@ struct State {
     /// Who failed, and the code of the error.
     failures: Vec<(Target, &'static str)>,
     served: Option<Target>,
+    /// Those that are recorded.
+    tries: Vec<Try>,
 }
 
 impl Trail {
+    pub(crate) fn new(tracing: Tracing) -> Self {
+        Self {
+            tracing,
+            state: Mutex::default(),
+        }
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tried(&self) {
-        self.state().attempts += 1;
+    /// A try begins, at a provider with that address.
+    pub(super) fn tries(self: &Arc<Self>, target: &Target, address: Option<(&str, u16)>) -> Trying {
+        let mut state = self.state();
+        state.attempts += 1;
+        let (number, parent) = match self.tracing {
+            Tracing::Off => (None, None),
+            Tracing::PassedOn(parent) => (None, Some(parent)),
+            Tracing::Below(above) => {
+                let place = above.child();
+                state.tries.push(Try {
+                    place,
+                    target: target.clone(),
+                    address: address.map(|(host, port)| (host.to_owned(), port)),
+                    began: Instant::now(),
+                    ended: None,
+                    error: None,
+                });
+                (Some(state.tries.len() - 1), Some(place))
+            }
+        };
+        drop(state);
+        Trying {
+            trail: Arc::clone(self),
+            number,
+            parent,
+        }
     }
 
-    pub(super) fn failed(&self, target: &Target, code: &'static str) {
-        self.state().failures.push((target.clone(), code));
+    pub(super) fn failed(&self, trying: &Trying, target: &Target, code: &'static str) {
+        let mut state = self.state();
+        state.failures.push((target.clone(), code));
+        if let Some(one) = trying.number.and_then(|number| state.tries.get_mut(number)) {
+            one.error = Some(code);
+        }
+    }
+
+    /// The tries that are recorded.
+    pub(crate) fn recorded(&self) -> Vec<Try> {
+        self.state().tries.clone()
     }
 
     pub(super) fn served(&self, target: &Target) {

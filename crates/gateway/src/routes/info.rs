@@ -143,7 +143,11 @@ pub(crate) async fn landing(State(state): State<AppState>, headers: HeaderMap) -
     let host = headers
         .get(header::HOST)
         .and_then(|host| host.to_str().ok());
-    let url = format!("http://{}/v1", escaped(host.unwrap_or("localhost")));
+    let scheme = match state.config().tls {
+        Some(_) => "https",
+        None => "http",
+    };
+    let url = format!("{scheme}://{}/v1", escaped(host.unwrap_or("localhost")));
     let models = state.backend().models();
     let items: String = models
         .iter()

@@ -33,7 +33,7 @@ use crate::AppState;
 use crate::access::Visit;
 use crate::backend::EventStream;
 use crate::dispatch::{
-    Delivery, Dispatch, EMBEDDED, Facts, Price, Question, Settled, Trail, default_model,
+    Delivery, Dispatch, EMBEDDED, Facts, Price, Question, Settled, Tracing, Trail, default_model,
     not_loaded, refusal,
 };
 use crate::error::{ApiError, ErrorCode};
@@ -150,7 +150,9 @@ impl Call {
         let call = Self {
             settled: Arc::new(dispatch.settle(question, jobs).await?),
             dispatch,
-            trail: Arc::default(),
+            trail: Arc::new(Trail::new(
+                visit.map_or(Tracing::Off, |visit| visit.tracing()),
+            )),
             visit: visit.cloned(),
             began,
         };

@@ -14,6 +14,8 @@ mod scripted;
 mod server;
 mod shelf;
 mod terms;
+mod tls;
+mod traces;
 mod transcripts;
 mod translation;
 mod upstream;

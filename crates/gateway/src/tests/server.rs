@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 use super::scripted::{Scripted, Step, config, hello, router, started, text};
 use crate::{GatewayConfig, serve};
 
-struct Running {
-    address: SocketAddr,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
+pub(super) struct Running {
+    pub(super) address: SocketAddr,
+    pub(super) stop: oneshot::Sender<()>,
+    pub(super) task: JoinHandle<()>,
 }
 
-async fn run(backend: &Arc<Scripted>, config: GatewayConfig) -> Running {
+pub(super) async fn run(backend: &Arc<Scripted>, config: GatewayConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = router(backend, config.clone());
@@ -37,16 +37,16 @@ async fn run(backend: &Arc<Scripted>, config: GatewayConfig) -> Running {
     }
 }
 
-fn raw(body: &str) -> String {
+pub(super) fn raw(body: &str) -> String {
     format!(
         "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
 }
 
-const STREAM: &str = r#"{"prompt": "x", "stream": true}"#;
+pub(super) const STREAM: &str = r#"{"prompt": "x", "stream": true}"#;
 
-async fn read_until(socket: &mut TcpStream, end: &str) -> String {
+pub(super) async fn read_until(socket: &mut (impl AsyncRead + Unpin), end: &str) -> String {
     let mut text = String::new();
     let mut buffer = [0; 4096];
     while !text.contains(end) {
@@ -58,7 +58,7 @@ async fn read_until(socket: &mut TcpStream, end: &str) -> String {
 }
 
 /// Polls a condition that another task makes true.
-async fn eventually(condition: impl Fn() -> bool) {
+pub(super) async fn eventually(condition: impl Fn() -> bool) {
     let waiting = async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -54,6 +54,7 @@ pub(crate) type Fates = fn(usize) -> Fate;
 pub(crate) struct Upstream {
     pub(crate) url: String,
     seen: Arc<Mutex<Vec<Value>>>,
+    trace_parents: Arc<Mutex<Vec<Option<String>>>>,
     task: AbortHandle,
 }
 
@@ -66,6 +67,7 @@ impl Drop for Upstream {
 #[derive(Clone)]
 struct Shared {
     seen: Arc<Mutex<Vec<Value>>>,
+    trace_parents: Arc<Mutex<Vec<Option<String>>>>,
     fates: Arc<dyn Fn(usize) -> Fate + Send + Sync>,
     count: Arc<AtomicUsize>,
 }
@@ -85,10 +87,12 @@ impl Upstream {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let shared = Shared {
             seen: Arc::default(),
+            trace_parents: Arc::default(),
             fates,
             count: Arc::default(),
         };
         let seen = Arc::clone(&shared.seen);
+        let trace_parents = Arc::clone(&shared.trace_parents);
         let app = Router::new()
             .route("/v1/models", get(models))
             .route("/v1/chat/completions", post(chat))
@@ -97,6 +101,7 @@ impl Upstream {
         Self {
             url,
             seen,
+            trace_parents,
             task: tokio::spawn(serve).abort_handle(),
         }
     }
@@ -104,6 +109,11 @@ impl Upstream {
     /// The bodies of all chats so far.
     pub(crate) fn seen(&self) -> Vec<Value> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// What each chat said of its trace.
+    pub(crate) fn trace_parents(&self) -> Vec<Option<String>> {
+        self.trace_parents.lock().unwrap().clone()
     }
 
     /// As a provider of the model `m`.
@@ -161,7 +171,14 @@ pub(crate) fn reply_to(prompt: &str) -> String {
     format!("You said: {prompt}")
 }
 
-async fn chat(State(shared): State<Shared>, Json(body): Json<Value>) -> Response {
+async fn chat(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    Json(body): Json<Value>,
+) -> Response {
+    let parent = headers.get("traceparent");
+    let parent = parent.map(|value| value.to_str().unwrap().to_owned());
+    shared.trace_parents.lock().unwrap().push(parent);
     let fate = (shared.fates)(shared.count.fetch_add(1, Ordering::SeqCst));
     shared.seen.lock().unwrap().push(body.clone());
     match fate {

@@ -7,7 +7,7 @@ use proto::{
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Extra, Kind};
-use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER};
+use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER, TRACE_PARENT_HEADER};
 
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
@@ -62,7 +62,7 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
         }
     };
     // Another endpoint of ours must not send farther what may not go farther, nor back.
-    let headers = match kind {
+    let mut headers = match kind {
         Kind::Sextant => vec![
             (PRIVACY_HEADER, order.reach_max.label().to_owned()),
             (HOPS_HEADER, (order.hops + 1).to_string()),
@@ -70,6 +70,11 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
         ],
         _ => Vec::new(),
     };
+    headers.extend(
+        order
+            .trace_parent
+            .map(|parent| (TRACE_PARENT_HEADER, parent)),
+    );
     Ok(Request {
         path,
         body: writer.body,

@@ -20,6 +20,7 @@ fn written(kind: Kind, job: ChatJob) -> Request {
         hops: 1,
         priority: Priority::Normal,
         is_whole: false,
+        trace_parent: None,
     };
     request(kind, true, order).unwrap()
 }
@@ -178,6 +179,7 @@ fn a_constraint_is_never_dropped() {
             hops: 0,
             priority: Priority::Normal,
             is_whole: false,
+            trace_parent: None,
         };
         let failed = request(kind, true, order).is_err();
         assert_eq!(failed, kind != Kind::Sextant, "{}", kind.word());
