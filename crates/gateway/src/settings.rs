@@ -42,6 +42,8 @@ pub struct GatewayConfig {
     pub library: Option<Arc<dyn Library>>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
+    /// Ports that this endpoint listens on, so that it does not find itself.
+    pub own_ports: Vec<u16>,
 }
 
 impl Default for GatewayConfig {
@@ -61,6 +63,7 @@ impl Default for GatewayConfig {
             control: None,
             library: None,
             routing_source: None,
+            own_ports: Vec::new(),
         }
     }
 }

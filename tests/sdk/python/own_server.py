@@ -51,6 +51,8 @@ class OwnServer:
         self.log = log
         models = [model] if model else []
         arguments = [binary(), "serve", *models, "--listen", f"127.0.0.1:{self.port}"]
+        # Whatever else runs on this machine is not asked.
+        arguments.append("--discovery=false")
         for name, value in ({"threads": 2} | flags).items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with open(log, "wb") as file:
