@@ -141,6 +141,7 @@ def server(arguments, folder, config="", model=None):
     file = folder / "sextant.toml"
     file.write_text(config)
     command = [arguments.binary, "serve", "--listen", f"127.0.0.1:{port}", "--config", file]
+    command.append("--discovery=false")
     if model:
         command += [model, "--context", str(arguments.context), "--slots", "2"]
     base = f"http://127.0.0.1:{port}"

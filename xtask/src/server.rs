@@ -51,6 +51,8 @@ impl Server {
         let mut command = Command::new(sextant());
         command.arg("serve").arg(&setting.model);
         command.env("SEXTANT_DATA_DIR", data_dir());
+        // Whatever else runs on this machine is not asked.
+        command.arg("--discovery=false");
         for (flag, value) in [
             ("--listen", format!("127.0.0.1:{port}")),
             ("--threads", setting.threads.to_string()),

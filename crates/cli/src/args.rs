@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -29,8 +30,10 @@ pub(crate) fn command() -> Command {
             show(),
             key(),
             audit(),
+            providers(),
             configuration(),
             completions_command(),
+            tether(),
             worker(),
         ])
 }
@@ -245,6 +248,24 @@ fn audit() -> Command {
     augment(command, |setting| setting.name == "data_dir")
 }
 
+fn providers() -> Command {
+    let discover = Command::new("discover")
+        .about("Find engines that run on this machine, and print how they are configured")
+        .arg(
+            Arg::new("add")
+                .long("add")
+                .action(ArgAction::SetTrue)
+                .help("Write them into the configuration file; a running server uses them then"),
+        )
+        .arg(json());
+    let server = ["listen", "host", "port"];
+    Command::new("providers")
+        .about("Other engines that this machine's server may use")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(augment(discover, |setting| server.contains(&setting.name)))
+}
+
 fn configuration() -> Command {
     let command = Command::new("config")
         .about("Show every setting with the value in force and its source")
@@ -259,6 +280,25 @@ fn completions_command() -> Command {
             Arg::new("shell")
                 .required(true)
                 .value_parser(value_parser!(Shell)),
+        )
+}
+
+fn tether() -> Command {
+    Command::new("tether")
+        .hide(true)
+        .arg(
+            Arg::new("parent")
+                .long("parent")
+                .required(true)
+                .value_parser(value_parser!(i32)),
+        )
+        .arg(
+            Arg::new("command")
+                .required(true)
+                .num_args(1..)
+                .trailing_var_arg(true)
+                .allow_hyphen_values(true)
+                .value_parser(value_parser!(OsString)),
         )
 }
 

@@ -8,6 +8,7 @@ mod args;
 mod audit;
 mod configuration;
 mod database;
+mod discover;
 mod http;
 mod key;
 mod library;
@@ -24,6 +25,7 @@ mod run;
 mod serve;
 mod shelf;
 mod show;
+mod tether;
 mod worker_process;
 
 use std::process::ExitCode;
@@ -63,6 +65,8 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("audit", matches)) => audit::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
+        Some(("providers", matches)) => discover::run(matches),
+        Some(("tether", matches)) => tether::run(matches),
         Some(("worker", matches)) => worker_process::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

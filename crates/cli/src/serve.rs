@@ -80,8 +80,18 @@ async fn serve(
     let address = listener.local_addr()?;
     say(&format!("listening on {}://{address}", scheme(config)));
     for provider in &config.fleet.providers {
-        let (name, kind, url) = (&provider.name, &provider.kind, &provider.url);
-        say(&format!("provider {name}: {kind} at {url}"));
+        let (name, kind) = (&provider.name, &provider.kind);
+        let place = match &provider.url {
+            Some(url) => format!("at {url}"),
+            None => format!(
+                "run by us, {}",
+                provider.start.as_deref().unwrap_or("on_demand")
+            ),
+        };
+        say(&format!("provider {name}: {kind} {place}"));
+    }
+    if config.discovery {
+        tokio::spawn(crate::discover::tell(config.clone(), address.port()));
     }
     say_shelf(&fleet, &listings);
     fleet.shelve(listings);

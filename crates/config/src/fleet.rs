@@ -47,7 +47,7 @@ pub struct ModelTable {
     pub settings: BTreeMap<String, toml::Value>,
 }
 
-/// `[[providers]]`: an engine that somebody else runs.
+/// `[[providers]]`: an engine that somebody else runs, or a llama-server that we run.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProviderTable {
@@ -58,15 +58,26 @@ pub struct ProviderTable {
     pub name: String,
     /// `sextant`, `llama-server`, `ollama`, `vllm`, `lm-studio` or `openai`.
     pub kind: String,
-    /// Where it is, with or without `/v1`.
-    pub url: String,
+    /// Where it is, with or without `/v1`; this or `command`.
+    pub url: Option<String>,
+    /// How it is started, program and arguments: then we run it. For `llama-server` only.
+    pub command: Option<Vec<SecretText>>,
+    /// When `command` is started: `on_demand` or `always`.
+    pub start: Option<String>,
+    /// How long it may be without a request before it is stopped; 0: for ever.
+    pub idle_timeout_secs: Option<u64>,
+    /// How long it may take until it answers.
+    pub start_timeout_secs: Option<u64>,
+    /// Further variables of its environment.
+    #[serde(default)]
+    pub env: BTreeMap<String, SecretText>,
     /// The environment variable that holds its key.
     pub key_env: Option<String>,
     /// The file whose first line is its key.
     pub key_file: Option<PathBuf>,
     /// Further headers of each request.
     #[serde(default)]
-    pub headers: BTreeMap<String, HeaderValue>,
+    pub headers: BTreeMap<String, SecretText>,
     /// The smaller is tried first.
     #[serde(default = "default_priority")]
     pub priority: u32,
@@ -150,12 +161,12 @@ impl TryFrom<f64> for Amount {
     }
 }
 
-/// A header's value, which may be a secret.
+/// A text that may be a secret: the value of a header or a variable, a part of a command.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(from = "String")]
-pub struct HeaderValue(pub Secret);
+pub struct SecretText(pub Secret);
 
-impl From<String> for HeaderValue {
+impl From<String> for SecretText {
     fn from(value: String) -> Self {
         Self(Secret::new(value))
     }
@@ -203,6 +214,21 @@ pub struct RuleTable {
     /// Regular expressions, or `secrets` or `pii`.
     pub patterns: Vec<String>,
     pub privacy: String,
+}
+
+impl ProviderTable {
+    /// The settings of an engine that we run, as far as they are there.
+    #[must_use]
+    pub fn settings_of_command(&self) -> Vec<&'static str> {
+        let given = [
+            ("start", self.start.is_some()),
+            ("idle_timeout_secs", self.idle_timeout_secs.is_some()),
+            ("start_timeout_secs", self.start_timeout_secs.is_some()),
+            ("env", !self.env.is_empty()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(name, _)| name).collect()
+    }
 }
 
 const fn default_priority() -> u32 {

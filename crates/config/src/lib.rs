@@ -7,6 +7,7 @@
 //! [`RawConfig::resolve`] turns it into a checked [`Config`] or says every problem
 //! at once, each with its source, value and allowed range.
 
+mod append;
 mod flags;
 mod fleet;
 mod presets;
@@ -21,13 +22,13 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+pub use append::{NewProvider, with_providers};
 pub use flags::augment;
 pub use fleet::{
-    Amount, FleetTables, HeaderValue, ModelTable, PriceTable, ProviderTable, RoutingTable,
-    RuleTable,
+    Amount, FleetTables, ModelTable, PriceTable, ProviderTable, RoutingTable, RuleTable, SecretText,
 };
 pub use presets::Preset;
-pub use raw::{Effective, RawConfig, Source, file_to_read};
+pub use raw::{Effective, RawConfig, Source, file_to_read, file_to_write};
 pub use reference::reference_markdown;
 pub use resolve::{
     CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, ResponsesIn, Speculation,

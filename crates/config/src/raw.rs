@@ -85,18 +85,29 @@ pub struct Effective {
 /// `sextant/config.toml` in the user's configuration directory if it exists.
 #[must_use]
 pub fn file_to_read(flags: &ArgMatches, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let (path, is_named) = place(flags, env)?;
+    (is_named || path.is_file()).then_some(path)
+}
+
+/// The file that [`file_to_read`] would read if it existed; `None` without a home directory.
+#[must_use]
+pub fn file_to_write(flags: &ArgMatches, env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    place(flags, env).map(|(path, _)| path)
+}
+
+/// Where the file is, and whether somebody says so.
+fn place(flags: &ArgMatches, env: impl Fn(&str) -> Option<String>) -> Option<(PathBuf, bool)> {
     if let Ok(Some(path)) = flags.try_get_one::<String>("config") {
-        return Some(path.into());
+        return Some((path.into(), true));
     }
     if let Some(path) = env("SEXTANT_CONFIG").filter(|path| !path.is_empty()) {
-        return Some(path.into());
+        return Some((path.into(), true));
     }
     let base = env("XDG_CONFIG_HOME")
         .filter(|dir| !dir.is_empty())
         .map(PathBuf::from)
         .or_else(|| env("HOME").map(|home| Path::new(&home).join(".config")))?;
-    let path = base.join("sextant").join("config.toml");
-    path.is_file().then_some(path)
+    Some((base.join("sextant").join("config.toml"), false))
 }
 
 impl RawConfig {

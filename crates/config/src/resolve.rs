@@ -36,6 +36,8 @@ pub struct Config {
     pub requests_max: u32,
     pub cors_origins: Vec<String>,
     pub hosts: Vec<String>,
+    /// Whether to look for engines on this machine at the start.
+    pub discovery: bool,
     /// Models to load at the start.
     pub load: Vec<String>,
     pub models_dir: Option<PathBuf>,
@@ -258,6 +260,7 @@ impl Reader<'_> {
             requests_max: self.count("requests_max").unwrap_or(0),
             cors_origins: self.list("cors_origins"),
             hosts: self.list("hosts"),
+            discovery: self.parsed("discovery").unwrap_or(true),
             load: self.list("load"),
             models_dir: self.text("models_dir").map(PathBuf::from),
             load_on_demand: self.parsed("load_on_demand"),

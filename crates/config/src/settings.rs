@@ -341,6 +341,14 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "discovery",
+        doc: "Whether to look at the start for engines on usual ports of this machine, and to \
+              say what was found. Nothing is used unless it is configured.",
+        kind: Kind::Switch,
+        default: Some("true"),
+        ..BASE
+    },
+    Setting {
         name: "load",
         group: Group::Models,
         doc: "Models to load at the start: names as `sextant ls` shows them, or paths of GGUF \

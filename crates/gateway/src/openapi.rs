@@ -26,6 +26,7 @@ use crate::routes::{
         models::one,
         route::route,
         route::providers,
+        route::discovered,
         route::reload,
         ollama::models::version,
         ollama::models::tags,

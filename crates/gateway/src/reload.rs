@@ -106,4 +106,9 @@ impl AppState {
         tracing::info!(?added, ?removed, "the configuration was read again");
         Ok(reloaded)
     }
+
+    /// Ends the engines that we run and waits until they are gone; for the end of the process.
+    pub async fn close_providers(&self) {
+        self.dispatch().close().await;
+    }
 }

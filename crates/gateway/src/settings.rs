@@ -47,6 +47,8 @@ pub struct GatewayConfig {
     pub traces: Option<Traces>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
+    /// Ports that this endpoint listens on, so that it does not find itself.
+    pub own_ports: Vec<u16>,
 }
 
 impl Default for GatewayConfig {
@@ -68,6 +70,7 @@ impl Default for GatewayConfig {
             tls: None,
             traces: None,
             routing_source: None,
+            own_ports: Vec::new(),
         }
     }
 }

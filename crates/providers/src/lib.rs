@@ -5,11 +5,17 @@
 //! over HTTP, which all of them know, and each [`Kind`]'s own routes for what that dialect
 //! does not tell: contexts, capabilities, what is loaded.
 //!
+//! [`Managed`] starts a llama-server, asks it as a [`Remote`] and stops it again.
+//!
+//! [`discover`] finds engines that run on this machine already.
+//!
 //! Translations are pure: `openai::request` writes a job, `openai::answer` reads what comes
 //! back, `sse` cuts a stream into events.
 
+pub mod discover;
 mod failure;
 mod kind;
+mod managed;
 mod near;
 mod openai;
 mod remote;
@@ -26,6 +32,7 @@ use proto::{Event, Job, JobFailure, Priority};
 use router::{Model, Reach};
 
 pub use kind::Kind;
+pub use managed::{Managed, ManagedConfig, Start};
 pub use remote::{AddressError, Remote, RemoteConfig, Streams, Timeouts};
 
 /// Says how often a request was sent on from one endpoint of ours to another.
@@ -57,6 +64,43 @@ pub trait Provider: Any + Debug + Send + Sync {
 
     /// Whether `other` is the same engine, asked in the same way.
     fn is_same(&self, other: &dyn Provider) -> bool;
+
+    /// The process behind it, where that is ours to run.
+    fn process(&self) -> Option<ProcessStatus> {
+        None
+    }
+
+    /// Where it is asked now.
+    fn url(&self) -> Option<String> {
+        None
+    }
+
+    /// Returns when it knows that another survey would find something else than the last one.
+    /// Does not keep it alive.
+    fn changed(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::pending())
+    }
+
+    /// Ends the process behind it, whoever is being answered, and returns when it is gone.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A process that we run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessStatus {
+    /// `stopped`, `starting`, `up`, `stopping`, `backoff` or `failed`
+    pub phase: &'static str,
+    pub pid: Option<u32>,
+    /// Starts after a crash.
+    pub restarts: u32,
+    /// The effective command line; secrets show as `****`.
+    pub command: String,
+    /// Why it last ended without being told to.
+    pub last_error: Option<String>,
+    /// The last lines that it wrote before that; of one that runs, its last lines so far.
+    pub log: Vec<String>,
 }
 
 /// A job for one model.

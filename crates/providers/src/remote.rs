@@ -337,6 +337,10 @@ impl Provider for Remote {
         let other = (other as &dyn Any).downcast_ref::<Self>();
         other.is_some_and(|other| other.config == self.config)
     }
+
+    fn url(&self) -> Option<String> {
+        Some(self.root.to_string())
+    }
 }
 
 fn late(name: &str, limit: Duration) -> JobFailure {

@@ -5,20 +5,19 @@ use std::fmt;
 use std::fs::Permissions;
 use std::future::Future;
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::Arc;
 
+use process::{LineSplitter, LogTail, ProcessEnd};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, DuplexStream};
 use tokio::net::UnixListener;
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::task::JoinHandle;
 
-use crate::exit::{Exit, LineSplitter};
-use crate::{LogTail, ProcessEnd};
+use crate::exit::Exit;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -204,7 +203,7 @@ impl Process for ChildProcess {
     fn wait(&mut self) -> BoxFuture<'_, ProcessEnd> {
         Box::pin(async {
             let end = match self.child.wait().await {
-                Ok(status) => end_of(status),
+                Ok(status) => status.into(),
                 Err(error) => ProcessEnd::Other(format!("could not be waited for: {error}")),
             };
             // The last words are still in the pipe. A grandchild may hold it open.
@@ -221,14 +220,6 @@ impl Process for ChildProcess {
         if let Err(error) = self.child.start_kill() {
             tracing::debug!(%error, "the worker was already gone");
         }
-    }
-}
-
-fn end_of(status: ExitStatus) -> ProcessEnd {
-    match (status.code(), status.signal()) {
-        (Some(code), _) => ProcessEnd::Code(code),
-        (None, Some(signal)) => ProcessEnd::Signal(signal),
-        (None, None) => ProcessEnd::Other(format!("ended with {status}")),
     }
 }
 

@@ -20,11 +20,11 @@ use std::time::Duration;
 use proto::{LoadFailure, LoadSpec, ModelFacts};
 
 pub use crate::driver::{Fleet, JobStream, LoadOrder};
-pub use crate::exit::{LogTail, ProcessEnd};
 pub use crate::launch::{
     BoxFuture, Connection, InProcessLauncher, LaunchError, LaunchRequest, Launched, Launcher,
     Process, ProcessLauncher,
 };
+pub use process::{LogTail, ProcessEnd};
 
 /// Limits of the supervisor itself.
 #[derive(Debug, Clone)]

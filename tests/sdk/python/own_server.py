@@ -51,8 +51,10 @@ class OwnServer:
         self.log = log
         models = [model] if model else []
         arguments = [binary(), "serve", *models, "--listen", f"127.0.0.1:{self.port}"]
-        # Its keys, audit log and responses are nobody else's.
+        # Its keys, audit log and responses are nobody else's, and whatever else runs on this
+        # machine is not asked.
         own = {"threads": 2, "data_dir": Path(log).parent / f"data-{self.port}"}
+        arguments.append("--discovery=false")
         for name, value in (own | flags).items():
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with open(log, "wb") as file:

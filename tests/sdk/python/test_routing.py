@@ -154,7 +154,7 @@ def test_a_peer_that_dies_is_replaced_and_taken_back(front, servers, model):
     flags = ["--listen", f"127.0.0.1:{peer.port}", "--threads", "2", "--context", "2048"]
     path = model_path(f"{servers[0].http.base_url}/v1")
     again = subprocess.Popen(
-        [binary(), "serve", path, *flags],
+        [binary(), "serve", path, *flags, "--discovery=false"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -201,7 +201,15 @@ def test_an_endpoint_without_models_of_its_own(base_url, model, tmp_path):
     port = free_port()
     home = os.environ | {"HOME": str(tmp_path), "SEXTANT_MODELS": str(tmp_path / "none")}
     server = subprocess.Popen(
-        [binary(), "serve", "--listen", f"127.0.0.1:{port}", "--config", config],
+        [
+            binary(),
+            "serve",
+            "--discovery=false",
+            "--listen",
+            f"127.0.0.1:{port}",
+            "--config",
+            config,
+        ],
         env=home,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -187,6 +187,7 @@ impl Gateway {
                 let file = place.folder.join("sextant.toml");
                 fs::write(&file, sextant_config(place))?;
                 command.arg("serve").arg("--config").arg(file);
+                command.arg("--discovery=false");
                 // Models and settings of this machine have no part in it.
                 command.env("HOME", place.folder);
                 for (name, _) in std::env::vars() {

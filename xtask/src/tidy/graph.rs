@@ -8,7 +8,7 @@ use std::fs;
 
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
-    &["stdx", "kernels", "router"],
+    &["stdx", "kernels", "process", "router"],
     &["ggml-plugin"],
     &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",

@@ -99,9 +99,10 @@ pub(super) async fn run(
     mut stopped: watch::Receiver<bool>,
 ) {
     settings.routing_source = Some(Arc::clone(&source) as Arc<_>);
+    settings.own_ports = listener.local_addr().iter().map(|one| one.port()).collect();
     let state = AppState::routed(Arc::new(fleet), settings.clone(), routing);
     let app = gateway::app(state.clone());
-    let watcher = tokio::spawn(reload::watch(state, source, settings.tls.clone()));
+    let watcher = tokio::spawn(reload::watch(state.clone(), source, settings.tls.clone()));
     let stop = async {
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -110,6 +111,7 @@ pub(super) async fn run(
         tracing::error!(%error, "the endpoint cannot be served");
     }
     watcher.abort();
+    state.close_providers().await;
     if let Some(traces) = settings.traces {
         // An error means that sending panicked, which has been told.
         let _ = tokio::task::spawn_blocking(move || traces.end()).await;

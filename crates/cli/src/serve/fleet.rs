@@ -5,16 +5,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use config::{FleetTables, PriceTable, ProviderTable, RoutingTable};
+use config::{FleetTables, PriceTable, ProviderTable, RoutingTable, SecretText};
 use gateway::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
-use providers::{Kind, Remote, RemoteConfig, Streams, Timeouts};
+use providers::{
+    Kind, Managed, ManagedConfig, Provider, Remote, RemoteConfig, Start, Streams, Timeouts,
+};
 use router::{Policy, Reach, Rule, Rules, Task};
 use stdx::Secret;
 
 use crate::outcome::{Code, Outcome, WithCode};
+use crate::tether;
 
 /// Names of providers that mean something else to those who ask.
 const RESERVED: [&str; 4] = [EMBEDDED, "alias", "auto", "sextant"];
+
+/// How long an engine that we run may be without a request, where nothing is said of it.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1_800);
+/// How long it may take until it answers: big models are read for minutes.
+const START_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long it may take to end when it is told to.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// Checks the tables and sets the providers up. Nobody is asked anything yet.
 pub(super) fn routing(tables: &FleetTables) -> Outcome<Routing> {
@@ -95,10 +105,10 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
         })
     });
     let headers = table.headers.iter();
-    let remote = Remote::new(RemoteConfig {
+    let remote = RemoteConfig {
         name: table.name.clone(),
         kind,
-        url: table.url.clone(),
+        url: table.url.clone().unwrap_or_default(),
         key: key(table)?,
         headers: headers
             .map(|(name, value)| (name.clone(), value.0.clone()))
@@ -115,11 +125,12 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
             Some(false) => Streams::AsShown,
             None => kind.streams(),
         },
-    })?;
+    };
+    let (provider, reach) = engine(table, remote)?;
     Ok(RoutedProvider {
         name: table.name.clone(),
-        reach: remote.reach(),
-        provider: Arc::new(remote),
+        reach,
+        provider,
         priority: table.priority,
         weight: table.weight,
         requests_max: table.requests_max,
@@ -132,6 +143,68 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
                 .map(|(model, table)| (model.clone(), price(table)))
                 .collect(),
         },
+    })
+}
+
+/// The engine at an address, or the one that we run; and how far away it is.
+fn engine(
+    table: &ProviderTable,
+    remote: RemoteConfig,
+) -> anyhow::Result<(Arc<dyn Provider>, Reach)> {
+    match (&table.url, &table.command) {
+        (Some(_), Some(_)) => bail!("`url` and `command` are both set; keep one of them"),
+        (None, None) => bail!("neither `url` nor `command` is set; it needs one of them"),
+        (Some(_), None) => {
+            if let Some(name) = table.settings_of_command().first() {
+                bail!("`{name}` is set without `command`; it is for engines that we run");
+            }
+            let remote = Remote::new(remote)?;
+            let reach = remote.reach();
+            Ok((Arc::new(remote), reach))
+        }
+        (None, Some(_)) if remote.kind != Kind::LlamaServer => bail!(
+            "`command` is set and `kind` is `{}`; only `{}` is run by us",
+            remote.kind.word(),
+            Kind::LlamaServer.word()
+        ),
+        (None, Some(command)) => {
+            let managed = Managed::new(managed(table, command, remote)?)?;
+            let reach = managed.reach();
+            Ok((Arc::new(managed), reach))
+        }
+    }
+}
+
+fn managed(
+    table: &ProviderTable,
+    command: &[SecretText],
+    remote: RemoteConfig,
+) -> anyhow::Result<ManagedConfig> {
+    let start = table.start.as_ref().map(|word| {
+        let mut all = Start::ALL.into_iter();
+        all.find(|start| start.word() == word).ok_or_else(|| {
+            let words = Start::ALL.map(Start::word).join(", ");
+            anyhow!("`start` is `{word}`; it must be one of {words}")
+        })
+    });
+    let seconds = |given: Option<u64>| given.map(Duration::from_secs);
+    let start_timeout = seconds(table.start_timeout_secs).unwrap_or(START_TIMEOUT);
+    if start_timeout.is_zero() {
+        bail!("`start_timeout_secs` is 0; it must be at least 1");
+    }
+    let idle_timeout = seconds(table.idle_timeout_secs).unwrap_or(IDLE_TIMEOUT);
+    let env = table.env.iter();
+    Ok(ManagedConfig {
+        remote,
+        command: command.iter().map(|word| word.0.clone()).collect(),
+        env: env
+            .map(|(name, value)| (name.clone(), value.0.clone()))
+            .collect(),
+        tether: tether::prefix()?,
+        start: start.transpose()?.unwrap_or_default(),
+        idle_timeout: Some(idle_timeout).filter(|time| !time.is_zero()),
+        start_timeout,
+        grace: GRACE,
     })
 }
 

@@ -89,6 +89,8 @@ impl Sandbox {
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir())
             .env("SEXTANT_MODELS_DIR", self.dir().join("models"))
+            // Whatever else runs on this machine is not asked.
+            .env("SEXTANT_DISCOVERY", "false")
             .envs(&self.vars);
         command
     }

@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 41] = [
+pub(crate) const ROUTES: [(&str, Need); 42] = [
     ("/health", Need::Nothing),
     ("/", Need::Key),
     ("/ready", Need::Key),
@@ -52,6 +52,7 @@ pub(crate) const ROUTES: [(&str, Need); 41] = [
     ("/api/pull", Need::Scope(Scope::Admin)),
     ("/api/delete", Need::Scope(Scope::Admin)),
     ("/v1/audit", Need::Scope(Scope::Admin)),
+    ("/v1/providers/discovered", Need::Scope(Scope::Admin)),
     ("/admin/reload", Need::Scope(Scope::Admin)),
     ("/admin/models", Need::Scope(Scope::Admin)),
     ("/admin/models/load", Need::Scope(Scope::Admin)),

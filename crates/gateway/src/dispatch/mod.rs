@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
 use proto::{Job, ModelFacts, Priority};
-use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider};
+use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider, discover};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
     Reach, Rules, Target, Wanted,
@@ -318,6 +318,20 @@ impl Dispatch {
         let is_known = |post: &&Arc<Post>| other.posts.iter().any(|known| known.is_at(post));
         let new = self.posts.iter().filter(|post| !is_known(post));
         new.map(|post| post.name.to_string()).collect()
+    }
+
+    /// The ports of this machine at which providers are asked.
+    pub(crate) fn local_ports(&self) -> Vec<u16> {
+        let addresses = self.posts.iter().filter_map(|post| post.provider().url());
+        addresses
+            .filter_map(|address| discover::local_port(&address))
+            .collect()
+    }
+
+    /// Ends the engines that we run, whoever is being answered.
+    pub(crate) async fn close(&self) {
+        let closing = self.posts.iter().map(|post| post.provider().close());
+        futures_util::future::join_all(closing).await;
     }
 
     /// Whether a target can go on with an answer that another one began.

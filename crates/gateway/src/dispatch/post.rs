@@ -38,7 +38,7 @@ struct Site {
     /// Becomes true with the first look.
     looked: channel::Sender<bool>,
     /// Something says that it should be looked at now.
-    look_now: Notify,
+    look_now: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
@@ -81,7 +81,7 @@ impl Post {
         Arc::ptr_eq(&self.site, &other.site)
     }
 
-    pub(super) fn provider(&self) -> &dyn Provider {
+    pub(crate) fn provider(&self) -> &dyn Provider {
         &*self.site.provider
     }
 
@@ -155,7 +155,7 @@ impl Site {
             places: Places::new(requests_max),
             state: Mutex::default(),
             looked: channel::Sender::new(false),
-            look_now: Notify::new(),
+            look_now: Arc::default(),
         })
     }
 
@@ -195,7 +195,7 @@ fn jittered(pause: Duration, name: &str) -> Duration {
     pause + pause.mul_f64(0.2 * random as f64 / 1000.0)
 }
 
-/// Looks at an engine from time to time until it is gone.
+/// Looks at an engine from time to time until it is gone. Between two looks nothing holds it.
 fn watch(site: &Arc<Site>) {
     let site = Arc::downgrade(site);
     tokio::spawn(async move {
@@ -203,9 +203,12 @@ fn watch(site: &Arc<Site>) {
         while let Some(site) = site.upgrade() {
             let pause = site.look(&mut failing).await;
             let pause = jittered(pause, &site.name);
-            let asked = site.look_now.notified();
-            if tokio::time::timeout(pause, asked).await.is_ok() {
-                tokio::time::sleep(LOOK_AGAIN).await;
+            let (asked, changed) = (Arc::clone(&site.look_now), site.provider.changed());
+            drop(site);
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = changed => {}
+                () = asked.notified() => tokio::time::sleep(LOOK_AGAIN).await,
             }
         }
     });

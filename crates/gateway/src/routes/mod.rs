@@ -56,6 +56,7 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/v1/embeddings", post(embeddings::embeddings))
         .route("/v1/route", post(route::route))
         .route("/v1/providers", get(route::providers))
+        .route("/v1/providers/discovered", get(route::discovered))
         .route("/v1/responses", post(responses::create))
         .route(
             "/v1/responses/{id}",

@@ -1,10 +1,13 @@
-//! `POST /v1/route` and `GET /v1/providers`: decisions and what they are made from.
+//! `POST /v1/route`, `GET /v1/providers` and what is below it: decisions and what they are
+//! made from.
 
 use axum::extract::State;
 use axum::response::Response;
 use proto::Job;
+use providers::discover;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::Scope;
 use utoipa::ToSchema;
 
 use super::ok;
@@ -17,7 +20,7 @@ use crate::reload::{Reloaded, RoutingStatus};
 use crate::wire::openai::embedding::embedding_plan;
 use crate::wire::openai::request::EmbeddingRequest;
 use crate::wire::openai::{ChatRequest, CompletionRequest, chat_plan, completion_plan};
-use crate::wire::routing::{WireDecision, WireProvider};
+use crate::wire::routing::{Sight, WireDecision, WireFound, WireProvider};
 
 /// Which kind of request a body is.
 #[derive(Debug, Default, Deserialize)]
@@ -35,6 +38,13 @@ pub(crate) struct ProviderList {
     object: &'static str,
     data: Vec<WireProvider>,
     configuration: RoutingStatus,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FoundList {
+    /// `list`
+    object: &'static str,
+    data: Vec<WireFound>,
 }
 
 /// Explains where a request would go, without running it. The body is that of
@@ -77,12 +87,36 @@ fn jobs(shape: &Shape, body: &[u8]) -> Result<Vec<Job>, ApiError> {
 /// Lists who can answer, with what is known of each.
 #[utoipa::path(get, path = "/v1/providers", tag = "routing",
     responses((status = 200, description = "All providers, in order", body = ProviderList)))]
-pub(crate) async fn providers(State(state): State<AppState>) -> Response {
-    let fleet = state.dispatch().picture();
+pub(crate) async fn providers(State(state): State<AppState>, head: Head) -> Response {
+    let sight = match head.require(Scope::Admin) {
+        Ok(()) => Sight::All,
+        Err(_) => Sight::Health,
+    };
+    let dispatch = state.dispatch();
+    let fleet = dispatch.picture();
+    let data = fleet.providers.iter().map(|provider| {
+        let post = dispatch.post(&provider.name);
+        let process = post.and_then(|post| post.provider().process());
+        WireProvider::new(provider, process, sight)
+    });
     ok(&ProviderList {
         object: "list",
-        data: fleet.providers.iter().map(WireProvider::from).collect(),
+        data: data.collect(),
         configuration: state.reloads().status(),
+    })
+}
+
+/// Looks for engines that run on this machine at their usual ports and are no providers yet.
+/// They are not used before they are in the configuration.
+#[utoipa::path(get, path = "/v1/providers/discovered", tag = "routing",
+    responses((status = 200, description = "What was found", body = FoundList)))]
+pub(crate) async fn discovered(State(state): State<AppState>) -> Response {
+    let mut known = state.dispatch().local_ports();
+    known.extend(&state.config().own_ports);
+    let found = discover::discover(&discover::ports_without(&known)).await;
+    ok(&FoundList {
+        object: "list",
+        data: found.iter().map(WireFound::from).collect(),
     })
 }
 

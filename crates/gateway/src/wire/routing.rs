@@ -1,5 +1,7 @@
 //! Decisions and providers on the wire.
 
+use providers::ProcessStatus;
+use providers::discover::Found;
 use router::{Availability, Decision, Provider, Route};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -104,6 +106,81 @@ pub(crate) struct WireProvider {
     ttft_ms: Option<f64>,
     default_model: Option<String>,
     models: Vec<WireModel>,
+    /// Of an engine that we run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    process: Option<WireProcess>,
+}
+
+/// A process that we run.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireProcess {
+    /// `stopped`, `starting`, `up`, `stopping`, `backoff` or `failed`
+    phase: &'static str,
+    pid: Option<u32>,
+    /// Starts after a crash.
+    restarts: u32,
+    /// The effective command line; secrets show as `****`. Only for the scope `admin`, as is
+    /// what follows: an engine may log what it is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    command: Option<String>,
+    /// Why it last ended without being told to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_error: Option<String>,
+    /// The last lines that it wrote.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Vec<String>>,
+}
+
+impl WireProcess {
+    fn new(status: ProcessStatus, sight: Sight) -> Self {
+        let all = sight == Sight::All;
+        Self {
+            phase: status.phase,
+            pid: status.pid,
+            restarts: status.restarts,
+            command: all.then_some(status.command),
+            last_error: status.last_error.filter(|_| all),
+            log: all.then_some(status.log),
+        }
+    }
+}
+
+/// How much of a process is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    /// How it does.
+    Health,
+    All,
+}
+
+/// An engine that runs on this machine and is not in use.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WireFound {
+    /// What it is: `Ollama`, `llama-server`, `vLLM`, ...
+    product: &'static str,
+    /// The `kind` of a provider that is one.
+    kind: &'static str,
+    /// A name for it.
+    name: &'static str,
+    url: String,
+    version: Option<String>,
+    /// It wants a key, so its models are not known.
+    needs_key: bool,
+    models: Vec<WireModel>,
+}
+
+impl From<&Found> for WireFound {
+    fn from(found: &Found) -> Self {
+        Self {
+            product: found.product.name(),
+            kind: found.product.kind().word(),
+            name: found.product.word(),
+            url: found.url.clone(),
+            version: found.version.clone(),
+            needs_key: found.needs_key,
+            models: found.models.iter().map(WireModel::from).collect(),
+        }
+    }
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -118,8 +195,8 @@ pub(crate) struct WireModel {
     lacks: Vec<&'static str>,
 }
 
-impl From<&Provider> for WireProvider {
-    fn from(provider: &Provider) -> Self {
+impl WireProvider {
+    pub(crate) fn new(provider: &Provider, process: Option<ProcessStatus>, sight: Sight) -> Self {
         let (state, cause, pause) = match &provider.availability {
             Availability::Up => ("up", None, None),
             Availability::Unknown => ("unknown", None, None),
@@ -140,6 +217,7 @@ impl From<&Provider> for WireProvider {
             ttft_ms: provider.ttft.map(|ttft| ttft.as_secs_f64() * 1000.0),
             default_model: provider.default_model.clone(),
             models: provider.models.iter().map(WireModel::from).collect(),
+            process: process.map(|status| WireProcess::new(status, sight)),
         }
     }
 }
