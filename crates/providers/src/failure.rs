@@ -1,10 +1,51 @@
 //! What went wrong at another engine, in our words.
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proto::{FailureKind, JobFailure, UpstreamFault};
+use stdx::Secret;
 
+/// Keys and headers that an engine was sent, and may repeat in what it says of a failure.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Secrets(Arc<[Secret]>);
+
+impl Secrets {
+    pub(crate) fn new(secrets: impl Iterator<Item = Secret>) -> Self {
+        Self(secrets.collect())
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// A failure that tells none of them.
+    pub(crate) fn hide(&self, mut failure: JobFailure) -> JobFailure {
+        for secret in self.0.iter().map(Secret::expose) {
+            // A short one would be found in any word, and can be guessed anyway.
+            if secret.len() < SECRET_BYTES_MIN {
+                continue;
+            }
+            if failure.message.contains(secret) {
+                failure.message = failure.message.replace(secret, "****");
+            }
+            // A message that was cut may end inside of it.
+            let beginnings = (SECRET_BYTES_MIN..secret.len()).rev();
+            let mut beginnings = beginnings.filter_map(|end| secret.get(..end));
+            let cut = beginnings.find(|beginning| failure.message.ends_with(beginning));
+            if let Some(beginning) = cut {
+                let end = failure.message.len() - beginning.len();
+                failure.message.truncate(end);
+                failure.message.push_str("****");
+            }
+        }
+        failure
+    }
+}
+
+/// Shorter values of headers are no secrets: `1`, `true`.
+const SECRET_BYTES_MIN: usize = 6;
 /// Characters of another engine's message that are passed on.
 const MESSAGE_CHARS_MAX: usize = 600;
 
@@ -78,4 +119,21 @@ fn innermost(error: &dyn Error) -> String {
         cause = inner;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_engine_repeats_is_hidden() {
+        let secrets = ["sk-123456", "1"].map(|text| Secret::new(text.to_owned()));
+        let secrets = Secrets::new(secrets.into_iter());
+        let told = of_status("p", 400, "bad with Bearer sk-123456 at 1", None);
+        let hidden = secrets.hide(told);
+        let said = "`p` answered with status 400: bad with Bearer **** at 1";
+        assert_eq!(hidden.message, said);
+        let cut = failure(UpstreamFault::Broken, "key: sk-12345".into());
+        assert_eq!(secrets.hide(cut).message, "key: ****");
+    }
 }

@@ -18,7 +18,7 @@ use stdx::Secret;
 use thread_local::ThreadLocal;
 use tokio::time::{Instant, timeout};
 
-use crate::failure::{failure, of_error, of_status};
+use crate::failure::{Secrets, failure, of_error, of_status};
 use crate::kind::Kind;
 use crate::near::{Near, reach};
 use crate::openai::answer::{Reader, WireError};
@@ -93,6 +93,8 @@ impl std::error::Error for AddressError {}
 #[derive(Debug)]
 pub struct Remote {
     config: RemoteConfig,
+    /// What it is sent and clients must not see.
+    secrets: Secrets,
     reach: Reach,
     /// Where `chat/completions` is; ends with a slash.
     base: Url,
@@ -124,6 +126,11 @@ impl Remote {
             let detail = "has a user or a password in its address; use `key_env` or `headers`";
             return Err(refuse(detail.to_owned()));
         }
+        if url.query().is_some() {
+            // It would be shown wherever the address is.
+            let detail = "has a `?` in its address; use `key_env` or `headers` for keys";
+            return Err(refuse(detail.to_owned()));
+        }
         let reach = config.reach.unwrap_or_else(|| reach(&url));
         let has_secrets = config.key.is_some() || !config.headers.is_empty();
         if url.scheme() == "http" && reach == Reach::Cloud && has_secrets {
@@ -134,8 +141,11 @@ impl Remote {
         let client = client(headers, reach, &config)
             .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
         let (base, root) = addresses(url);
+        let values = config.headers.iter().map(|(_, value)| value);
+        let secrets = Secrets::new(config.key.iter().chain(values).cloned());
         Ok(Self {
             config,
+            secrets,
             reach,
             base,
             root,
@@ -326,7 +336,20 @@ impl Provider for Remote {
     }
 
     fn submit(&self, order: Order) -> BoxFuture<'_, Result<EventStream, JobFailure>> {
-        self.ask(order).boxed()
+        async move {
+            let asked = self.ask(order).await;
+            let events = asked.map_err(|failure| self.secrets.hide(failure))?;
+            if self.secrets.is_empty() {
+                return Ok(events);
+            }
+            let secrets = self.secrets.clone();
+            let events = events.map(move |event| match event {
+                Event::Failed(failure) => Event::Failed(secrets.hide(failure)),
+                event => event,
+            });
+            Ok(events.boxed())
+        }
+        .boxed()
     }
 
     fn address(&self) -> Option<(&str, u16)> {

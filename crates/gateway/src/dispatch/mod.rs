@@ -439,6 +439,8 @@ impl Dispatch {
             bound: Bound::Kept,
         }));
         limits.extend(self.rules.limits(&facts.texts));
+        let unescaped: Vec<_> = facts.unescaped.iter().map(String::as_str).collect();
+        limits.extend(self.rules.limits(&unescaped));
         Ok(Limit::strictest(limits, self.reach_default))
     }
 

@@ -10,6 +10,9 @@ pub(crate) struct Facts<'a> {
     pub(crate) needs: Needs,
     /// Every text that would leave with it.
     pub(crate) texts: Vec<&'a str>,
+    /// What is written in escapes inside of them: names and texts of JSON that is sent as
+    /// text, which no pattern would know otherwise.
+    pub(crate) unescaped: Vec<String>,
     /// Of those, how many a conversation begins with: what comes before the first answer.
     n_beginning: usize,
 }
@@ -44,6 +47,7 @@ impl<'a> Facts<'a> {
             }
             all.n_beginning = all.n_beginning.max(facts.n_beginning);
             all.texts.extend(facts.texts);
+            all.unescaped.extend(facts.unescaped);
             all.needs.tokens = all.needs.tokens.max(facts.needs.tokens);
         }
         all
@@ -124,6 +128,10 @@ impl<'a> Facts<'a> {
             facts.texts.extend(message.name.as_deref());
             for call in &message.tool_calls {
                 facts.texts.extend([call.name.as_str(), &call.arguments]);
+                facts.unescape(&call.arguments);
+            }
+            if message.role == Role::Tool {
+                facts.unescape(message.content.as_deref().unwrap_or_default());
             }
             if !answered {
                 facts.n_beginning = facts.texts.len();
@@ -141,6 +149,16 @@ impl<'a> Facts<'a> {
         facts.constrained(job.constraint.as_ref());
         facts.generating(&job.generation);
         facts
+    }
+
+    /// Adds the strings of a text that is JSON with escapes in it.
+    fn unescape(&mut self, text: &str) {
+        if text.contains('\\')
+            && let Ok(value) = serde_json::from_str::<Value>(text)
+        {
+            let strings = strings(&value).into_iter().map(str::to_owned);
+            self.unescaped.extend(strings);
+        }
     }
 
     fn constrained(&mut self, constraint: Option<&'a Constraint>) {

@@ -224,6 +224,18 @@ async fn privacy_is_kept_and_fails_closed() {
     let prompts = json!({ "model": "cloud:m", "prompt": ["Hi", "AKIAIOSFODNN7EXAMPLE"] });
     let reply = post(&app, "/v1/completions", &prompts.to_string()).await;
     assert_eq!(reply.status, 403, "{}", reply.body);
+    // So does what JSON inside of a text writes in escapes.
+    let escaped = "{\"a\":\"AKI\\u0041IOSFODNN7EXAMPLE\"}";
+    let call = json!({ "id": "c", "type": "function", "function": {
+        "name": "f", "arguments": escaped,
+    } });
+    let called = json!({ "model": "cloud:m", "messages": [
+        { "role": "user", "content": "Hi" },
+        { "role": "assistant", "content": null, "tool_calls": [call] },
+        { "role": "tool", "tool_call_id": "c", "content": "done" },
+    ] });
+    let reply = post(&app, CHAT, &called.to_string()).await;
+    assert_eq!(reply.status, 403, "{}", reply.body);
     // A name that nobody has is no matter of privacy.
     let mut typo = request(Method::POST, CHAT, chat("cluod-m", "Hi"));
     let label = "local_only".parse().unwrap();

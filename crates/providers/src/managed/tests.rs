@@ -56,6 +56,7 @@ fn order() -> Order {
         ..ChatJob::default()
     };
     Order {
+        trace_parent: None,
         model: "tiny".into(),
         job: Job::Chat(Box::new(job)),
         reach_max: Reach::Device,
