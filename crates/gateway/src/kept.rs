@@ -20,7 +20,10 @@ pub(crate) trait ResponseStore: Send + Sync {
     /// Keeps a response under its id.
     fn put(&self, kept: Kept);
 
-    /// The response of that id.
+    /// The response of that id, which does not count as a use of it.
+    fn peek(&self, id: &str) -> Option<Arc<Kept>>;
+
+    /// Uses the response of that id, and so all that it continues.
     fn get(&self, id: &str) -> Option<Arc<Kept>>;
 
     /// The response of that id after all that it continues, the oldest first.
@@ -41,6 +44,11 @@ impl ResponseStore for Own {
     fn put(&self, kept: Kept) {
         let owner = self.owner.clone();
         self.store.put(Kept { owner, ..kept });
+    }
+
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.store.peek(id);
+        kept.filter(|kept| kept.owner == self.owner)
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
@@ -97,6 +105,12 @@ impl<'a> Watched<'a> {
 impl ResponseStore for Watched<'_> {
     fn put(&self, kept: Kept) {
         self.store.put(kept);
+    }
+
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.store.peek(id)?;
+        self.saw(&kept);
+        Some(kept)
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
@@ -168,7 +182,9 @@ impl Responses {
         let changes = shelf.changes.drain(..);
         match &self.disk {
             None => drop(changes),
-            Some(writer) => changes.for_each(|change| write(writer, change)),
+            Some(writer) => changes.for_each(|change| {
+                write(writer, change);
+            }),
         }
         result
     }
@@ -178,20 +194,12 @@ impl Responses {
     }
 }
 
-fn write(writer: &Writer, change: Change) {
-    let (id, written) = match change {
-        Change::Put(kept, used) => (used.id.clone(), writer.put_response(kept, used)),
-        Change::Used(used) => (used.id.clone(), writer.used_response(used)),
-        Change::Gone(id) => {
-            let written = writer.delete_response(&id);
-            (id, written)
-        }
-    };
-    if !written {
-        tracing::warn!(
-            id,
-            "the database is too busy; a response is kept in memory only"
-        );
+/// The writer says what comes of it when it takes nothing more.
+fn write(writer: &Writer, change: Change) -> bool {
+    match change {
+        Change::Put(kept, used) => writer.put_response(kept, used),
+        Change::Used(used) => writer.used_responses(used),
+        Change::Gone(id) => writer.delete_response(&id),
     }
 }
 
@@ -201,6 +209,10 @@ impl ResponseStore for Responses {
         if !self.with(|shelf| shelf.put(kept, since_1970())) {
             tracing::warn!(id, bytes, "a response is too large to be kept");
         }
+    }
+
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        self.with(|shelf| shelf.peek(id, since_1970()))
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
@@ -265,7 +277,8 @@ struct Shelf {
 #[derive(Debug)]
 enum Change {
     Put(Arc<Kept>, Used),
-    Used(Used),
+    /// A response and all that it continues: one change, however long the chain is.
+    Used(Vec<Used>),
     Gone(String),
 }
 
@@ -332,6 +345,11 @@ impl Shelf {
         true
     }
 
+    fn peek(&mut self, id: &str, now: Duration) -> Option<Arc<Kept>> {
+        self.trim(now);
+        self.entries.get(id).map(|entry| Arc::clone(&entry.kept))
+    }
+
     /// Uses a response and all that it continues; the oldest of them comes first.
     fn walk(&mut self, id: &str, now: Duration) -> Vec<Arc<Kept>> {
         self.trim(now);
@@ -341,7 +359,7 @@ impl Shelf {
     }
 
     fn touch(&mut self, id: &str, now: Duration) -> Vec<Arc<Kept>> {
-        let mut chain = Vec::new();
+        let (mut chain, mut uses) = (Vec::new(), Vec::new());
         let mut next = Some(id.to_owned());
         while let Some(id) = next.take() {
             // A chain is no longer than all that is kept.
@@ -357,8 +375,11 @@ impl Shelf {
             self.n_uses += 1;
             next = entry.kept.previous.clone();
             chain.push(Arc::clone(&entry.kept));
-            self.changes.push(Change::Used(entry.used(&id)));
+            uses.push(entry.used(&id));
             self.by_use.insert(entry.used, id);
+        }
+        if !uses.is_empty() {
+            self.changes.push(Change::Used(uses));
         }
         chain
     }
@@ -448,6 +469,35 @@ mod tests {
         assert_eq!(store.chain("c"), missing("a"));
         assert_eq!(store.chain("x"), missing("x"));
         assert_eq!(store.get("c").unwrap().id, "c");
+    }
+
+    /// How often the disk would be told of a use, and of how many.
+    fn uses(shelf: &mut Shelf) -> Vec<usize> {
+        let changes = shelf.changes.drain(..);
+        changes
+            .filter_map(|change| match change {
+                Change::Used(uses) => Some(uses.len()),
+                Change::Put(..) | Change::Gone(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn to_use_a_chain_is_one_change_and_to_look_at_it_is_none() {
+        let now = since_1970();
+        let mut shelf = Shelf::new(BOUNDS);
+        for (id, previous) in [("a", None), ("b", Some("a")), ("c", Some("b"))] {
+            assert!(shelf.put(kept(id, previous, 10), now));
+        }
+        uses(&mut shelf);
+        shelf.walk("c", now);
+        assert_eq!(uses(&mut shelf), [3]);
+        let order = shelf.by_use.clone();
+        assert_eq!(shelf.peek("c", now).unwrap().id, "c");
+        assert_eq!(shelf.by_use, order);
+        assert!(uses(&mut shelf).is_empty());
+        shelf.walk("x", now);
+        assert!(uses(&mut shelf).is_empty());
     }
 
     #[test]

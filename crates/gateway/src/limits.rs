@@ -50,6 +50,8 @@ pub const MODEL_NAME_BYTES_MAX: usize = 256;
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Items in the input of one response.
 pub const INPUT_ITEMS_MAX: usize = MESSAGES_MAX;
+/// Kept responses that the references of one request name the items of.
+pub const REFERENCED_RESPONSES_MAX: usize = 512;
 /// Entries of a response's `metadata`; OpenAI takes as many.
 pub const METADATA_ENTRIES_MAX: usize = 16;
 /// Bytes of a key and of a value of `metadata`.

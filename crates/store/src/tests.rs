@@ -284,7 +284,7 @@ fn responses_come_back_in_the_order_of_their_use() {
     for (order, id) in ["a", "b", "c"].into_iter().enumerate() {
         assert!(writer.put_response(Arc::new(kept(id)), used(id, order as u64)));
     }
-    assert!(writer.used_response(used("a", 9)));
+    assert!(writer.used_responses(vec![used("a", 9)]));
     assert!(writer.delete_response("b"));
     writer.flush();
     let all = store.connect().unwrap().responses().unwrap();

@@ -5,7 +5,7 @@
 //! gather for [`FLUSH_AFTER`] and writes them in one transaction. So a busy server pays for a
 //! wake-up a few times a second, not with each request.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -59,10 +59,50 @@ enum Entry {
     Audit(MakeRow),
     Usage(Usage),
     Response(Arc<Kept>, Used),
-    Used(Used),
+    Used(Vec<Used>),
     Gone(String),
     /// Answered once everything before it is in the file.
     Flush(SyncSender<()>),
+}
+
+/// What the queue has no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Audit,
+    Usage,
+    Response,
+    Used,
+    Gone,
+    Flush,
+}
+
+impl Kind {
+    const COUNT: usize = 6;
+
+    /// What comes of it that an entry found the queue full.
+    const fn loss(self) -> &'static str {
+        match self {
+            Self::Audit => "rows of the audit log are lost",
+            Self::Usage => "what keys have used is written later",
+            Self::Response => "responses are kept in memory only, and a restart loses them",
+            Self::Used => "uses of responses are not noted, and a restart takes them for older",
+            Self::Gone => "deleted responses stay in the file, and a restart finds them there",
+            Self::Flush => "nobody waits",
+        }
+    }
+}
+
+impl Entry {
+    const fn kind(&self) -> Kind {
+        match self {
+            Self::Audit(_) => Kind::Audit,
+            Self::Usage(_) => Kind::Usage,
+            Self::Response(..) => Kind::Response,
+            Self::Used(_) => Kind::Used,
+            Self::Gone(_) => Kind::Gone,
+            Self::Flush(_) => Kind::Flush,
+        }
+    }
 }
 
 /// A handle to the thread; cheap to clone.
@@ -84,6 +124,8 @@ struct Shared {
     failed: AtomicU64,
     queued: AtomicUsize,
     queued_bytes: AtomicUsize,
+    /// By [`Kind`]: a loss was logged, and the queue was not empty since.
+    told_full: [AtomicBool; Kind::COUNT],
     /// Somebody waits for the file.
     hurry: Mutex<bool>,
     hurried: Condvar,
@@ -146,9 +188,10 @@ impl Writer {
         self.send(kept.bytes(), Entry::Response(kept, used))
     }
 
-    /// A response was used again.
-    pub fn used_response(&self, used: Used) -> bool {
-        self.send(0, Entry::Used(used))
+    /// Responses were used again. `false`: the queue was full.
+    pub fn used_responses(&self, used: Vec<Used>) -> bool {
+        let bytes = used.iter().map(|one| size_of::<Used>() + one.id.len());
+        self.send(bytes.sum(), Entry::Used(used))
     }
 
     /// Forgets a response.
@@ -183,6 +226,7 @@ impl Writer {
 
     fn send(&self, bytes: usize, entry: Entry) -> bool {
         let shared = &self.0.shared;
+        let kind = entry.kind();
         let queued = shared.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
         let n_queued = shared.queued.fetch_add(1, Ordering::Relaxed) + 1;
         let sent = match &self.0.queue {
@@ -201,12 +245,31 @@ impl Writer {
             shared.queued.fetch_sub(1, Ordering::Relaxed);
             shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             shared.dropped.fetch_add(1, Ordering::Relaxed);
+            shared.tell_full(kind);
         }
         sent
     }
 }
 
 impl Shared {
+    /// Once, not with each entry, until the thread has caught up.
+    fn tell_full(&self, kind: Kind) {
+        if !self.told_full[kind as usize].swap(true, Ordering::Relaxed) {
+            let loss = kind.loss();
+            tracing::warn!(
+                entries_max = QUEUE_MAX,
+                bytes_max = QUEUE_BYTES_MAX,
+                "the queue of the database is full: {loss}"
+            );
+        }
+    }
+
+    fn caught_up(&self) {
+        for told in &self.told_full {
+            told.store(false, Ordering::Relaxed);
+        }
+    }
+
     fn hurry(&self) {
         *self.hurry.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.hurried.notify_one();
@@ -249,6 +312,7 @@ impl Work {
                 let was_full = batch.len() == BATCH_MAX;
                 self.write(std::mem::take(&mut batch));
                 if !was_full {
+                    self.shared.caught_up();
                     break;
                 }
             }
@@ -332,7 +396,9 @@ fn insert(connection: &Connection, entry: Entry) -> rusqlite::Result<()> {
         Entry::Audit(make) => audit::insert(connection, &make()),
         Entry::Usage(one) => usage::add(connection, &one),
         Entry::Response(kept, used) => response::put(connection, &kept, &used),
-        Entry::Used(used) => response::used(connection, &used),
+        Entry::Used(used) => used
+            .iter()
+            .try_for_each(|one| response::used(connection, one)),
         Entry::Gone(id) => response::delete(connection, &id),
         Entry::Flush(_) => Ok(()),
     }
