@@ -52,13 +52,15 @@ impl ResponseStore for Own {
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
-        let kept = self.store.get(id);
-        kept.filter(|kept| kept.owner == self.owner)
+        // Looked at first, so that nobody keeps another's conversation fresh.
+        self.peek(id)?;
+        self.store.get(id)
     }
 
     fn chain(&self, id: &str) -> Result<Vec<Arc<Kept>>, MissingResponse> {
-        // Looked at first, so that nobody keeps another's conversation fresh.
-        self.get(id).ok_or_else(|| MissingResponse(id.to_owned()))?;
+        // As above.
+        self.peek(id)
+            .ok_or_else(|| MissingResponse(id.to_owned()))?;
         let chain = self.store.chain(id)?;
         match chain.iter().all(|kept| kept.owner == self.owner) {
             true => Ok(chain),
@@ -67,7 +69,7 @@ impl ResponseStore for Own {
     }
 
     fn delete(&self, id: &str) -> bool {
-        self.get(id).is_some() && self.store.delete(id)
+        self.peek(id).is_some() && self.store.delete(id)
     }
 }
 
@@ -585,6 +587,31 @@ mod tests {
         assert_eq!(ben.chain("3"), missing("3"));
         assert!(nobody.get("2").is_some() && nobody.get("1").is_none());
         assert!(anna.delete("1"));
+    }
+
+    #[test]
+    fn nobody_keeps_the_responses_of_others_fresh() {
+        type Act = fn(&Own);
+        let acts: [Act; 4] = [
+            |ben| assert!(ben.peek("1").is_none()),
+            |ben| assert!(ben.get("1").is_none()),
+            |ben| assert!(ben.chain("1").is_err()),
+            |ben| assert!(!ben.delete("1")),
+        ];
+        for act in acts {
+            let store: Arc<dyn ResponseStore> = Arc::new(Responses::in_memory(BOUNDS));
+            let own = |owner: &str| Own {
+                store: Arc::clone(&store),
+                owner: Some(owner.to_owned()),
+            };
+            let (anna, ben) = (own("a"), own("b"));
+            for id in ["1", "2", "3", "4"] {
+                anna.put(kept(id, None, 10));
+            }
+            act(&ben);
+            anna.put(kept("5", None, 10));
+            assert!(anna.peek("1").is_none(), "1 was unused for longest");
+        }
     }
 
     #[test]
