@@ -292,6 +292,44 @@ fn responses_come_back_in_the_order_of_their_use() {
 }
 
 #[test]
+fn what_was_deleted_is_in_no_file_afterwards() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let canary = "a canary that sings ";
+    let holds = || {
+        std::fs::read_dir(folder.path()).unwrap().any(|file| {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            let mut windows = bytes.windows(canary.len());
+            windows.any(|window| window == canary.as_bytes())
+        })
+    };
+    // More than a page, so that pages of its own are freed with it.
+    let kept = Kept {
+        id: "a".into(),
+        previous: None,
+        input: canary.repeat(2000).into_bytes(),
+        response: b"{}".to_vec(),
+        reach: Reach::Device,
+        owner: None,
+    };
+    let used = Used {
+        id: "a".into(),
+        at_s: 100,
+        order: 1,
+    };
+    {
+        let writer = writer(&store);
+        assert!(writer.put_response(Arc::new(kept), used));
+    }
+    assert!(holds());
+    {
+        let writer = writer(&store);
+        assert!(writer.delete_response("a"));
+    }
+    assert!(!holds());
+}
+
+#[test]
 fn what_cannot_be_used_is_named_with_a_way_out() {
     let folder = folder();
     let path = folder.path().join(crate::FILE_NAME);
