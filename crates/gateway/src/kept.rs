@@ -330,7 +330,8 @@ impl Shelf {
         if kept.bytes() > self.bounds.bytes_max {
             return false;
         }
-        self.remove(&kept.id);
+        // On the disk the new one takes its place.
+        self.take_out(&kept.id);
         let id = kept.id.clone();
         self.bytes += kept.bytes();
         let entry = Entry {
@@ -387,10 +388,15 @@ impl Shelf {
     }
 
     fn remove(&mut self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.take_out(id)?;
+        self.changes.push(Change::Gone(id.to_owned()));
+        Some(kept)
+    }
+
+    fn take_out(&mut self, id: &str) -> Option<Arc<Kept>> {
         let entry = self.entries.remove(id)?;
         self.by_use.remove(&entry.used);
         self.bytes -= entry.kept.bytes();
-        self.changes.push(Change::Gone(id.to_owned()));
         Some(entry.kept)
     }
 
