@@ -274,6 +274,8 @@ fn panicked() -> Response {
 /// A body that holds the request's place until it is sent or dropped.
 struct Guarded {
     body: Body,
+    // Fields are dropped in this order: what the request used is settled before it counts as
+    // answered, and its place is free only after both.
     _end: VisitEnd,
     _watch: RequestWatch,
     _permit: Option<OwnedSemaphorePermit>,
