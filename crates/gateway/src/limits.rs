@@ -75,6 +75,8 @@ pub const RERANK_TEXT_BYTES_MAX: usize = 64 << 10;
 pub const AUDIT_TEXT_BYTES_MAX: usize = 16 << 10;
 /// Rows of the audit log in one answer.
 pub const AUDIT_ROWS_MAX: i64 = 10_000;
+/// Bytes of the rows of the audit log in one answer.
+pub const AUDIT_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a given value that an error message repeats.
 const QUOTED_BYTES_MAX: usize = 80;
 

@@ -9,8 +9,8 @@ use stdx::Cost;
 use tempfile::TempDir;
 
 use crate::{
-    AuditFilter, AuditRow, Kept, KeyLimits, NewKey, Priority, Retention, Scope, Scopes, Session,
-    Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
+    AuditFilter, AuditPage, AuditRow, Kept, KeyLimits, NewKey, Priority, Retention, Scope, Scopes,
+    Session, Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
 };
 
 fn folder() -> TempDir {
@@ -163,11 +163,44 @@ fn rows_are_read_back_as_they_were_written() {
         ..AuditFilter::default()
     };
     assert_eq!(ids(of_key), ["req-1"]);
-    let last = AuditFilter {
-        rows_max: Some(1),
-        ..AuditFilter::default()
+}
+
+#[test]
+fn a_page_of_the_log_has_the_latest_rows_and_a_limit_of_bytes() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let writer = writer(&store);
+    for at_ms in 1..=5 {
+        assert!(writer.audit(0, move || row(at_ms, "r")));
+    }
+    writer.flush();
+    let session = store.connect().unwrap();
+    let n_bytes = row(1, "r").line().len() + 1;
+    let page = |rows_max, bytes_max, before| {
+        let page = AuditPage {
+            rows_max,
+            bytes_max,
+            before,
+        };
+        let page = session.audit_page(&AuditFilter::default(), page).unwrap();
+        let times: Vec<u64> = page
+            .lines
+            .iter()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["at_ms"].as_u64().unwrap()
+            })
+            .collect();
+        (times, page.before)
     };
-    assert_eq!(ids(last), ["req-2"]);
+    assert_eq!(page(2, usize::MAX, None), (vec![4, 5], None));
+    assert_eq!(page(9, n_bytes * 5, None), (vec![1, 2, 3, 4, 5], None));
+    let (latest, before) = page(9, n_bytes * 3, None);
+    assert_eq!(latest, [3, 4, 5]);
+    assert_eq!(page(9, n_bytes * 3, before), (vec![1, 2], None));
+    // One is given, however long it is.
+    let (one, before) = page(9, 1, None);
+    assert_eq!((one, before.is_some()), (vec![5], true));
 }
 
 #[test]
