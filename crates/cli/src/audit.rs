@@ -17,7 +17,6 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
             Some(span) => since_ms(span)?,
         },
         key_name: matches.get_one::<String>("key").cloned(),
-        rows_max: None,
     };
     let Some(store) = database::open_existing(&config)? else {
         crate::output::say("there is no audit log yet; `sextant serve` writes one");

@@ -255,7 +255,7 @@ fn preflight(headers: &HeaderMap) -> Response {
 
 /// Headers of ours that pages may read.
 const EXPOSED: &str = "x-request-id, request-id, x-should-retry, retry-after, x-sextant-warning, \
-     x-sextant-served-by, x-sextant-route, x-sextant-attempts, x-sextant-trail, \
+     x-sextant-served-by, x-sextant-route, x-sextant-attempts, x-sextant-trail, x-sextant-audit-before, \
      x-ratelimit-limit-requests, x-ratelimit-remaining-requests, x-ratelimit-reset-requests, \
      x-ratelimit-limit-tokens, x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens";
 
@@ -274,6 +274,8 @@ fn panicked() -> Response {
 /// A body that holds the request's place until it is sent or dropped.
 struct Guarded {
     body: Body,
+    // Fields are dropped in this order: what the request used is settled before it counts as
+    // answered, and its place is free only after both.
     _end: VisitEnd,
     _watch: RequestWatch,
     _permit: Option<OwnedSemaphorePermit>,

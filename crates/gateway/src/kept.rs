@@ -20,7 +20,10 @@ pub(crate) trait ResponseStore: Send + Sync {
     /// Keeps a response under its id.
     fn put(&self, kept: Kept);
 
-    /// The response of that id.
+    /// The response of that id, which does not count as a use of it.
+    fn peek(&self, id: &str) -> Option<Arc<Kept>>;
+
+    /// Uses the response of that id, and so all that it continues.
     fn get(&self, id: &str) -> Option<Arc<Kept>>;
 
     /// The response of that id after all that it continues, the oldest first.
@@ -43,14 +46,21 @@ impl ResponseStore for Own {
         self.store.put(Kept { owner, ..kept });
     }
 
-    fn get(&self, id: &str) -> Option<Arc<Kept>> {
-        let kept = self.store.get(id);
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.store.peek(id);
         kept.filter(|kept| kept.owner == self.owner)
     }
 
-    fn chain(&self, id: &str) -> Result<Vec<Arc<Kept>>, MissingResponse> {
+    fn get(&self, id: &str) -> Option<Arc<Kept>> {
         // Looked at first, so that nobody keeps another's conversation fresh.
-        self.get(id).ok_or_else(|| MissingResponse(id.to_owned()))?;
+        self.peek(id)?;
+        self.store.get(id)
+    }
+
+    fn chain(&self, id: &str) -> Result<Vec<Arc<Kept>>, MissingResponse> {
+        // As above.
+        self.peek(id)
+            .ok_or_else(|| MissingResponse(id.to_owned()))?;
         let chain = self.store.chain(id)?;
         match chain.iter().all(|kept| kept.owner == self.owner) {
             true => Ok(chain),
@@ -59,7 +69,7 @@ impl ResponseStore for Own {
     }
 
     fn delete(&self, id: &str) -> bool {
-        self.get(id).is_some() && self.store.delete(id)
+        self.peek(id).is_some() && self.store.delete(id)
     }
 }
 
@@ -97,6 +107,12 @@ impl<'a> Watched<'a> {
 impl ResponseStore for Watched<'_> {
     fn put(&self, kept: Kept) {
         self.store.put(kept);
+    }
+
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.store.peek(id)?;
+        self.saw(&kept);
+        Some(kept)
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
@@ -168,7 +184,9 @@ impl Responses {
         let changes = shelf.changes.drain(..);
         match &self.disk {
             None => drop(changes),
-            Some(writer) => changes.for_each(|change| write(writer, change)),
+            Some(writer) => changes.for_each(|change| {
+                write(writer, change);
+            }),
         }
         result
     }
@@ -178,20 +196,12 @@ impl Responses {
     }
 }
 
-fn write(writer: &Writer, change: Change) {
-    let (id, written) = match change {
-        Change::Put(kept, used) => (used.id.clone(), writer.put_response(kept, used)),
-        Change::Used(used) => (used.id.clone(), writer.used_response(used)),
-        Change::Gone(id) => {
-            let written = writer.delete_response(&id);
-            (id, written)
-        }
-    };
-    if !written {
-        tracing::warn!(
-            id,
-            "the database is too busy; a response is kept in memory only"
-        );
+/// The writer says what comes of it when it takes nothing more.
+fn write(writer: &Writer, change: Change) -> bool {
+    match change {
+        Change::Put(kept, used) => writer.put_response(kept, used),
+        Change::Used(used) => writer.used_responses(used),
+        Change::Gone(id) => writer.delete_response(&id),
     }
 }
 
@@ -201,6 +211,10 @@ impl ResponseStore for Responses {
         if !self.with(|shelf| shelf.put(kept, since_1970())) {
             tracing::warn!(id, bytes, "a response is too large to be kept");
         }
+    }
+
+    fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+        self.with(|shelf| shelf.peek(id, since_1970()))
     }
 
     fn get(&self, id: &str) -> Option<Arc<Kept>> {
@@ -265,7 +279,8 @@ struct Shelf {
 #[derive(Debug)]
 enum Change {
     Put(Arc<Kept>, Used),
-    Used(Used),
+    /// A response and all that it continues: one change, however long the chain is.
+    Used(Vec<Used>),
     Gone(String),
 }
 
@@ -315,7 +330,8 @@ impl Shelf {
         if kept.bytes() > self.bounds.bytes_max {
             return false;
         }
-        self.remove(&kept.id);
+        // On the disk the new one takes its place.
+        self.take_out(&kept.id);
         let id = kept.id.clone();
         self.bytes += kept.bytes();
         let entry = Entry {
@@ -332,6 +348,11 @@ impl Shelf {
         true
     }
 
+    fn peek(&mut self, id: &str, now: Duration) -> Option<Arc<Kept>> {
+        self.trim(now);
+        self.entries.get(id).map(|entry| Arc::clone(&entry.kept))
+    }
+
     /// Uses a response and all that it continues; the oldest of them comes first.
     fn walk(&mut self, id: &str, now: Duration) -> Vec<Arc<Kept>> {
         self.trim(now);
@@ -341,7 +362,7 @@ impl Shelf {
     }
 
     fn touch(&mut self, id: &str, now: Duration) -> Vec<Arc<Kept>> {
-        let mut chain = Vec::new();
+        let (mut chain, mut uses) = (Vec::new(), Vec::new());
         let mut next = Some(id.to_owned());
         while let Some(id) = next.take() {
             // A chain is no longer than all that is kept.
@@ -357,17 +378,25 @@ impl Shelf {
             self.n_uses += 1;
             next = entry.kept.previous.clone();
             chain.push(Arc::clone(&entry.kept));
-            self.changes.push(Change::Used(entry.used(&id)));
+            uses.push(entry.used(&id));
             self.by_use.insert(entry.used, id);
+        }
+        if !uses.is_empty() {
+            self.changes.push(Change::Used(uses));
         }
         chain
     }
 
     fn remove(&mut self, id: &str) -> Option<Arc<Kept>> {
+        let kept = self.take_out(id)?;
+        self.changes.push(Change::Gone(id.to_owned()));
+        Some(kept)
+    }
+
+    fn take_out(&mut self, id: &str) -> Option<Arc<Kept>> {
         let entry = self.entries.remove(id)?;
         self.by_use.remove(&entry.used);
         self.bytes -= entry.kept.bytes();
-        self.changes.push(Change::Gone(id.to_owned()));
         Some(entry.kept)
     }
 
@@ -448,6 +477,35 @@ mod tests {
         assert_eq!(store.chain("c"), missing("a"));
         assert_eq!(store.chain("x"), missing("x"));
         assert_eq!(store.get("c").unwrap().id, "c");
+    }
+
+    /// How often the disk would be told of a use, and of how many.
+    fn uses(shelf: &mut Shelf) -> Vec<usize> {
+        let changes = shelf.changes.drain(..);
+        changes
+            .filter_map(|change| match change {
+                Change::Used(uses) => Some(uses.len()),
+                Change::Put(..) | Change::Gone(_) => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn to_use_a_chain_is_one_change_and_to_look_at_it_is_none() {
+        let now = since_1970();
+        let mut shelf = Shelf::new(BOUNDS);
+        for (id, previous) in [("a", None), ("b", Some("a")), ("c", Some("b"))] {
+            assert!(shelf.put(kept(id, previous, 10), now));
+        }
+        uses(&mut shelf);
+        shelf.walk("c", now);
+        assert_eq!(uses(&mut shelf), [3]);
+        let order = shelf.by_use.clone();
+        assert_eq!(shelf.peek("c", now).unwrap().id, "c");
+        assert_eq!(shelf.by_use, order);
+        assert!(uses(&mut shelf).is_empty());
+        shelf.walk("x", now);
+        assert!(uses(&mut shelf).is_empty());
     }
 
     #[test]
@@ -535,6 +593,31 @@ mod tests {
         assert_eq!(ben.chain("3"), missing("3"));
         assert!(nobody.get("2").is_some() && nobody.get("1").is_none());
         assert!(anna.delete("1"));
+    }
+
+    #[test]
+    fn nobody_keeps_the_responses_of_others_fresh() {
+        type Act = fn(&Own);
+        let acts: [Act; 4] = [
+            |ben| assert!(ben.peek("1").is_none()),
+            |ben| assert!(ben.get("1").is_none()),
+            |ben| assert!(ben.chain("1").is_err()),
+            |ben| assert!(!ben.delete("1")),
+        ];
+        for act in acts {
+            let store: Arc<dyn ResponseStore> = Arc::new(Responses::in_memory(BOUNDS));
+            let own = |owner: &str| Own {
+                store: Arc::clone(&store),
+                owner: Some(owner.to_owned()),
+            };
+            let (anna, ben) = (own("a"), own("b"));
+            for id in ["1", "2", "3", "4"] {
+                anna.put(kept(id, None, 10));
+            }
+            act(&ben);
+            anna.put(kept("5", None, 10));
+            assert!(anna.peek("1").is_none(), "1 was unused for longest");
+        }
     }
 
     #[test]

@@ -50,6 +50,8 @@ pub const MODEL_NAME_BYTES_MAX: usize = 256;
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Items in the input of one response.
 pub const INPUT_ITEMS_MAX: usize = MESSAGES_MAX;
+/// Kept responses that the references of one request name the items of.
+pub const REFERENCED_RESPONSES_MAX: usize = 512;
 /// Entries of a response's `metadata`; OpenAI takes as many.
 pub const METADATA_ENTRIES_MAX: usize = 16;
 /// Bytes of a key and of a value of `metadata`.
@@ -73,6 +75,8 @@ pub const RERANK_TEXT_BYTES_MAX: usize = 64 << 10;
 pub const AUDIT_TEXT_BYTES_MAX: usize = 16 << 10;
 /// Rows of the audit log in one answer.
 pub const AUDIT_ROWS_MAX: i64 = 10_000;
+/// Bytes of the rows of the audit log in one answer.
+pub const AUDIT_BYTES_MAX: usize = 8 << 20;
 /// Bytes of a given value that an error message repeats.
 const QUOTED_BYTES_MAX: usize = 80;
 

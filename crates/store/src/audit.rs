@@ -79,13 +79,32 @@ pub struct AuditFilter {
     pub since_ms: u64,
     /// Only those of the key with this name.
     pub key_name: Option<String>,
-    /// The latest ones; `None`: all.
-    pub rows_max: Option<u32>,
+}
+
+/// How much of the log one answer holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditPage {
+    pub rows_max: u32,
+    /// Of all lines; a single row may be longer.
+    pub bytes_max: usize,
+    /// Only rows before this one, as [`AuditLines::before`] said it.
+    pub before: Option<u64>,
+}
+
+/// Rows as an export has them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AuditLines {
+    /// The oldest first; each ends with a line feed.
+    pub lines: Vec<String>,
+    /// The first row of them, where bytes were too few for those before it.
+    pub before: Option<u64>,
 }
 
 const COLUMNS: &str = "at_ms, request_id, key_id, key_name, route, model, decision, privacy, \
      privacy_by, served_by, attempts, trail, status, error, prompt_tokens, cached_tokens, \
      completion_tokens, ttft_ms, duration_ms, cost, prompt, answer";
+const N_COLUMNS: usize = 22;
+const WANTED: &str = "at_ms >= ?1 AND (?2 IS NULL OR key_name = ?2)";
 
 impl Session {
     /// Gives each row to `take`, the oldest first, until that says stop.
@@ -97,17 +116,10 @@ impl Session {
         filter: &AuditFilter,
         mut take: impl FnMut(AuditRow) -> Result<(), E>,
     ) -> Result<Result<(), E>, StoreError> {
-        let wanted = "FROM audit WHERE at_ms >= ?1 AND (?2 IS NULL OR key_name = ?2)";
-        let sql = match filter.rows_max {
-            // In the order of the table, so nothing is sorted or held back.
-            None => format!("SELECT {COLUMNS} {wanted} AND ?3 ORDER BY id"),
-            Some(_) => format!(
-                "SELECT {COLUMNS} FROM (SELECT * {wanted} ORDER BY id DESC LIMIT ?3) ORDER BY id"
-            ),
-        };
+        // In the order of the table, so nothing is sorted or held back.
+        let sql = format!("SELECT {COLUMNS} FROM audit WHERE {WANTED} ORDER BY id");
         let mut statement = self.told(self.connection.prepare(&sql))?;
-        let limit = filter.rows_max.map_or(1, i64::from);
-        let values = params![clamped(filter.since_ms), filter.key_name, limit];
+        let values = params![clamped(filter.since_ms), filter.key_name];
         let mut rows = self.told(statement.query(values))?;
         while let Some(one) = self.told(rows.next())? {
             if let Err(stop) = take(self.told(row(one))?) {
@@ -115,6 +127,43 @@ impl Session {
             }
         }
         Ok(Ok(()))
+    }
+
+    /// The latest rows that there is room for.
+    ///
+    /// # Errors
+    /// What is wrong with the database.
+    pub fn audit_page(
+        &self,
+        filter: &AuditFilter,
+        page: AuditPage,
+    ) -> Result<AuditLines, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS}, id FROM audit WHERE {WANTED} AND id < ?3 ORDER BY id DESC LIMIT ?4"
+        );
+        let mut statement = self.told(self.connection.prepare(&sql))?;
+        let before = page.before.map_or(i64::MAX, clamped);
+        let values = params![
+            clamped(filter.since_ms),
+            filter.key_name,
+            before,
+            page.rows_max
+        ];
+        let mut rows = self.told(statement.query(values))?;
+        let (mut page_of, mut n_bytes, mut first) = (AuditLines::default(), 0, None);
+        while let Some(one) = self.told(rows.next())? {
+            let mut line = self.told(row(one))?.line();
+            line.push('\n');
+            n_bytes += line.len();
+            if n_bytes > page.bytes_max && first.is_some() {
+                page_of.before = first;
+                break;
+            }
+            page_of.lines.push(line);
+            first = Some(unsigned(self.told(one.get(N_COLUMNS))?));
+        }
+        page_of.lines.reverse();
+        Ok(page_of)
     }
 }
 

@@ -1,5 +1,7 @@
 //! Kept responses on disk. What may stay, and for how long, is the gateway's to say.
 
+use std::collections::HashSet;
+
 use router::Reach;
 use rusqlite::{Connection, params};
 
@@ -89,6 +91,13 @@ pub(crate) fn used(connection: &Connection, used: &Used) -> rusqlite::Result<()>
     let values = params![used.id, clamped(used.at_s), clamped(used.order)];
     connection.prepare_cached(sql)?.execute(values)?;
     Ok(())
+}
+
+/// The ids of all responses in the file.
+pub(crate) fn ids(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    let mut statement = connection.prepare("SELECT id FROM responses")?;
+    let ids = statement.query_map((), |row| row.get(0))?;
+    ids.collect()
 }
 
 pub(crate) fn delete(connection: &Connection, id: &str) -> rusqlite::Result<()> {

@@ -113,6 +113,11 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection
         .pragma_update(None, "synchronous", "NORMAL")
         .map_err(told)?;
+    // What is deleted is overwritten. FAST would leave long texts, which have pages of their own,
+    // in the free pages.
+    connection
+        .pragma_update(None, "secure_delete", "ON")
+        .map_err(told)?;
     // The kernel keeps the file's pages too.
     connection
         .pragma_update(None, "cache_size", -CACHE_KIB)

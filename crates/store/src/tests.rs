@@ -9,8 +9,8 @@ use stdx::Cost;
 use tempfile::TempDir;
 
 use crate::{
-    AuditFilter, AuditRow, Kept, KeyLimits, NewKey, Priority, Retention, Scope, Scopes, Session,
-    Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
+    AuditFilter, AuditPage, AuditRow, Kept, KeyLimits, NewKey, Priority, Retention, Scope, Scopes,
+    Session, Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
 };
 
 fn folder() -> TempDir {
@@ -163,11 +163,44 @@ fn rows_are_read_back_as_they_were_written() {
         ..AuditFilter::default()
     };
     assert_eq!(ids(of_key), ["req-1"]);
-    let last = AuditFilter {
-        rows_max: Some(1),
-        ..AuditFilter::default()
+}
+
+#[test]
+fn a_page_of_the_log_has_the_latest_rows_and_a_limit_of_bytes() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let writer = writer(&store);
+    for at_ms in 1..=5 {
+        assert!(writer.audit(0, move || row(at_ms, "r")));
+    }
+    writer.flush();
+    let session = store.connect().unwrap();
+    let n_bytes = row(1, "r").line().len() + 1;
+    let page = |rows_max, bytes_max, before| {
+        let page = AuditPage {
+            rows_max,
+            bytes_max,
+            before,
+        };
+        let page = session.audit_page(&AuditFilter::default(), page).unwrap();
+        let times: Vec<u64> = page
+            .lines
+            .iter()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["at_ms"].as_u64().unwrap()
+            })
+            .collect();
+        (times, page.before)
     };
-    assert_eq!(ids(last), ["req-2"]);
+    assert_eq!(page(2, usize::MAX, None), (vec![4, 5], None));
+    assert_eq!(page(9, n_bytes * 5, None), (vec![1, 2, 3, 4, 5], None));
+    let (latest, before) = page(9, n_bytes * 3, None);
+    assert_eq!(latest, [3, 4, 5]);
+    assert_eq!(page(9, n_bytes * 3, before), (vec![1, 2], None));
+    // One is given, however long it is.
+    let (one, before) = page(9, 1, None);
+    assert_eq!((one, before.is_some()), (vec![5], true));
 }
 
 #[test]
@@ -284,11 +317,49 @@ fn responses_come_back_in_the_order_of_their_use() {
     for (order, id) in ["a", "b", "c"].into_iter().enumerate() {
         assert!(writer.put_response(Arc::new(kept(id)), used(id, order as u64)));
     }
-    assert!(writer.used_response(used("a", 9)));
+    assert!(writer.used_responses(vec![used("a", 9)]));
     assert!(writer.delete_response("b"));
     writer.flush();
     let all = store.connect().unwrap().responses().unwrap();
     assert_eq!(all, [(kept("c"), 100), (kept("a"), 100)]);
+}
+
+#[test]
+fn what_was_deleted_is_in_no_file_afterwards() {
+    let folder = folder();
+    let store = Store::open(folder.path()).unwrap();
+    let canary = "a canary that sings ";
+    let holds = || {
+        std::fs::read_dir(folder.path()).unwrap().any(|file| {
+            let bytes = std::fs::read(file.unwrap().path()).unwrap();
+            let mut windows = bytes.windows(canary.len());
+            windows.any(|window| window == canary.as_bytes())
+        })
+    };
+    // More than a page, so that pages of its own are freed with it.
+    let kept = Kept {
+        id: "a".into(),
+        previous: None,
+        input: canary.repeat(2000).into_bytes(),
+        response: b"{}".to_vec(),
+        reach: Reach::Device,
+        owner: None,
+    };
+    let used = Used {
+        id: "a".into(),
+        at_s: 100,
+        order: 1,
+    };
+    {
+        let writer = writer(&store);
+        assert!(writer.put_response(Arc::new(kept), used));
+    }
+    assert!(holds());
+    {
+        let writer = writer(&store);
+        assert!(writer.delete_response("a"));
+    }
+    assert!(!holds());
 }
 
 #[test]

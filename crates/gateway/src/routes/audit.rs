@@ -3,19 +3,21 @@
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use serde::Deserialize;
-use store::{AuditFilter, StoreError};
+use store::{AuditFilter, AuditLines, AuditPage, StoreError};
 use utoipa::IntoParams;
 
 use crate::AppState;
 use crate::access::Control;
 use crate::error::{ApiError, ErrorCode};
-use crate::limits::{self, AUDIT_ROWS_MAX};
+use crate::limits::{self, AUDIT_BYTES_MAX, AUDIT_ROWS_MAX};
 
 /// Rows where the request does not say.
 const ROWS_DEFAULT: i64 = 1000;
+/// On an answer that ran out of bytes: the `before` that asks for the rows before it.
+const BEFORE: HeaderName = HeaderName::from_static("x-sextant-audit-before");
 
 #[derive(Debug, Deserialize, IntoParams)]
 pub(crate) struct AuditQuery {
@@ -25,6 +27,9 @@ pub(crate) struct AuditQuery {
     limit: Option<i64>,
     /// Only those of the key with this name.
     key: Option<String>,
+    /// Only rows before this one: the `x-sextant-audit-before` of an answer that ended at its
+    /// limit of bytes.
+    before: Option<u64>,
 }
 
 /// Gives the latest rows of the audit log, the oldest of them first.
@@ -63,30 +68,36 @@ pub(crate) async fn audit(
     let filter = AuditFilter {
         since_ms,
         key_name: query.key,
-        rows_max: u32::try_from(limit.unwrap_or(ROWS_DEFAULT)).ok(),
+    };
+    let page = AuditPage {
+        rows_max: u32::try_from(limit.unwrap_or(ROWS_DEFAULT)).unwrap_or(1),
+        bytes_max: AUDIT_BYTES_MAX,
+        before: query.before,
     };
     // Reading waits for the disk.
-    let lines = tokio::task::spawn_blocking(move || lines(&control, &filter)).await;
+    let lines = tokio::task::spawn_blocking(move || lines(&control, &filter, page)).await;
     let internal = |detail: String| ApiError::message(ErrorCode::Internal, &detail);
     let lines = lines.map_err(|error| internal(format!("The audit log was not read: {error}.")))?;
     let lines = lines.map_err(|error| internal(format!("The audit log was not read: {error}.")))?;
-    let mut response = Response::new(Body::from(lines));
+    let mut response = Response::new(Body::from(lines.lines.concat()));
     let media_type = HeaderValue::from_static("application/x-ndjson");
     response
         .headers_mut()
         .insert(header::CONTENT_TYPE, media_type);
+    if let Some(before) = lines.before {
+        response
+            .headers_mut()
+            .insert(BEFORE, HeaderValue::from(before));
+    }
     Ok(response)
 }
 
-fn lines(control: &Control, filter: &AuditFilter) -> Result<String, StoreError> {
+fn lines(
+    control: &Control,
+    filter: &AuditFilter,
+    page: AuditPage,
+) -> Result<AuditLines, StoreError> {
     // What has just happened is there too.
     control.writer().flush();
-    let mut lines = String::new();
-    let taken = control.store().connect()?.audit(filter, |row| {
-        lines += &row.line();
-        lines.push('\n');
-        Ok::<_, std::convert::Infallible>(())
-    })?;
-    let Ok(()) = taken;
-    Ok(lines)
+    control.store().connect()?.audit_page(filter, page)
 }

@@ -759,6 +759,43 @@ async fn texts_are_kept_only_when_asked_for_and_only_their_beginning() {
 }
 
 #[tokio::test]
+async fn an_answer_of_the_audit_log_has_a_limit_of_bytes_and_says_how_to_go_on() {
+    let desk = Desk::new();
+    let operator = desk.add(NewKey {
+        scopes: Scopes::ALL,
+        ..key("operator")
+    });
+    let control = desk.control();
+    let app = app(&Scripted::new(vec![hello()]), &control, Vec::new());
+    let limit = crate::limits::AUDIT_BYTES_MAX;
+    let n_rows = 5;
+    for number in 0..n_rows {
+        // Three of them are more than an answer holds.
+        let row = AuditRow {
+            at_ms: START_MS + number,
+            prompt: Some("x".repeat(limit * 2 / 5)),
+            ..AuditRow::default()
+        };
+        assert!(control.writer().audit(limit, move || row));
+    }
+    let times = |body: &str| -> Vec<u64> {
+        let lines = body.lines().map(serde_json::from_str::<Value>);
+        lines
+            .map(|line| line.unwrap()["at_ms"].as_u64().unwrap() - START_MS)
+            .collect()
+    };
+    let mut path = "/v1/audit".to_owned();
+    for (expected, goes_on) in [(vec![3, 4], true), (vec![1, 2], true), (vec![0], false)] {
+        let reply = get(&app, &path, &operator).await;
+        assert!(reply.body.len() <= limit);
+        assert_eq!(times(&reply.body), expected);
+        let before = reply.header("x-sextant-audit-before");
+        assert_eq!(before.is_some(), goes_on);
+        path = format!("/v1/audit?before={}", before.unwrap_or_default());
+    }
+}
+
+#[tokio::test]
 async fn strangers_do_not_bury_the_others() {
     let desk = Desk::new();
     let phone = desk.add(key("phone"));

@@ -6,7 +6,7 @@
 use proto::{Message, Role, ToolCall};
 use serde_json::{Map, Value, json};
 
-use super::items;
+use super::items::{self, References};
 use super::tools::joined;
 use crate::error::{ApiError, ErrorCode};
 use crate::kept::ResponseStore;
@@ -37,20 +37,21 @@ pub(crate) fn items(
         return Err(ApiError::invalid("input", "empty", rule));
     }
     limits::count("input", list.len(), limits::INPUT_ITEMS_MAX, "items")?;
+    let mut references = References::new(store);
     let indexed = list.into_iter().enumerate();
     indexed
-        .map(|(index, item)| resolved(&format!("input[{index}]"), item, store))
+        .map(|(index, item)| resolved(&format!("input[{index}]"), item, &mut references))
         .collect()
 }
 
-fn resolved(path: &str, item: Value, store: &dyn ResponseStore) -> Result<Value, ApiError> {
+fn resolved(path: &str, item: Value, references: &mut References) -> Result<Value, ApiError> {
     let view = Item::new(path, &item)?;
     if view.kind()? != "item_reference" {
         return Ok(item);
     }
     let id = view.required("id")?;
-    items::find(store, id).ok_or_else(|| {
-        let rule = "the id of an item of a kept response";
+    references.take(id)?.ok_or_else(|| {
+        let rule = "the id of an item of a kept response, given once";
         ApiError::invalid(&view.at("id"), &quoted(id), rule)
     })
 }

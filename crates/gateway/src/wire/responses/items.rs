@@ -1,5 +1,7 @@
 //! Items of kept responses: their ids, the form in which they are listed, finding them.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -17,12 +19,51 @@ pub(crate) fn id(prefix: &str, response: &str, place: &str) -> String {
     format!("{prefix}{stem}_{place}")
 }
 
-/// The item of that id, from the response that its id names.
-pub(crate) fn find(store: &dyn ResponseStore, id: &str) -> Option<Value> {
+/// The id of the response that the item of that id is of.
+fn response_of(id: &str) -> Option<String> {
     let (_, rest) = id.split_once('_')?;
     let (stem, _) = rest.rsplit_once('_')?;
-    let kept = store.get(&format!("{RESPONSE_PREFIX}{stem}"))?;
-    of(&kept).into_iter().find(|item| item["id"] == id)
+    Some(format!("{RESPONSE_PREFIX}{stem}"))
+}
+
+/// The items that the references of one request name. Each response is looked up and read
+/// once, and each item given once, so a request costs no more than what is kept.
+pub(crate) struct References<'a> {
+    store: &'a dyn ResponseStore,
+    /// The items that were not given yet, by response and by their own id.
+    items: HashMap<String, HashMap<String, Value>>,
+}
+
+impl<'a> References<'a> {
+    pub(crate) fn new(store: &'a dyn ResponseStore) -> Self {
+        Self {
+            store,
+            items: HashMap::new(),
+        }
+    }
+
+    /// The item of that id; `None`: there is none, or it was given before.
+    pub(crate) fn take(&mut self, id: &str) -> Result<Option<Value>, ApiError> {
+        let Some(response) = response_of(id) else {
+            return Ok(None);
+        };
+        if !self.items.contains_key(&response) {
+            let (given, limit) = (self.items.len() + 1, limits::REFERENCED_RESPONSES_MAX);
+            limits::count("input", given, limit, "responses that references name")?;
+            // To name an item is not to use all that its response continues.
+            let Some(kept) = self.store.peek(&response) else {
+                return Ok(None);
+            };
+            // The first of those with the same id, so the last to be put in.
+            let by_id = of(&kept).into_iter().rev().filter_map(|item| {
+                let id = item["id"].as_str()?.to_owned();
+                Some((id, item))
+            });
+            self.items.insert(response.clone(), by_id.collect());
+        }
+        let items = self.items.get_mut(&response);
+        Ok(items.and_then(|items| items.remove(id)))
+    }
 }
 
 /// What a response was given and what it answered.
@@ -141,5 +182,82 @@ impl ItemList {
             data,
             has_more,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use router::Reach;
+
+    use super::*;
+    use crate::kept::MissingResponse;
+
+    /// Holds responses of two items each under every id, and counts how it is asked.
+    #[derive(Default)]
+    struct Counting {
+        peeks: AtomicUsize,
+        uses: AtomicUsize,
+    }
+
+    impl ResponseStore for Counting {
+        fn put(&self, _: Kept) {}
+
+        fn peek(&self, id: &str) -> Option<Arc<Kept>> {
+            self.peeks.fetch_add(1, Ordering::Relaxed);
+            let items = ["0", "1"].map(|place| json!({ "id": super::id("msg_", id, place) }));
+            Some(Arc::new(Kept {
+                id: id.to_owned(),
+                previous: None,
+                input: b"[]".to_vec(),
+                response: json!({ "output": items }).to_string().into_bytes(),
+                reach: Reach::Cloud,
+                owner: None,
+            }))
+        }
+
+        fn get(&self, id: &str) -> Option<Arc<Kept>> {
+            self.uses.fetch_add(1, Ordering::Relaxed);
+            self.peek(id)
+        }
+
+        fn chain(&self, id: &str) -> Result<Vec<Arc<Kept>>, MissingResponse> {
+            Ok(self.get(id).into_iter().collect())
+        }
+
+        fn delete(&self, _: &str) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn references_read_each_response_once_and_use_none() {
+        let store = Counting::default();
+        let mut references = References::new(&store);
+        for id in ["msg_a_1", "msg_a_0", "msg_b_0"] {
+            let item = references.take(id).unwrap().unwrap();
+            assert_eq!(item["id"], id);
+        }
+        for id in ["msg_a_0", "msg_a_2", "msg", "x_y"] {
+            assert_eq!(references.take(id).unwrap(), None, "{id}");
+        }
+        assert_eq!(store.peeks.load(Ordering::Relaxed), 2);
+        assert_eq!(store.uses.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn references_name_a_limited_number_of_responses() {
+        let store = Counting::default();
+        let mut references = References::new(&store);
+        let limit = limits::REFERENCED_RESPONSES_MAX;
+        for number in 0..limit {
+            let item = references.take(&format!("msg_{number}_0")).unwrap();
+            assert!(item.is_some());
+        }
+        let refused = format!("{:?}", references.take("msg_x_0").unwrap_err());
+        assert!(refused.contains(&limit.to_string()), "{refused}");
+        assert!(references.take("msg_0_1").unwrap().is_some());
     }
 }
