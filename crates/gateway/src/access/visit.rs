@@ -14,10 +14,10 @@ use stdx::{Cost, Secret};
 use store::{AuditRow, Scope};
 use subtle::ConstantTimeEq;
 
-use super::refusals::{forbidden, refused};
+use super::refusals::{barred, forbidden, refused};
 use super::{Amount, Caller, Clock, Control, Holder, Moment, Need};
 use crate::AppState;
-use crate::dispatch::{Price, Settled, Trail};
+use crate::dispatch::{EMBEDDED, Price, Settled, Trail};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::AUDIT_TEXT_BYTES_MAX;
 use crate::wire::routing::WireDecision;
@@ -51,6 +51,15 @@ impl Head {
     pub(crate) fn require(&self, scope: Scope) -> Result<(), ApiError> {
         match self.visit() {
             Some(visit) => visit.require(scope),
+            None => Ok(()),
+        }
+    }
+
+    /// For what loads or unloads a model of this process without asking it for an answer:
+    /// the audit log notes it, and a key does it to the models that it may use.
+    pub(crate) fn manages(&self, model: &str) -> Result<(), ApiError> {
+        match self.visit() {
+            Some(visit) => visit.manages(model),
             None => Ok(()),
         }
     }
@@ -198,6 +207,18 @@ impl Visit {
         let mut record = self.record();
         record.is_due = true;
         record.model = model.map(str::to_owned);
+    }
+
+    fn manages(&self, model: &str) -> Result<(), ApiError> {
+        self.asks(Some(model));
+        let target = Target {
+            provider: EMBEDDED.to_owned(),
+            model: model.to_owned(),
+        };
+        match self.holder() {
+            Some(holder) if !holder.may_use(None, &target) => Err(barred(holder.name(), &target)),
+            _ => Ok(()),
+        }
     }
 
     /// Whether its tokens are to be estimated before it runs.

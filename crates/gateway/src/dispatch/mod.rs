@@ -104,7 +104,10 @@ pub struct RoutedProvider {
 /// What a request says of where it may go.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Question {
+    /// As the client names it.
     model: Option<String>,
+    /// The model of this process that is meant, whatever the client calls it.
+    own: Option<String>,
     /// The values of its privacy headers.
     privacy: Vec<String>,
     /// What the client calls its conversation.
@@ -132,11 +135,11 @@ const CONVERSATION: [&str; 3] = [
 ];
 
 impl Question {
-    /// For a model of this process.
-    pub(crate) fn own(model: &str) -> Self {
+    /// For this model of this process, which the client calls `asked`.
+    pub(crate) fn own(model: &str, asked: Option<String>, head: &Head) -> Self {
         Self {
-            model: Some(format!("{EMBEDDED}:{model}")),
-            ..Self::default()
+            own: Some(format!("{EMBEDDED}:{model}")),
+            ..Self::new(asked, head)
         }
     }
 
@@ -160,6 +163,7 @@ impl Question {
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
         Self {
             model,
+            own: None,
             privacy: headers.get_all(PRIVACY_HEADER).iter().map(text).collect(),
             conversation: conversations.next().map(text),
             hops: headers
@@ -345,8 +349,9 @@ impl Dispatch {
             true => Facts::default(),
             false => Facts::of_all(jobs),
         };
-        let wanted = Wanted::parse(question.model.as_deref())
-            .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
+        let wanted = question.own.as_deref().or(question.model.as_deref());
+        let wanted =
+            Wanted::parse(wanted).ok_or_else(|| no_such_task(wanted.unwrap_or_default()))?;
         let limit = self.limit(question, &facts)?;
         let terms = question.terms(self)?;
         let conversation = self.conversation(question, &facts);

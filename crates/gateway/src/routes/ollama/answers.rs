@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use store::Scope;
 
-use super::{context_warning, keep, own_target, wait_until_ready};
+use super::{Readying, context_warning, keep, own_target};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::RawBody;
@@ -129,14 +129,16 @@ impl Asked {
             }
             Work::Load => {
                 let own = own_model(state, model.as_deref())?;
+                let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
                 warnings.extend(keep(state, &own_target(&own), plan.keep));
-                wait_until_ready(state, &own).await?;
+                readying.wait(state).await?;
                 warnings.extend(context_warning(facts(&own), plan.num_ctx));
                 (own.name, "load")
             }
             Work::Unload => {
                 headers.require(Scope::Admin)?;
                 let own = own_model(state, model.as_deref())?;
+                headers.manages(&own.name)?;
                 unload(state, &own.name).await?;
                 (own.name, "unload")
             }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use proto::{Event, Job};
 use tokio::time::Instant;
 
-use super::{context_warning, keep, own_target, wait_until_ready};
+use super::{Readying, context_warning, keep, own_target};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::RawBody;
@@ -100,8 +100,9 @@ async fn run(
     warnings.extend(plan.warnings);
     let Some(job) = plan.job.map(Job::Embedding) else {
         let own = own_model(state, model.as_deref())?;
+        let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
         warnings.extend(keep(state, &own_target(&own), plan.keep));
-        wait_until_ready(state, &own).await?;
+        readying.wait(state).await?;
         return Ok(Done {
             model: model.unwrap_or(own.name),
             vectors: Vec::new(),

@@ -14,30 +14,63 @@ use supervisor::{Keep, ModelStatus};
 
 use super::{Call, find};
 use crate::AppState;
+use crate::access::Head;
 use crate::dispatch::{EMBEDDED, Question};
 use crate::error::{ApiError, ErrorCode};
 use crate::library::StoredModel;
 use crate::wire::openai::models::facts;
 
-/// Waits until the model can answer; where it cannot be loaded, the error says why.
-async fn wait_until_ready(state: &AppState, model: &ModelStatus) -> Result<(), ApiError> {
-    if facts(model).is_some() {
-        return Ok(());
+/// A model of this process that a request wants ready, without asking it for an answer.
+/// Loading takes memory, and may take it from others: whoever may not use a model may not
+/// load it either, and the audit log notes who did.
+struct Readying<'a> {
+    model: &'a ModelStatus,
+    call: Call,
+}
+
+impl<'a> Readying<'a> {
+    async fn new(
+        state: &AppState,
+        headers: &Head,
+        asked: Option<&str>,
+        model: &'a ModelStatus,
+    ) -> Result<Self, ApiError> {
+        let question = Question::own(&model.name, asked.map(str::to_owned), headers);
+        let call = Call::new(state, &question, &nothing()).await?;
+        Ok(Self { model, call })
     }
-    // Every job waits while its model is loading, and this one is no work.
-    let nothing = Job::Tokenize {
+
+    /// Waits until the model can answer; where it cannot be loaded, the error says why.
+    async fn wait(self, state: &AppState) -> Result<(), ApiError> {
+        match facts(self.model) {
+            Some(_) => Ok(()),
+            None => self.call.one(state, nothing()).await.map(drop),
+        }
+    }
+}
+
+/// Every job waits while its model is loading, and this one is no work.
+fn nothing() -> Job {
+    Job::Tokenize {
         text: String::new(),
         add_special: false,
         parse_special: false,
         with_pieces: false,
-    };
-    let call = Call::new(state, &Question::own(&model.name), &nothing).await?;
-    call.one(state, nothing).await.map(drop)
+    }
 }
 
 /// What is in force in the model, as soon as it can answer.
-async fn ready_facts(state: &AppState, model: &ModelStatus) -> Result<Arc<ModelFacts>, ApiError> {
-    wait_until_ready(state, model).await?;
+async fn ready_facts(
+    state: &AppState,
+    headers: &Head,
+    asked: &str,
+    model: &ModelStatus,
+) -> Result<Arc<ModelFacts>, ApiError> {
+    if let Some(facts) = facts(model) {
+        return Ok(Arc::new(facts.clone()));
+    }
+    let readying = Readying::new(state, headers, Some(asked), model).await?;
+    readying.wait(state).await?;
     let models = state.backend().models();
     let model = find(&models, &model.name).unwrap_or(model);
     facts(model).cloned().map(Arc::new).ok_or_else(|| {
