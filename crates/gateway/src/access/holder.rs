@@ -134,6 +134,11 @@ impl Holder {
         [quota.requests_left(now), quota.tokens_left(now)]
     }
 
+    /// Whether something of what it used is not written yet.
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.quota().has_unsaved()
+    }
+
     pub(super) fn save(&self, save: impl FnMut(Usage) -> bool) {
         self.quota().save(&self.key.id, save);
     }
