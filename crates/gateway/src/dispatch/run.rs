@@ -24,6 +24,7 @@ use router::{Candidate, Outcome, Target};
 use super::continuation::Told;
 use super::places::{Place, WAITING_MAX};
 use super::{Dispatch, Post, Settled, Trail};
+use crate::access::delta_bytes;
 use crate::backend::{self, EventStream};
 use crate::error::ApiError;
 
@@ -35,13 +36,14 @@ impl Dispatch {
     pub(crate) fn run(
         self: &Arc<Self>,
         settled: &Arc<Settled>,
-        job: Job,
+        (index, job): (usize, Job),
         delivery: Delivery,
         trail: &Arc<Trail>,
     ) -> EventStream {
         let run = Run {
             dispatch: Arc::clone(self),
             settled: Arc::clone(settled),
+            index,
             job: Some(job),
             delivery,
             trail: Arc::clone(trail),
@@ -75,6 +77,8 @@ pub(crate) enum Delivery {
 struct Run {
     dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
+    /// The job's place in the request.
+    index: usize,
     /// Taken by the last candidate, unless the answer may be continued.
     job: Option<Job>,
     delivery: Delivery,
@@ -97,6 +101,8 @@ struct Run {
 
 /// A job at one candidate.
 struct Attempt {
+    /// Its number in the trail.
+    number: u32,
     target: Target,
     source: Source,
     /// Once there is a place.
@@ -173,8 +179,12 @@ impl Drop for Tenure {
 impl Attempt {
     fn new(candidate: &Candidate, job: Job, run: &Run) -> Self {
         let target = candidate.target.clone();
+        let number = run.trail.tried();
         let opening = Opening {
             dispatch: Arc::clone(&run.dispatch),
+            trail: Arc::clone(&run.trail),
+            number,
+            index: run.index,
             patience: match run.can_go_on() {
                 true => OVERFLOW_AFTER.min(run.dispatch.queue_timeout),
                 false => run.dispatch.queue_timeout,
@@ -190,6 +200,7 @@ impl Attempt {
             provider: target.provider.clone(),
         };
         Self {
+            number,
             target,
             source: Source::Opening(opening.open().boxed()),
             tenure: None,
@@ -235,6 +246,9 @@ impl Attempt {
 /// What is done before a provider has the job.
 struct Opening {
     dispatch: Arc<Dispatch>,
+    trail: Arc<Trail>,
+    number: u32,
+    index: usize,
     provider: String,
     order: Order,
     /// How long to wait for a place.
@@ -260,6 +274,11 @@ impl Opening {
         let tenure = Tenure::new(seat);
         let sent = Instant::now();
         let Order { model, mut job, .. } = self.order;
+        let target = Target {
+            provider: self.provider.clone(),
+            model: model.clone(),
+        };
+        self.trail.sent(self.number, self.index, target);
         let events = match post {
             None => {
                 if let Some(generation) = job.generation_mut() {
@@ -373,7 +392,6 @@ impl Run {
         };
         // There is one: it is taken for the last candidate only.
         let Some(job) = job else { return };
-        self.trail.tried();
         let attempt = Attempt::new(candidate, job, self);
         self.attempts.push(attempt);
     }
@@ -412,10 +430,14 @@ impl Run {
         let waits = self.has_others() && !self.settles(&event);
         let attempt = &mut self.attempts[index];
         if waits && !attempt.settled {
+            if let Event::Delta { delta, .. } = &event {
+                self.trail.held(attempt.number, delta_bytes(delta));
+            }
             return attempt.held.push(event);
         }
         if !std::mem::replace(&mut attempt.settled, true) {
             let (target, held) = (attempt.target.clone(), std::mem::take(&mut attempt.held));
+            self.trail.served(attempt.number, &target);
             self.settle(target, held);
         }
         if event.is_last() {
@@ -448,7 +470,6 @@ impl Run {
     /// From now on this candidate answers; no other one will need the job, unless the
     /// answer may be continued.
     fn settle(&mut self, target: Target, held: Vec<Event>) {
-        self.trail.served(&target);
         if let Some(conversation) = self.settled.conversation {
             self.dispatch.settle_down(conversation, target.clone());
         }
@@ -478,7 +499,8 @@ impl Run {
     /// A candidate failed.
     fn lost(&mut self, mut attempt: Attempt, failure: JobFailure) {
         attempt.ended(&outcome(&failure));
-        self.trail.failed(&attempt.target, code(&failure));
+        self.trail
+            .failed(attempt.number, &attempt.target, code(&failure));
         if !helps_elsewhere(&failure.kind) {
             return self.fail(failure);
         }

@@ -22,6 +22,24 @@ struct State {
     /// Who failed, and the code of the error.
     failures: Vec<(Target, &'static str)>,
     served: Option<Target>,
+    /// Attempts that were sent off and did not fail before any text of them came.
+    sent: Vec<Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    attempt: u32,
+    /// The place of its job in the request.
+    job: usize,
+    target: Target,
+    /// Bytes of text that came and were held back.
+    held_bytes: u64,
+}
+
+impl State {
+    fn sent_as(&mut self, attempt: u32) -> Option<&mut Sent> {
+        self.sent.iter_mut().find(|sent| sent.attempt == attempt)
+    }
 }
 
 impl Trail {
@@ -29,16 +47,60 @@ impl Trail {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn tried(&self) {
-        self.state().attempts += 1;
+    /// Begins an attempt and gives its number.
+    pub(super) fn tried(&self) -> u32 {
+        let mut state = self.state();
+        state.attempts += 1;
+        state.attempts
     }
 
-    pub(super) fn failed(&self, target: &Target, code: &'static str) {
-        self.state().failures.push((target.clone(), code));
+    /// The attempt has its place, and its job goes off.
+    pub(super) fn sent(&self, attempt: u32, job: usize, target: Target) {
+        self.state().sent.push(Sent {
+            attempt,
+            job,
+            target,
+            held_bytes: 0,
+        });
     }
 
-    pub(super) fn served(&self, target: &Target) {
-        self.state().served = Some(target.clone());
+    /// Text has come that the client does not see yet.
+    pub(super) fn held(&self, attempt: u32, bytes: u64) {
+        if let Some(sent) = self.state().sent_as(attempt) {
+            sent.held_bytes = sent.held_bytes.saturating_add(bytes);
+        }
+    }
+
+    pub(super) fn failed(&self, attempt: u32, target: &Target, code: &'static str) {
+        let mut state = self.state();
+        state.failures.push((target.clone(), code));
+        // One that has generated something has cost something.
+        state
+            .sent
+            .retain(|sent| sent.attempt != attempt || sent.held_bytes > 0);
+    }
+
+    /// From now on whoever looks at the answer sees its text.
+    pub(super) fn served(&self, attempt: u32, target: &Target) {
+        let mut state = self.state();
+        state.served = Some(target.clone());
+        if let Some(sent) = state.sent_as(attempt) {
+            sent.held_bytes = 0;
+        }
+    }
+
+    /// Who answered, or was the last to work on it where nobody has.
+    pub(crate) fn worked(&self) -> Option<Target> {
+        let state = self.state();
+        let last = state.sent.last().map(|sent| &sent.target);
+        state.served.as_ref().or(last).cloned()
+    }
+
+    /// Bytes of a job's text that were held back; `None`: nobody was sent the job.
+    pub(crate) fn held_of(&self, job: usize) -> Option<u64> {
+        let state = self.state();
+        let sent = state.sent.iter().filter(|sent| sent.job == job);
+        sent.map(|sent| sent.held_bytes).reduce(u64::saturating_add)
     }
 
     /// Who answered, as far as that is known.

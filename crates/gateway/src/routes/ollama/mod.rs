@@ -7,9 +7,11 @@ pub(crate) mod pull;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::{Job, ModelFacts};
 use router::Target;
+use store::Scope;
 use supervisor::{Keep, ModelStatus};
 
 use super::{Call, find};
@@ -80,22 +82,53 @@ async fn ready_facts(
 }
 
 /// Says how long the model is to stay; a warning where that is not ours to say.
-fn keep(state: &AppState, target: &Target, keep: Option<Keep>) -> Option<String> {
+///
+/// To take a model out of memory needs the scope `admin`, so a key without it gets the stay
+/// that is configured and no other: neither a shorter one, which unloads, nor a longer one,
+/// which keeps the memory from others.
+fn keep(state: &AppState, headers: &Head, target: &Target, keep: Option<Keep>) -> Option<String> {
     let keep = keep?;
     if target.provider != EMBEDDED {
         let provider = &target.provider;
         return Some(format!("keep_alive is not passed on to `{provider}`."));
     }
     let models = state.backend().models();
-    let is_pinned = find(&models, &target.model).is_some_and(|model| model.place.pinned);
-    if is_pinned && keep != Keep::Forever {
+    let place = find(&models, &target.model).map(|model| &model.place);
+    if place.is_some_and(|place| place.pinned) && keep != Keep::Forever {
         let model = &target.model;
         return Some(format!(
             "keep_alive has no effect: `{model}` is pinned and stays in memory."
         ));
     }
-    state.backend().keep(&target.model, keep);
-    None
+    let stay = match place.and_then(|place| place.stay_ms) {
+        Some(ms) => Keep::For(Duration::from_millis(ms)),
+        None => Keep::Forever,
+    };
+    if keep == stay || headers.has(Scope::Admin) {
+        state.backend().keep(&target.model, keep);
+        return None;
+    }
+    if is_longer(keep, stay) {
+        state.backend().keep(&target.model, stay);
+    }
+    let stays = match stay {
+        Keep::For(time) => format!("for {} s after its last request", time.as_secs_f64()),
+        Keep::Forever => "until memory is needed".to_owned(),
+    };
+    Some(format!(
+        "keep_alive is not followed: `{}` stays {stays}, and only a key with the scope `{}` \
+         changes that.",
+        target.model,
+        Scope::Admin.word()
+    ))
+}
+
+fn is_longer(one: Keep, other: Keep) -> bool {
+    match (one, other) {
+        (Keep::For(one), Keep::For(other)) => one > other,
+        (Keep::Forever, Keep::For(_)) => true,
+        (_, Keep::Forever) => false,
+    }
 }
 
 fn own_target(model: &ModelStatus) -> Target {
