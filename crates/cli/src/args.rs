@@ -174,7 +174,7 @@ fn key() -> Command {
         .about("Make, list and revoke the API keys of this machine's server")
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommands([key_add(), key_list(), key_revoke()])
+        .subcommands([key_add(), key_list(), key_revoke(), key_forget_all()])
 }
 
 fn key_add() -> Command {
@@ -226,6 +226,12 @@ fn key_revoke() -> Command {
                 .required(true)
                 .help("The key's name"),
         );
+    augment(command, |setting| setting.name == "data_dir")
+}
+
+fn key_forget_all() -> Command {
+    let command = Command::new("forget-all")
+        .about("Forget all keys, which must be revoked: a server started afterwards asks for none");
     augment(command, |setting| setting.name == "data_dir")
 }
 

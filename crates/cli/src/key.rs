@@ -1,4 +1,4 @@
-//! `sextant key`: making, listing and revoking API keys.
+//! `sextant key`: making, listing, revoking and forgetting API keys.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -22,6 +22,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("add", matches)) => add(matches),
         Some(("list", matches)) => list(matches),
         Some(("revoke", matches)) => revoke(matches),
+        Some(("forget-all", matches)) => forget_all(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),
     }
@@ -51,7 +52,10 @@ fn new_key(matches: &ArgMatches) -> Outcome<NewKey> {
         name: name(text("name").unwrap_or_default())?,
         scopes: scopes(text("scope").unwrap_or_default())?,
         privacy: text("privacy").map(reach).transpose()?,
-        models: patterns(text("models").unwrap_or_default())?,
+        models: text("models")
+            .map(patterns)
+            .transpose()?
+            .unwrap_or_default(),
         limits: KeyLimits {
             requests_per_minute: number(matches, "requests-per-minute")?,
             tokens_per_minute: number(matches, "tokens-per-minute")?,
@@ -111,13 +115,13 @@ fn patterns(text: &str) -> Outcome<Vec<String>> {
         .filter(|pattern| !pattern.is_empty())
         .map(str::to_owned)
         .collect();
-    match patterns.len() <= PATTERNS_MAX {
+    // Without a pattern the key would be for every model.
+    match (1..=PATTERNS_MAX).contains(&patterns.len()) {
         true => Ok(patterns),
-        false => Err(wrong(
-            "models",
-            text,
-            &format!("at most {PATTERNS_MAX} patterns"),
-        )),
+        false => {
+            let rule = format!("1 to {PATTERNS_MAX} patterns, with commas between them");
+            Err(wrong("models", text, &rule))
+        }
     }
 }
 
@@ -157,6 +161,17 @@ fn revoke(matches: &ArgMatches) -> Outcome {
     store.connect()?.revoke_key(name).code(Code::Usage)?;
     output::say(&format!(
         "the key `{name}` is revoked; a running server refuses it within a second"
+    ));
+    Ok(())
+}
+
+fn forget_all(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read_quiet(matches)?;
+    let store = database::open(&config)?;
+    let n = store.connect()?.forget_keys().code(Code::Usage)?;
+    output::say(&format!(
+        "{n} revoked keys are forgotten; a server that is started now asks for no key, unless \
+         `api_key` or `api_key_file` is set"
     ));
     Ok(())
 }
@@ -297,6 +312,11 @@ mod tests {
             ("--name", "a b"),
             ("--name", ""),
             ("--scope", "chat,everything"),
+            ("--scope", ""),
+            ("--scope", ","),
+            ("--models", ""),
+            ("--models", ","),
+            ("--models", " , "),
             ("--privacy", "house"),
             ("--requests-per-minute", "0"),
             ("--requests-per-minute", "5000000000"),

@@ -156,7 +156,7 @@ impl Metrics {
         self: &Arc<Self>,
         model: &str,
         since: Instant,
-        visit: Option<Arc<Visit>>,
+        (visit, job): (Arc<Visit>, usize),
         events: EventStream,
     ) -> EventStream {
         let metrics = Arc::clone(self);
@@ -190,9 +190,7 @@ impl Metrics {
             _ => {}
         };
         let see = move |event: &Event| {
-            if let Some(visit) = &visit {
-                visit.saw(event);
-            }
+            visit.saw(job, event);
             count(event);
         };
         events.inspect(see).boxed()

@@ -37,6 +37,11 @@ pub enum StoreError {
     NameTaken { name: String },
     #[error("there is no key `{name}` in use; `sextant key list` shows those there are")]
     NoSuchKey { name: String },
+    #[error(
+        "{n} keys are in use; revoke each of them with `sextant key revoke NAME` first, since \
+         without any key the endpoint answers whoever asks"
+    )]
+    KeysInUse { n: i64 },
     #[error("the system gave no random bytes ({0}); nothing was changed")]
     Random(String),
 }

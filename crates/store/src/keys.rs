@@ -265,6 +265,31 @@ impl Session {
         }
     }
 
+    /// Forgets all keys, which are revoked, and gives their number. A server that starts
+    /// afterwards asks for no key.
+    ///
+    /// # Errors
+    /// [`StoreError::KeysInUse`], or what is wrong with the database.
+    pub fn forget_keys(&mut self) -> Result<usize, StoreError> {
+        let path = self.path.clone();
+        let told = |error: rusqlite::Error| StoreError::of(&path, &error);
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(told)?;
+        let sql = "SELECT count(*) FROM keys WHERE revoked_s IS NULL";
+        let n = transaction.query_row(sql, (), |row| row.get(0));
+        let n: i64 = n.map_err(told)?;
+        if n > 0 {
+            return Err(StoreError::KeysInUse { n });
+        }
+        let forgotten = transaction.execute("DELETE FROM keys", ());
+        let forgotten = forgotten.map_err(told)?;
+        transaction.execute(COUNT, ()).map_err(told)?;
+        transaction.commit().map_err(told)?;
+        Ok(forgotten)
+    }
+
     /// All keys, the oldest first, also those that are revoked or expired.
     ///
     /// # Errors

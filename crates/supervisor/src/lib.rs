@@ -230,6 +230,8 @@ pub struct Place {
     pub running: u32,
     /// Requests that wait for it to be loaded.
     pub waiting: u32,
+    /// How long its configuration lets it stay idle; `None`: until memory is needed.
+    pub stay_ms: Option<u64>,
     /// When it goes if nobody asks for it; `None`: it does not.
     pub expires_in_ms: Option<u64>,
     /// It takes nothing new, because this model needs its memory.

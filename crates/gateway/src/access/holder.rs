@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use router::{Bound, Candidate, Exclusion, Limit};
+use router::{Bound, Candidate, Exclusion, Limit, Target};
 use stdx::Cost;
 use store::{Key, Priority, Scope, Scopes, Spent, Usage};
 
@@ -134,6 +134,11 @@ impl Holder {
         [quota.requests_left(now), quota.tokens_left(now)]
     }
 
+    /// Whether something of what it used is not written yet.
+    pub(super) fn has_unsaved(&self) -> bool {
+        self.quota().has_unsaved()
+    }
+
     pub(super) fn save(&self, save: impl FnMut(Usage) -> bool) {
         self.quota().save(&self.key.id, save);
     }
@@ -144,15 +149,18 @@ impl Holder {
         patterns.any(|pattern| glob::matches(pattern, name))
     }
 
-    /// Why the key may not use a candidate. A name that it may ask for, an alias perhaps,
-    /// brings with it all that the name stands for.
-    pub(crate) fn bars(&self, asked: Option<&str>, candidate: &Candidate) -> Option<Exclusion> {
-        let target = &candidate.target;
-        let is_free = self.key.facts.models.is_empty()
+    /// Whether the key may use a target. A name that it may ask for, an alias perhaps, brings
+    /// with it all that the name stands for.
+    pub(super) fn may_use(&self, asked: Option<&str>, target: &Target) -> bool {
+        self.key.facts.models.is_empty()
             || asked.is_some_and(|name| self.allows(name))
             || self.allows(&target.model)
-            || self.allows(&target.to_string());
-        (!is_free).then(|| Exclusion::NotAllowed {
+            || self.allows(&target.to_string())
+    }
+
+    /// Why the key may not use a candidate.
+    pub(super) fn bars(&self, asked: Option<&str>, candidate: &Candidate) -> Option<Exclusion> {
+        (!self.may_use(asked, &candidate.target)).then(|| Exclusion::NotAllowed {
             key: self.name().to_owned(),
         })
     }

@@ -11,16 +11,28 @@ use super::{Holder, Moment};
 #[derive(Debug, Default)]
 pub(super) struct Keyring {
     by_hash: HashMap<[u8; 32], Arc<Holder>>,
-    /// Those that are out of use, while something of what they used may not be written yet.
+    /// Those that are out of use, while requests of theirs run or something of what they used
+    /// is not written yet.
     retired: Vec<Arc<Holder>>,
+    /// There is a key, or there was one that is revoked.
+    has_had_keys: bool,
 }
 
 impl Keyring {
     /// Reads the keys in use. Whoever was there before keeps what it has used.
     pub(super) fn read(session: &Session, old: &Self, now: Moment) -> Result<Self, StoreError> {
         let spent = session.spent(day_of(now.unix_s()))?;
-        let mut new = Self::default();
+        let held = old.retired.iter().filter(|holder| {
+            // In this order: a request settles before it lets go of its holder.
+            Arc::strong_count(holder) > 1 || holder.has_unsaved()
+        });
+        let mut new = Self {
+            retired: held.map(Arc::clone).collect(),
+            has_had_keys: false,
+            by_hash: HashMap::new(),
+        };
         for key in session.keys()? {
+            new.has_had_keys = true;
             let known = old.by_hash.get(&key.hash).map(Arc::clone);
             if key.revoked_s.is_some() {
                 new.retired.extend(known);
@@ -47,6 +59,11 @@ impl Keyring {
 
     pub(super) fn has_keys(&self) -> bool {
         !self.by_hash.is_empty()
+    }
+
+    /// Whether the database knows of any key, also of one that is out of use.
+    pub(super) const fn has_had_keys(&self) -> bool {
+        self.has_had_keys
     }
 
     pub(super) fn len(&self) -> usize {

@@ -25,7 +25,7 @@ use store::{Retention, Session, Store, StoreError, Writer};
 pub(crate) use holder::{Caller, Holder};
 pub(crate) use quota::{Amount, Moment};
 pub(crate) use scopes::{Need, need};
-pub(crate) use visit::{BYTES_PER_TOKEN, Head, Visit, VisitEnd};
+pub(crate) use visit::{BYTES_PER_TOKEN, Head, Visit, VisitEnd, delta_bytes};
 
 use crate::kept::{Bounds, Responses};
 use keyring::Keyring;
@@ -72,8 +72,8 @@ struct Inner {
     options: ControlOptions,
     writer: Writer,
     keyring: ArcSwap<Keyring>,
-    /// Turns true with the first key and stays so: an endpoint does not open itself because
-    /// its last key was taken away.
+    /// Turns true with the first key and stays so, also over a restart: an endpoint does not
+    /// open itself because its last key was taken away.
     asks: AtomicBool,
     looking: Mutex<Looking>,
     strangers: Mutex<Bucket>,
@@ -143,6 +143,12 @@ impl Control {
             told: false,
         };
         let keyring = Keyring::read(&looking.session, &Keyring::default(), clock.now())?;
+        if keyring.has_had_keys() && !keyring.has_keys() {
+            tracing::warn!(
+                "there were keys and none is in use: the endpoint goes on to ask for one; \
+                 `sextant key add` makes one, `sextant key forget-all` opens the endpoint"
+            );
+        }
         let writer = store.writer(options.audit_retention)?;
         let responses = match options.responses_on_disk {
             true => Some(Arc::new(Responses::on_disk(
@@ -157,7 +163,7 @@ impl Control {
             responses,
             writer,
             options,
-            asks: AtomicBool::new(keyring.has_keys()),
+            asks: AtomicBool::new(keyring.has_had_keys()),
             keyring: ArcSwap::from_pointee(keyring),
             looking: Mutex::new(looking),
             strangers: Mutex::new(Bucket::new(STRANGERS_NOTED_PER_MINUTE, clock.now().elapsed)),
@@ -264,7 +270,7 @@ impl Inner {
         if generation != looking.generation {
             let old = self.keyring.load();
             let keyring = Keyring::read(&looking.session, &old, self.clock.now())?;
-            if keyring.has_keys() {
+            if keyring.has_had_keys() {
                 self.asks.store(true, Ordering::Relaxed);
             }
             tracing::info!(keys = keyring.len(), "the keys have changed");

@@ -228,6 +228,10 @@ impl Quota {
         Some(self.tokens.as_mut()?.measured(now.elapsed))
     }
 
+    pub(crate) const fn has_unsaved(&self) -> bool {
+        !self.unsaved.is_empty()
+    }
+
     /// Gives what was used since the last time to `save`; what that does not take is given
     /// again.
     pub(crate) fn save(&mut self, key_id: &str, mut save: impl FnMut(Usage) -> bool) {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use router::{Exclusion, Target};
 use store::{Scope, Scopes};
 
 use super::quota::Refusal;
@@ -16,6 +17,17 @@ pub(super) fn forbidden(scope: Scope, has: Scopes) -> ApiError {
     };
     let facts = [("scope", scope.word()), ("has", has)];
     ApiError::new(ErrorCode::Forbidden, &facts)
+}
+
+/// The key may not use this model.
+pub(super) fn barred(key: &str, target: &Target) -> ApiError {
+    let reason = Exclusion::NotAllowed {
+        key: key.to_owned(),
+    };
+    let reasons = format!("`{}`: {reason}", target.provider);
+    let model = format!("`{}`", target.model);
+    let facts = [("value", &*model), ("reasons", &*reasons)];
+    ApiError::new(ErrorCode::ModelForbidden, &facts)
 }
 
 /// The key has used up one of its limits.

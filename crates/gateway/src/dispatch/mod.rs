@@ -102,22 +102,25 @@ pub struct RoutedProvider {
 }
 
 /// What a request says of where it may go.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Question {
+    /// As the client names it.
     model: Option<String>,
+    /// The model of this process that is meant, whatever the client calls it.
+    own: Option<String>,
     /// The values of its privacy headers.
     privacy: Vec<String>,
     /// What the client calls its conversation.
     conversation: Option<String>,
     /// Endpoints of ours that have sent the request on.
-    hops: u32,
+    hops: Option<String>,
     /// How far the kept texts may travel that it continues.
     kept: Option<Reach>,
     /// Its headers on priority and continuation, as they are.
     priority: Option<String>,
     continues: Option<String>,
-    /// The request itself; none where we ask ourselves.
-    visit: Option<Arc<Visit>>,
+    /// The request itself.
+    visit: Arc<Visit>,
 }
 
 /// Asks for an answer that breaks off to be continued by another provider.
@@ -132,11 +135,11 @@ const CONVERSATION: [&str; 3] = [
 ];
 
 impl Question {
-    /// For a model of this process.
-    pub(crate) fn own(model: &str) -> Self {
+    /// For this model of this process, which the client calls `asked`.
+    pub(crate) fn own(model: &str, asked: Option<String>, head: &Head) -> Self {
         Self {
-            model: Some(format!("{EMBEDDED}:{model}")),
-            ..Self::default()
+            own: Some(format!("{EMBEDDED}:{model}")),
+            ..Self::new(asked, head)
         }
     }
 
@@ -150,8 +153,8 @@ impl Question {
         self.model.as_deref()
     }
 
-    pub(crate) fn visit(&self) -> Option<&Arc<Visit>> {
-        self.visit.as_ref()
+    pub(crate) fn visit(&self) -> &Arc<Visit> {
+        &self.visit
     }
 
     pub(crate) fn new(model: Option<String>, head: &Head) -> Self {
@@ -160,16 +163,30 @@ impl Question {
         let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
         Self {
             model,
+            own: None,
             privacy: headers.get_all(PRIVACY_HEADER).iter().map(text).collect(),
             conversation: conversations.next().map(text),
-            hops: headers
-                .get(HOPS_HEADER)
-                .and_then(|hops| hops.to_str().ok()?.parse().ok())
-                .unwrap_or(0),
+            hops: headers.get(HOPS_HEADER).map(text),
             kept: None,
             priority: headers.get(PRIORITY_HEADER).map(text),
             continues: headers.get(CONTINUE_HEADER).map(text),
-            visit: head.visit().cloned(),
+            visit: Arc::clone(head.visit()),
+        }
+    }
+
+    /// Endpoints of ours that have sent the request on. One that cannot be read is refused:
+    /// read as none, it would let a circle go on for ever.
+    fn hops(&self) -> Result<u32, ApiError> {
+        let Some(text) = self.hops.as_deref() else {
+            return Ok(0);
+        };
+        let hops = text.parse().map_err(|_| {
+            let rule = format!("a whole number from 0 to {HOPS_MAX}");
+            ApiError::invalid(HOPS_HEADER, &quoted(text), &rule)
+        })?;
+        match hops > HOPS_MAX {
+            true => Err(circle(hops)),
+            false => Ok(hops),
         }
     }
 
@@ -183,7 +200,7 @@ impl Question {
         });
         let asked = priority.transpose()?;
         // A key's priority holds where nothing is said, and as a ceiling.
-        let ceiling = self.visit().and_then(|visit| visit.caller().priority());
+        let ceiling = self.visit().caller().priority();
         let priority = match (asked, ceiling) {
             (Some(asked), Some(ceiling)) => asked.min(ceiling),
             (asked, ceiling) => asked.or(ceiling).unwrap_or_default(),
@@ -350,17 +367,16 @@ impl Dispatch {
         question: &Question,
         jobs: &[Job],
     ) -> Result<Settled, ApiError> {
-        if question.hops > HOPS_MAX {
-            return Err(circle(question.hops));
-        }
+        let hops = question.hops()?;
         // With nobody else to ask there is nothing to find out: our own engine says best
         // itself, in words and numbers, what it cannot do.
         let facts = match self.posts.is_empty() {
             true => Facts::default(),
             false => Facts::of_all(jobs),
         };
-        let wanted = Wanted::parse(question.model.as_deref())
-            .ok_or_else(|| no_such_task(question.model.as_deref().unwrap_or_default()))?;
+        let wanted = question.own.as_deref().or(question.model.as_deref());
+        let wanted =
+            Wanted::parse(wanted).ok_or_else(|| no_such_task(wanted.unwrap_or_default()))?;
         let limit = self.limit(question, &facts)?;
         let terms = question.terms(self)?;
         let conversation = self.conversation(question, &facts);
@@ -375,20 +391,17 @@ impl Dispatch {
         self.first_look().await;
         let mut decision = router::decide(&ask, &self.picture(), &self.policy);
         let visit = question.visit();
-        let counts = visit.is_some_and(|visit| visit.counts_tokens());
-        let estimate = counts.then(|| Estimate::of(jobs));
-        if let Some(visit) = visit {
+        let estimate = visit.counts_tokens().then(|| Estimate::of(jobs));
+        let asked = question.model.as_deref();
+        visit.restrict(&mut decision, asked, |target| {
             let estimate = estimate.unwrap_or_default();
-            let asked = question.model.as_deref();
-            visit.restrict(&mut decision, asked, |target| {
-                estimate.at(self.price(target)).cost
-            });
-        }
+            estimate.at(self.price(target)).cost
+        });
         Ok(Settled {
             decision,
             estimate,
             conversation,
-            hops: question.hops,
+            hops,
             terms,
         })
     }
@@ -432,7 +445,7 @@ impl Dispatch {
             let bound = Bound::Header;
             limits.push(Limit { reach, bound });
         }
-        limits.extend(question.visit().and_then(|visit| visit.caller().limit()));
+        limits.extend(question.visit().caller().limit());
         limits.extend(self.policy.name_limit(question.model.as_deref()));
         limits.extend(question.kept.map(|reach| Limit {
             reach,

@@ -25,6 +25,7 @@ use super::continuation::Told;
 use super::places::{Place, WAITING_MAX};
 use super::trail::Trying;
 use super::{Dispatch, Post, Settled, Trail};
+use crate::access::delta_bytes;
 use crate::backend::{self, EventStream};
 use crate::error::ApiError;
 
@@ -36,13 +37,14 @@ impl Dispatch {
     pub(crate) fn run(
         self: &Arc<Self>,
         settled: &Arc<Settled>,
-        job: Job,
+        (index, job): (usize, Job),
         delivery: Delivery,
         trail: &Arc<Trail>,
     ) -> EventStream {
         let run = Run {
             dispatch: Arc::clone(self),
             settled: Arc::clone(settled),
+            index,
             job: Some(job),
             delivery,
             trail: Arc::clone(trail),
@@ -76,6 +78,8 @@ pub(crate) enum Delivery {
 struct Run {
     dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
+    /// The job's place in the request.
+    index: usize,
     /// Taken by the last candidate, unless the answer may be continued.
     job: Option<Job>,
     delivery: Delivery,
@@ -98,6 +102,8 @@ struct Run {
 
 /// A job at one candidate.
 struct Attempt {
+    /// Its number in the trail.
+    number: u32,
     target: Target,
     trying: Trying,
     source: Source,
@@ -178,8 +184,12 @@ impl Attempt {
         let post = run.dispatch.post(&target.provider);
         let address = post.and_then(|post| post.provider().address());
         let trying = run.trail.tries(&target, address);
+        let number = trying.attempt;
         let opening = Opening {
             dispatch: Arc::clone(&run.dispatch),
+            trail: Arc::clone(&run.trail),
+            number,
+            index: run.index,
             patience: match run.can_go_on() {
                 true => OVERFLOW_AFTER.min(run.dispatch.queue_timeout),
                 false => run.dispatch.queue_timeout,
@@ -196,6 +206,7 @@ impl Attempt {
             provider: target.provider.clone(),
         };
         Self {
+            number,
             target,
             trying,
             source: Source::Opening(opening.open().boxed()),
@@ -242,6 +253,9 @@ impl Attempt {
 /// What is done before a provider has the job.
 struct Opening {
     dispatch: Arc<Dispatch>,
+    trail: Arc<Trail>,
+    number: u32,
+    index: usize,
     provider: String,
     order: Order,
     /// How long to wait for a place.
@@ -267,6 +281,11 @@ impl Opening {
         let tenure = Tenure::new(seat);
         let sent = Instant::now();
         let Order { model, mut job, .. } = self.order;
+        let target = Target {
+            provider: self.provider.clone(),
+            model: model.clone(),
+        };
+        self.trail.sent(self.number, self.index, target);
         let events = match post {
             None => {
                 if let Some(generation) = job.generation_mut() {
@@ -418,10 +437,14 @@ impl Run {
         let waits = self.has_others() && !self.settles(&event);
         let attempt = &mut self.attempts[index];
         if waits && !attempt.settled {
+            if let Event::Delta { delta, .. } = &event {
+                self.trail.held(attempt.number, delta_bytes(delta));
+            }
             return attempt.held.push(event);
         }
         if !std::mem::replace(&mut attempt.settled, true) {
             let (target, held) = (attempt.target.clone(), std::mem::take(&mut attempt.held));
+            self.trail.served(attempt.number, &target);
             self.settle(target, held);
         }
         if event.is_last() {
@@ -454,7 +477,6 @@ impl Run {
     /// From now on this candidate answers; no other one will need the job, unless the
     /// answer may be continued.
     fn settle(&mut self, target: Target, held: Vec<Event>) {
-        self.trail.served(&target);
         if let Some(conversation) = self.settled.conversation {
             self.dispatch.settle_down(conversation, target.clone());
         }

@@ -47,6 +47,8 @@ pub(crate) struct Try {
 #[derive(Debug)]
 pub(super) struct Trying {
     trail: Arc<Trail>,
+    /// Its number, from 1.
+    pub(super) attempt: u32,
     /// Among those that are recorded.
     number: Option<usize>,
     /// What the provider is told.
@@ -70,6 +72,24 @@ struct State {
     served: Option<Target>,
     /// Those that are recorded.
     tries: Vec<Try>,
+    /// Attempts that were sent off and did not fail before any text of them came.
+    sent: Vec<Sent>,
+}
+
+#[derive(Debug)]
+struct Sent {
+    attempt: u32,
+    /// The place of its job in the request.
+    job: usize,
+    target: Target,
+    /// Bytes of text that came and were held back.
+    held_bytes: u64,
+}
+
+impl State {
+    fn sent_as(&mut self, attempt: u32) -> Option<&mut Sent> {
+        self.sent.iter_mut().find(|sent| sent.attempt == attempt)
+    }
 }
 
 impl Trail {
@@ -88,6 +108,7 @@ impl Trail {
     pub(super) fn tries(self: &Arc<Self>, target: &Target, address: Option<(&str, u16)>) -> Trying {
         let mut state = self.state();
         state.attempts += 1;
+        let attempt = state.attempts;
         let (number, parent) = match self.tracing {
             Tracing::Off => (None, None),
             Tracing::PassedOn(parent) => (None, Some(parent)),
@@ -107,6 +128,7 @@ impl Trail {
         drop(state);
         Trying {
             trail: Arc::clone(self),
+            attempt,
             number,
             parent,
         }
@@ -115,6 +137,10 @@ impl Trail {
     pub(super) fn failed(&self, trying: &Trying, target: &Target, code: &'static str) {
         let mut state = self.state();
         state.failures.push((target.clone(), code));
+        // One that has generated something has cost something.
+        state
+            .sent
+            .retain(|sent| sent.attempt != trying.attempt || sent.held_bytes > 0);
         if let Some(one) = trying.number.and_then(|number| state.tries.get_mut(number)) {
             one.error = Some(code);
         }
@@ -125,8 +151,44 @@ impl Trail {
         self.state().tries.clone()
     }
 
-    pub(super) fn served(&self, target: &Target) {
-        self.state().served = Some(target.clone());
+    /// The attempt has its place, and its job goes off.
+    pub(super) fn sent(&self, attempt: u32, job: usize, target: Target) {
+        self.state().sent.push(Sent {
+            attempt,
+            job,
+            target,
+            held_bytes: 0,
+        });
+    }
+
+    /// Text has come that the client does not see yet.
+    pub(super) fn held(&self, attempt: u32, bytes: u64) {
+        if let Some(sent) = self.state().sent_as(attempt) {
+            sent.held_bytes = sent.held_bytes.saturating_add(bytes);
+        }
+    }
+
+    /// From now on whoever looks at the answer sees its text.
+    pub(super) fn served(&self, attempt: u32, target: &Target) {
+        let mut state = self.state();
+        state.served = Some(target.clone());
+        if let Some(sent) = state.sent_as(attempt) {
+            sent.held_bytes = 0;
+        }
+    }
+
+    /// Who answered, or was the last to work on it where nobody has.
+    pub(crate) fn worked(&self) -> Option<Target> {
+        let state = self.state();
+        let last = state.sent.last().map(|sent| &sent.target);
+        state.served.as_ref().or(last).cloned()
+    }
+
+    /// Bytes of a job's text that were held back; `None`: nobody was sent the job.
+    pub(crate) fn held_of(&self, job: usize) -> Option<u64> {
+        let state = self.state();
+        let sent = state.sent.iter().filter(|sent| sent.job == job);
+        sent.map(|sent| sent.held_bytes).reduce(u64::saturating_add)
     }
 
     /// Who answered, as far as that is known.

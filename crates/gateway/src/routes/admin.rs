@@ -12,6 +12,7 @@ use utoipa::ToSchema;
 use super::health::{inspected, why_not};
 use super::{find, ok};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::dispatch::not_loaded;
 use crate::error::ApiError;
@@ -231,11 +232,13 @@ pub(crate) struct LoadAnswer {
     ))]
 pub(crate) async fn load(
     State(state): State<AppState>,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: LoadRequest = parse(&body)?;
     let order = request.into_order(&state.backend().models())?;
     let model = order.spec.name.clone();
+    headers.manages(&model)?;
     let facts = state.backend().load(order).await?;
     Ok(ok(&LoadAnswer {
         model,
@@ -266,6 +269,7 @@ pub(crate) struct UnloadAnswer {
     ))]
 pub(crate) async fn unload(
     State(state): State<AppState>,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: UnloadRequest = parse(&body)?;
@@ -273,6 +277,7 @@ pub(crate) async fn unload(
         .model
         .filter(|name| !name.is_empty())
         .ok_or_else(|| ApiError::missing("model", "the name of a loaded model"))?;
+    headers.manages(&model)?;
     if !state.backend().unload(&model).await {
         return Err(not_loaded(&model, &state.backend().models()));
     }

@@ -33,7 +33,7 @@ use crate::AppState;
 use crate::access::Visit;
 use crate::backend::EventStream;
 use crate::dispatch::{
-    Delivery, Dispatch, EMBEDDED, Facts, Price, Question, Settled, Tracing, Trail, default_model,
+    Delivery, Dispatch, EMBEDDED, Estimate, Facts, Price, Question, Settled, Trail, default_model,
     not_loaded, refusal,
 };
 use crate::error::{ApiError, ErrorCode};
@@ -119,7 +119,7 @@ pub(crate) struct Call {
     dispatch: Arc<Dispatch>,
     settled: Arc<Settled>,
     trail: Arc<Trail>,
-    visit: Option<Arc<Visit>>,
+    visit: Arc<Visit>,
     began: Instant,
 }
 
@@ -141,20 +141,16 @@ impl Call {
     ) -> Result<Self, ApiError> {
         let began = Instant::now();
         let visit = question.visit();
-        if let Some(visit) = visit {
-            visit.asks(question.model());
-            if visit.keeps_texts() {
-                visit.prompts(&Facts::of_all(jobs).texts);
-            }
+        visit.asks(question.model());
+        if visit.keeps_texts() {
+            visit.prompts(&Facts::of_all(jobs).texts);
         }
         let dispatch = state.dispatch();
         let call = Self {
             settled: Arc::new(dispatch.settle(question, jobs).await?),
             dispatch,
-            trail: Arc::new(Trail::new(
-                visit.map_or(Tracing::Off, |visit| visit.tracing()),
-            )),
-            visit: visit.cloned(),
+            trail: Arc::new(Trail::new(visit.tracing())),
+            visit: Arc::clone(visit),
             began,
         };
         call.account(state)?;
@@ -165,24 +161,19 @@ impl Call {
     /// the price of the dearest candidate, since any of them may come to answer.
     fn account(&self, state: &AppState) -> Result<(), ApiError> {
         let decision = &self.settled.decision;
-        let prices = match &self.visit {
-            Some(_) => self.dispatch.prices(decision),
-            None => Vec::new(),
-        };
+        let prices = self.dispatch.prices(decision);
         let estimate = self.settled.estimate.unwrap_or_default();
         let amounts = prices.iter().map(|price| estimate.at(*price));
         let free = estimate.at(Price::default());
         let dearest = amounts.max_by_key(|amount| amount.cost).unwrap_or(free);
-        if let Some(visit) = &self.visit {
-            visit.decided(&self.settled, &self.trail, prices);
-        }
+        self.visit.decided(&self.settled, &self.trail, prices);
         if decision.candidates.is_empty() {
             let (fleet, models) = (self.dispatch.picture(), state.backend().models());
             return Err(refusal(decision, &fleet, &models));
         }
-        match (&self.visit, self.settled.estimate) {
-            (Some(visit), Some(estimate)) => visit.reserve(estimate.prompt_tokens, dearest),
-            _ => Ok(()),
+        match self.settled.estimate {
+            Some(_) => self.visit.reserve(dearest),
+            None => Ok(()),
         }
     }
 
@@ -205,14 +196,22 @@ impl Call {
 
     /// Runs a job. Dropping the stream cancels it.
     pub(crate) fn run(&self, state: &AppState, job: Job, delivery: Delivery) -> EventStream {
+        let counts = self.visit.counts_tokens();
+        let estimate = counts.then(|| Estimate::of(std::slice::from_ref(&job)));
+        let index = self
+            .visit
+            .adds_job(estimate.unwrap_or_default().prompt_tokens);
+        let job = (index, job);
         let events = self.dispatch.run(&self.settled, job, delivery, &self.trail);
         let target = self.target();
         let name = match target.provider.as_str() {
             EMBEDDED => target.model,
             _ => target.to_string(),
         };
-        let visit = self.visit.clone();
-        state.metrics().watch(&name, self.began, visit, events)
+        let visit = Arc::clone(&self.visit);
+        state
+            .metrics()
+            .watch(&name, self.began, (visit, index), events)
     }
 
     /// Runs a job that is answered by one event.

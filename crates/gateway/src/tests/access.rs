@@ -1,5 +1,7 @@
 //! Keys, what they may do, how much of it, and what is written down.
 
+mod bounds;
+
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

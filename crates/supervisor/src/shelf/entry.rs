@@ -204,16 +204,18 @@ impl Entry {
     }
 
     fn keep_ms(&self, limits: &Limits) -> Option<u64> {
-        let own = self.listing.as_ref().map(|listing| listing.keep_alive);
-        let keep = match (self.keep_now, own) {
-            (Some(keep), _) | (None, Some(Some(keep))) => keep,
-            (None, Some(None)) => return limits.keep_alive_ms,
-            // Somebody loaded it by hand and will unload it so.
-            (None, None) => Keep::Forever,
-        };
-        match keep {
-            Keep::Forever => None,
-            Keep::For(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+        match self.keep_now {
+            Some(keep) => in_ms(keep),
+            None => self.stay_ms(limits),
+        }
+    }
+
+    /// How long it stays idle where no request has said anything of it.
+    fn stay_ms(&self, limits: &Limits) -> Option<u64> {
+        // Without a listing somebody loaded it by hand and will unload it so.
+        match self.listing.as_ref()?.keep_alive {
+            Some(keep) => in_ms(keep),
+            None => limits.keep_alive_ms,
         }
     }
 
@@ -462,6 +464,7 @@ impl Entry {
             is_measured: self.is_measured,
             running: self.n_running,
             waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
+            stay_ms: self.stay_ms(limits),
             expires_in_ms: keeps
                 .then(|| self.keep_ms(limits))
                 .flatten()
@@ -471,5 +474,12 @@ impl Entry {
             helps: self.helps.clone(),
             traits: self.traits.clone(),
         }
+    }
+}
+
+fn in_ms(keep: Keep) -> Option<u64> {
+    match keep {
+        Keep::Forever => None,
+        Keep::For(time) => Some(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
     }
 }

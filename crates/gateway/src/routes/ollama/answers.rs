@@ -5,7 +5,7 @@ use axum::response::Response;
 
 use store::Scope;
 
-use super::{context_warning, keep, own_target, wait_until_ready};
+use super::{Readying, context_warning, keep, own_target};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::RawBody;
@@ -116,7 +116,7 @@ impl Asked {
                 let question = Question::new(model.clone(), headers);
                 let call = Call::new(state, &question, &job).await?;
                 let facts = own_facts(state, &call.target());
-                warnings.extend(keep(state, &call.target(), plan.keep));
+                warnings.extend(keep(state, headers, &call.target(), plan.keep));
                 warnings.extend(context_warning(facts.as_deref(), plan.num_ctx));
                 let ask = Ask {
                     jobs: vec![job],
@@ -129,14 +129,16 @@ impl Asked {
             }
             Work::Load => {
                 let own = own_model(state, model.as_deref())?;
-                warnings.extend(keep(state, &own_target(&own), plan.keep));
-                wait_until_ready(state, &own).await?;
+                let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
+                warnings.extend(keep(state, headers, &own_target(&own), plan.keep));
+                readying.wait(state).await?;
                 warnings.extend(context_warning(facts(&own), plan.num_ctx));
                 (own.name, "load")
             }
             Work::Unload => {
                 headers.require(Scope::Admin)?;
                 let own = own_model(state, model.as_deref())?;
+                headers.manages(&own.name)?;
                 unload(state, &own.name).await?;
                 (own.name, "unload")
             }

@@ -5,7 +5,7 @@ use axum::response::Response;
 use proto::{Event, Job};
 use tokio::time::Instant;
 
-use super::{context_warning, keep, own_target, wait_until_ready};
+use super::{Readying, context_warning, keep, own_target};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::RawBody;
@@ -100,8 +100,9 @@ async fn run(
     warnings.extend(plan.warnings);
     let Some(job) = plan.job.map(Job::Embedding) else {
         let own = own_model(state, model.as_deref())?;
-        warnings.extend(keep(state, &own_target(&own), plan.keep));
-        wait_until_ready(state, &own).await?;
+        let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
+        warnings.extend(keep(state, headers, &own_target(&own), plan.keep));
+        readying.wait(state).await?;
         return Ok(Done {
             model: model.unwrap_or(own.name),
             vectors: Vec::new(),
@@ -112,7 +113,7 @@ async fn run(
     let question = Question::new(model.clone(), headers);
     let call = Call::new(state, &question, &job).await?;
     let target = call.target();
-    warnings.extend(keep(state, &target, plan.keep));
+    warnings.extend(keep(state, headers, &target, plan.keep));
     if let Some(facts) = own_facts(state, &target) {
         warnings.extend(context_warning(Some(&facts), plan.num_ctx));
         check_dimensions(plan.dimensions, facts.n_embd as usize)?;

@@ -7,37 +7,72 @@ pub(crate) mod pull;
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use proto::{Job, ModelFacts};
 use router::Target;
+use store::Scope;
 use supervisor::{Keep, ModelStatus};
 
 use super::{Call, find};
 use crate::AppState;
+use crate::access::Head;
 use crate::dispatch::{EMBEDDED, Question};
 use crate::error::{ApiError, ErrorCode};
 use crate::library::StoredModel;
 use crate::wire::openai::models::facts;
 
-/// Waits until the model can answer; where it cannot be loaded, the error says why.
-async fn wait_until_ready(state: &AppState, model: &ModelStatus) -> Result<(), ApiError> {
-    if facts(model).is_some() {
-        return Ok(());
+/// A model of this process that a request wants ready, without asking it for an answer.
+/// Loading takes memory, and may take it from others: whoever may not use a model may not
+/// load it either, and the audit log notes who did.
+struct Readying<'a> {
+    model: &'a ModelStatus,
+    call: Call,
+}
+
+impl<'a> Readying<'a> {
+    async fn new(
+        state: &AppState,
+        headers: &Head,
+        asked: Option<&str>,
+        model: &'a ModelStatus,
+    ) -> Result<Self, ApiError> {
+        let question = Question::own(&model.name, asked.map(str::to_owned), headers);
+        let call = Call::new(state, &question, &nothing()).await?;
+        Ok(Self { model, call })
     }
-    // Every job waits while its model is loading, and this one is no work.
-    let nothing = Job::Tokenize {
+
+    /// Waits until the model can answer; where it cannot be loaded, the error says why.
+    async fn wait(self, state: &AppState) -> Result<(), ApiError> {
+        match facts(self.model) {
+            Some(_) => Ok(()),
+            None => self.call.one(state, nothing()).await.map(drop),
+        }
+    }
+}
+
+/// Every job waits while its model is loading, and this one is no work.
+fn nothing() -> Job {
+    Job::Tokenize {
         text: String::new(),
         add_special: false,
         parse_special: false,
         with_pieces: false,
-    };
-    let call = Call::new(state, &Question::own(&model.name), &nothing).await?;
-    call.one(state, nothing).await.map(drop)
+    }
 }
 
 /// What is in force in the model, as soon as it can answer.
-async fn ready_facts(state: &AppState, model: &ModelStatus) -> Result<Arc<ModelFacts>, ApiError> {
-    wait_until_ready(state, model).await?;
+async fn ready_facts(
+    state: &AppState,
+    headers: &Head,
+    asked: &str,
+    model: &ModelStatus,
+) -> Result<Arc<ModelFacts>, ApiError> {
+    if let Some(facts) = facts(model) {
+        return Ok(Arc::new(facts.clone()));
+    }
+    let readying = Readying::new(state, headers, Some(asked), model).await?;
+    readying.wait(state).await?;
     let models = state.backend().models();
     let model = find(&models, &model.name).unwrap_or(model);
     facts(model).cloned().map(Arc::new).ok_or_else(|| {
@@ -47,22 +82,53 @@ async fn ready_facts(state: &AppState, model: &ModelStatus) -> Result<Arc<ModelF
 }
 
 /// Says how long the model is to stay; a warning where that is not ours to say.
-fn keep(state: &AppState, target: &Target, keep: Option<Keep>) -> Option<String> {
+///
+/// To take a model out of memory needs the scope `admin`, so a key without it gets the stay
+/// that is configured and no other: neither a shorter one, which unloads, nor a longer one,
+/// which keeps the memory from others.
+fn keep(state: &AppState, headers: &Head, target: &Target, keep: Option<Keep>) -> Option<String> {
     let keep = keep?;
     if target.provider != EMBEDDED {
         let provider = &target.provider;
         return Some(format!("keep_alive is not passed on to `{provider}`."));
     }
     let models = state.backend().models();
-    let is_pinned = find(&models, &target.model).is_some_and(|model| model.place.pinned);
-    if is_pinned && keep != Keep::Forever {
+    let place = find(&models, &target.model).map(|model| &model.place);
+    if place.is_some_and(|place| place.pinned) && keep != Keep::Forever {
         let model = &target.model;
         return Some(format!(
             "keep_alive has no effect: `{model}` is pinned and stays in memory."
         ));
     }
-    state.backend().keep(&target.model, keep);
-    None
+    let stay = match place.and_then(|place| place.stay_ms) {
+        Some(ms) => Keep::For(Duration::from_millis(ms)),
+        None => Keep::Forever,
+    };
+    if keep == stay || headers.has(Scope::Admin) {
+        state.backend().keep(&target.model, keep);
+        return None;
+    }
+    if is_longer(keep, stay) {
+        state.backend().keep(&target.model, stay);
+    }
+    let stays = match stay {
+        Keep::For(time) => format!("for {} s after its last request", time.as_secs_f64()),
+        Keep::Forever => "until memory is needed".to_owned(),
+    };
+    Some(format!(
+        "keep_alive is not followed: `{}` stays {stays}, and only a key with the scope `{}` \
+         changes that.",
+        target.model,
+        Scope::Admin.word()
+    ))
+}
+
+fn is_longer(one: Keep, other: Keep) -> bool {
+    match (one, other) {
+        (Keep::For(one), Keep::For(other)) => one > other,
+        (Keep::Forever, Keep::For(_)) => true,
+        (_, Keep::Forever) => false,
+    }
 }
 
 fn own_target(model: &ModelStatus) -> Target {

@@ -6,6 +6,7 @@ use supervisor::ModelPhase;
 
 use super::{ready_facts, stored, stored_at};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::error::ApiError;
 use crate::routes::{ok, own_model};
@@ -71,6 +72,7 @@ pub(crate) async fn ps(State(state): State<AppState>) -> Response {
 )]
 pub(crate) async fn show(
     State(state): State<AppState>,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let name = parse::<OllamaModelName>(&body)?.given()?;
@@ -80,7 +82,7 @@ pub(crate) async fn show(
         let stored = stored_at(&on_disk, &model.spec.path);
         return Ok(ok(&OllamaShow::unloaded(&model, stored, state.started())));
     }
-    let facts = ready_facts(&state, &model).await?;
+    let facts = ready_facts(&state, &headers, &name, &model).await?;
     let on_disk = stored(&state).await;
     let stored = stored_at(&on_disk, &model.spec.path);
     Ok(ok(&OllamaShow::new(&facts, stored, state.started())))
