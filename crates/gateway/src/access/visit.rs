@@ -351,7 +351,7 @@ impl Visit {
                 }
             }
             Event::Finished { reason, .. } if self.trace.is_recorded() => {
-                self.record().finish_reasons.push(*reason);
+                record.finish_reasons.push(*reason);
             }
             Event::Done { usage, .. } => {
                 used.prompt_tokens += u64::from(usage.prompt_tokens);

@@ -40,6 +40,23 @@ pub(crate) struct Command {
     pub(crate) key: Option<Secret>,
 }
 
+/// Whether a process can be given these at all.
+fn check(words: &[Secret], env: &BTreeMap<String, Secret>) -> Result<(), String> {
+    if words.first().is_none_or(|word| word.expose().is_empty()) {
+        return Err("has an empty `command`; it must begin with a program".into());
+    }
+    if words.iter().any(|word| word.expose().contains('\0')) {
+        return Err("has a `command` with a zero byte in it".into());
+    }
+    let is_variable = |name: &&String| !name.is_empty() && !name.contains(['=', '\0']);
+    match env.keys().find(|name| !is_variable(name)) {
+        Some(name) => Err(format!(
+            "has `{name}` in `env`, which no variable is called"
+        )),
+        None => Ok(()),
+    }
+}
+
 impl Command {
     /// `key` is what the provider's own settings say; where the command has none, it becomes
     /// the engine's.
@@ -51,18 +68,7 @@ impl Command {
         mut env: BTreeMap<String, Secret>,
         key: Option<Secret>,
     ) -> Result<Self, String> {
-        if words.first().is_none_or(|word| word.expose().is_empty()) {
-            return Err("has an empty `command`; it must begin with a program".into());
-        }
-        if words.iter().any(|word| word.expose().contains('\0')) {
-            return Err("has a `command` with a zero byte in it".into());
-        }
-        let is_variable = |name: &String| !name.is_empty() && !name.contains(['=', '\0']);
-        if let Some(name) = env.keys().find(|name| !is_variable(name)) {
-            return Err(format!(
-                "has `{name}` in `env`, which no variable is called"
-            ));
-        }
+        check(&words, &env)?;
         let value = |names: &[&str]| value(&words, names);
         if value(TLS).is_some() {
             return Err(
