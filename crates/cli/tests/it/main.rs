@@ -179,8 +179,8 @@ fn ps_asks_the_server_and_load_names_the_file() {
     let ran = sandbox.run(&["ps", "--url", &url]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     insta::assert_snapshot!(ran.stdout, @r"
-    MODEL  STATE   CONTEXT  SLOTS  KV  RESTARTS  PID
-    tiny   failed  -        -      -   0         -
+    MODEL  STATE   MEMORY  STAYS  CONTEXT  SLOTS  KV  RESTARTS  PID
+    tiny   failed  -       -      -        -      -   0         -
     ");
     assert_eq!(ran.stderr, "tiny: No memory.\n");
     let asked = asked.join().unwrap().remove(0);
@@ -191,10 +191,12 @@ fn ps_asks_the_server_and_load_names_the_file() {
             .contains("authorization: bearer hunter2")
     );
 
-    let (url, asked) = answers(&[("200 OK", JSON, "{}")]);
+    // The server is asked first whether it knows the name itself.
+    let known = ("200 OK", JSON, r#"{"models":[]}"#);
+    let (url, asked) = answers(&[known, ("200 OK", JSON, "{}")]);
     let ran = sandbox.run(&["load", "tiny", "--url", &url, "--context=512"]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    let asked = asked.join().unwrap().remove(0);
+    let asked = asked.join().unwrap().remove(1);
     assert!(asked.starts_with("POST /admin/models/load HTTP/1.1\r\n"));
     let (_, body) = asked.split_once("\r\n\r\n").unwrap();
     let body: serde_json::Value = serde_json::from_str(body).unwrap();
