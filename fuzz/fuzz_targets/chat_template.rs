@@ -10,7 +10,7 @@
 
 use std::panic;
 
-use chat::{RenderInput, Template, TemplateTokens};
+use chat::{PromptEnding, RenderInput, Template, TemplateTokens};
 use libfuzzer_sys::fuzz_target;
 use proto::{Message, Reasoning, Role, ToolCall, ToolDefinition};
 use serde_json::{Map, json};
@@ -45,11 +45,12 @@ fn one(bytes: &[u8]) {
         parameters: Some(json!({"type": "object", "properties": {"city": {"type": "string"}}})),
         ..Default::default()
     }];
-    for tools in [&tools[..], &[]] {
+    let endings = [PromptEnding::AnswerOpening, PromptEnding::AnswerBeginning];
+    for (tools, ending) in [&tools[..], &[]].into_iter().zip(endings) {
         let _ = template.render(&RenderInput {
-            messages: &conversation(said),
+            messages: &conversation(said, ending),
             tools,
-            add_generation_prompt: true,
+            ending,
             reasoning: &Reasoning {
                 enabled: Some(tools.is_empty()),
                 ..Default::default()
@@ -60,7 +61,7 @@ fn one(bytes: &[u8]) {
     }
 }
 
-fn conversation(said: &str) -> Vec<Message> {
+fn conversation(said: &str, ending: PromptEnding) -> Vec<Message> {
     let message = |role, content: &str| Message {
         role,
         content: Some(content.to_owned()),
@@ -83,6 +84,9 @@ fn conversation(said: &str) -> Vec<Message> {
             tool_call_id: Some("call_1".into()),
             ..message(Role::Tool, "rain")
         },
-        message(Role::User, said),
+        match ending {
+            PromptEnding::AnswerBeginning => message(Role::Assistant, said),
+            _ => message(Role::User, said),
+        },
     ]
 }

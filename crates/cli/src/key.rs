@@ -5,8 +5,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use clap::ArgMatches;
 use router::Reach;
 use serde_json::{Value, json};
-use stdx::Cost;
-use store::{Key, KeyLimits, NewKey, Priority, Scope, Scopes, Spent, day_of};
+use stdx::{Cost, Priority};
+use store::{Key, KeyLimits, NewKey, Scope, Scopes, Spent, day_of};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{configuration, database, output};

@@ -1,7 +1,8 @@
 //! What the scheduler is asked for and what it answers.
 
-use proto::{FinishReason, JobFailure, Priority, Speculation, Timings, TokenLogprob, Usage};
+use proto::{FinishReason, JobFailure, Speculation, Timings, TokenLogprob, Usage};
 use sampling::{Constraint, Params};
+use stdx::Priority;
 
 use crate::TokenId;
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use stdx::Priority;
 
 /// One unit of work. A generation job is answered by a stream of events that
 /// ends with `Done` or `Failed`; the others by exactly one event.
@@ -181,37 +182,6 @@ pub struct Generation {
     pub ignore_eos: bool,
     /// Its place among those that wait.
     pub priority: Priority,
-}
-
-/// Who goes first among requests that wait; among equals it is the older.
-#[derive(
-    Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Priority {
-    Low,
-    #[default]
-    Normal,
-    High,
-}
-
-impl Priority {
-    /// From the lowest.
-    pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
-
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-        }
-    }
-
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|one| one.word() == word)
-    }
 }
 
 impl Job {

@@ -24,8 +24,7 @@ pub use event::{
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,
-    Priority, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
-    ToolDefinition,
+    Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice, ToolDefinition,
 };
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.

@@ -28,8 +28,9 @@ use std::pin::Pin;
 
 use futures_util::Stream;
 use futures_util::future::BoxFuture;
-use proto::{Event, Job, JobFailure, Priority};
+use proto::{Event, Job, JobFailure};
 use router::{Model, Reach};
+use stdx::Priority;
 
 pub use kind::Kind;
 pub use managed::{Managed, ManagedConfig, Start};

@@ -85,6 +85,11 @@ impl Rules {
         })
     }
 
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// The limits of all rules that find something in one of the texts.
     pub fn limits<'a>(&'a self, texts: &'a [&'a str]) -> impl Iterator<Item = Limit> + 'a {
         let matches = |set: &RegexSet| texts.iter().any(|text| set.is_match(text));

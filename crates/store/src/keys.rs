@@ -9,9 +9,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use router::Reach;
-use rusqlite::{Row, TransactionBehavior, params};
+use rusqlite::{Row, Transaction, TransactionBehavior, params};
 use sha2::{Digest, Sha256};
-use stdx::{Cost, Secret};
+use stdx::{Cost, Priority, Secret};
 
 use crate::{Session, StoreError};
 
@@ -90,34 +90,6 @@ impl fmt::Display for Scopes {
         let words = Scope::ALL.into_iter().filter(|scope| self.has(*scope));
         let words: Vec<_> = words.map(Scope::word).collect();
         f.write_str(&words.join(","))
-    }
-}
-
-/// Who goes first where places are short.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Priority {
-    Low,
-    #[default]
-    Normal,
-    High,
-}
-
-impl Priority {
-    pub const ALL: [Self; 3] = [Self::Low, Self::Normal, Self::High];
-
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Normal => "normal",
-            Self::High => "high",
-        }
-    }
-
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        let mut all = Self::ALL.into_iter();
-        all.find(|priority| priority.word() == word)
     }
 }
 
@@ -209,10 +181,6 @@ impl Session {
             },
             _ => StoreError::of(&path, &error),
         };
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(told)?;
         let sql = format!(
             "INSERT INTO keys ({COLUMNS}) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
@@ -235,9 +203,22 @@ impl Session {
             facts.expires_s.map(clamped),
             key.revoked_s.map(clamped),
         ];
-        transaction.execute(&sql, values).map_err(told)?;
-        transaction.execute(COUNT, ()).map_err(told)?;
-        transaction.commit().map_err(told)
+        let inserted = self.change(|transaction| transaction.execute(&sql, values));
+        inserted.map(drop).map_err(told)
+    }
+
+    /// Changes the keys, whole or not at all, and has servers read them again.
+    fn change<T>(
+        &mut self,
+        work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let transaction = self
+            .connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction)?;
+        transaction.execute(COUNT, ())?;
+        transaction.commit()?;
+        Ok(done)
     }
 
     /// Takes a key out of use; a server refuses it within a second.
@@ -245,19 +226,10 @@ impl Session {
     /// # Errors
     /// [`StoreError::NoSuchKey`], or what is wrong with the database.
     pub fn revoke_key(&mut self, name: &str) -> Result<(), StoreError> {
-        let path = self.path.clone();
-        let told = |error: rusqlite::Error| StoreError::of(&path, &error);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(told)?;
         let sql = "UPDATE keys SET revoked_s = ?2 WHERE name = ?1 AND revoked_s IS NULL";
-        let n_revoked = transaction
-            .execute(sql, params![name, clamped(now_s())])
-            .map_err(told)?;
-        transaction.execute(COUNT, ()).map_err(told)?;
-        transaction.commit().map_err(told)?;
-        match n_revoked {
+        let revoked = params![name, clamped(now_s())];
+        let revoked = self.change(|transaction| transaction.execute(sql, revoked));
+        match self.told(revoked)? {
             0 => Err(StoreError::NoSuchKey {
                 name: name.to_owned(),
             }),
@@ -271,23 +243,15 @@ impl Session {
     /// # Errors
     /// [`StoreError::KeysInUse`], or what is wrong with the database.
     pub fn forget_keys(&mut self) -> Result<usize, StoreError> {
-        let path = self.path.clone();
-        let told = |error: rusqlite::Error| StoreError::of(&path, &error);
-        let transaction = self
-            .connection
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(told)?;
-        let sql = "SELECT count(*) FROM keys WHERE revoked_s IS NULL";
-        let n = transaction.query_row(sql, (), |row| row.get(0));
-        let n: i64 = n.map_err(told)?;
-        if n > 0 {
-            return Err(StoreError::KeysInUse { n });
-        }
-        let forgotten = transaction.execute("DELETE FROM keys", ());
-        let forgotten = forgotten.map_err(told)?;
-        transaction.execute(COUNT, ()).map_err(told)?;
-        transaction.commit().map_err(told)?;
-        Ok(forgotten)
+        let forgotten = self.change(|transaction| {
+            let sql = "SELECT count(*) FROM keys WHERE revoked_s IS NULL";
+            let n: i64 = transaction.query_row(sql, (), |row| row.get(0))?;
+            match n {
+                0 => transaction.execute("DELETE FROM keys", ()).map(Ok),
+                n => Ok(Err(StoreError::KeysInUse { n })),
+            }
+        });
+        self.told(forgotten)?
     }
 
     /// All keys, the oldest first, also those that are revoked or expired.

@@ -23,7 +23,7 @@ use rusqlite::Connection;
 
 pub use audit::{AuditFilter, AuditLines, AuditPage, AuditRow, span};
 pub use error::StoreError;
-pub use keys::{Key, KeyLimits, NewKey, Priority, Scope, Scopes, hash};
+pub use keys::{Key, KeyLimits, NewKey, Scope, Scopes, hash};
 pub use response::{Kept, Used};
 pub use schema::FILE_NAME;
 pub use usage::{Spent, Usage, day_of, days_of_month};

@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use router::Reach;
 use rusqlite::Connection;
-use stdx::Cost;
+use stdx::{Cost, Priority};
 use tempfile::TempDir;
 
 use crate::{
-    AuditFilter, AuditPage, AuditRow, Kept, KeyLimits, NewKey, Priority, Retention, Scope, Scopes,
-    Session, Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
+    AuditFilter, AuditPage, AuditRow, Kept, KeyLimits, NewKey, Retention, Scope, Scopes, Session,
+    Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
 };
 
 fn folder() -> TempDir {

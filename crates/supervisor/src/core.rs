@@ -30,7 +30,7 @@ use proto::{
 
 use self::model::Model;
 use crate::exit::Exit;
-use crate::{FleetConfig, ModelPhase, ModelStatus};
+use crate::{FleetConfig, ModelPhase, ModelStatus, WAIT_MAX, WAITING_MAX};
 
 /// One incarnation of a worker; a restart gets a new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -73,8 +73,8 @@ impl Limits {
             restart_window_ms: ms(config.restart_window),
             backoff_first_ms: 250,
             backoff_max_ms: 30_000,
-            pending_max: 256,
-            pending_wait_ms: 300_000,
+            pending_max: WAITING_MAX,
+            pending_wait_ms: ms(WAIT_MAX),
             workers_per_job_max: 2,
             inspect_timeout_ms: 5_000,
             failed_max: 16,

@@ -26,6 +26,11 @@ pub use crate::launch::{
 };
 pub use process::{LogTail, ProcessEnd};
 
+/// Jobs of one model that wait for it, to be loaded or to become ready.
+const WAITING_MAX: u32 = 256;
+/// How long each of them waits before it fails.
+const WAIT_MAX: Duration = Duration::from_secs(300);
+
 /// Limits of the supervisor itself.
 #[derive(Debug, Clone)]
 pub struct FleetConfig {

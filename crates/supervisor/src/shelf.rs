@@ -29,7 +29,7 @@ use proto::{FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, L
 
 use self::entry::{Entry, Phase, Waiter, Waiting};
 use crate::core::RequestId;
-use crate::{FleetConfig, Keep, Listing, MemoryCost, ModelPhase, Place};
+use crate::{FleetConfig, Keep, Listing, MemoryCost, ModelPhase, Place, WAIT_MAX, WAITING_MAX};
 
 /// The request of loads and unloads that nobody asked for by name.
 pub(crate) const NOBODY: RequestId = RequestId(0);
@@ -59,8 +59,8 @@ impl Limits {
             memory_max: config.memory_max.unwrap_or(u64::MAX),
             swap_wait_max_ms: ms(config.swap_wait_max),
             keep_alive_ms: config.keep_alive.map(ms),
-            waiting_max: 256,
-            wait_max_ms: 300_000,
+            waiting_max: WAITING_MAX,
+            wait_max_ms: ms(WAIT_MAX),
             cooldown_first_ms: 10_000,
             cooldown_max_ms: 300_000,
         }

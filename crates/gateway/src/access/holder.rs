@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use router::{Bound, Candidate, Exclusion, Limit, Target};
-use stdx::Cost;
-use store::{Key, Priority, Scope, Scopes, Spent, Usage};
+use stdx::{Cost, Priority};
+use store::{Key, Scope, Scopes, Spent, Usage};
 
 use super::glob;
 use super::quota::{Amount, Level, Moment, Quota, Refusal};
@@ -52,13 +52,8 @@ impl Caller {
     }
 
     /// How important its requests are at most; without a key as they say.
-    pub(crate) fn priority(&self) -> Option<proto::Priority> {
-        let priority = self.holder()?.key.facts.priority;
-        Some(match priority {
-            Priority::Low => proto::Priority::Low,
-            Priority::Normal => proto::Priority::Normal,
-            Priority::High => proto::Priority::High,
-        })
+    pub(crate) fn priority(&self) -> Option<Priority> {
+        Some(self.holder()?.key.facts.priority)
     }
 
     /// Of `places`, those that are kept free of this caller for others: half of them of a low

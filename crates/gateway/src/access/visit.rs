@@ -9,7 +9,7 @@ use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::{Delta, Event, FinishReason};
-use router::{Decision, Exclusion, Target};
+use router::{Decision, Exclusion, Route, Target};
 use stdx::{Cost, Secret};
 use store::{AuditRow, Scope};
 use subtle::ConstantTimeEq;
@@ -294,6 +294,8 @@ impl Visit {
         let Some((holder, now)) = self.metered() else {
             return;
         };
+        // The name of a model stands for that model alone, not for what answers in its place.
+        let asked = asked.filter(|_| !matches!(decision.route, Route::Name(_)));
         decision.exclude(|candidate| holder.bars(asked, candidate));
         if let Some(left) = holder.cost_left(now) {
             decision.exclude(|candidate| {
@@ -413,7 +415,7 @@ impl Visit {
     }
 
     /// Settles what was reserved, and gives up the key's place.
-    fn settle(&self) {
+    fn charge(&self) {
         let Some((holder, now)) = self.metered() else {
             return;
         };
@@ -523,7 +525,7 @@ impl Drop for VisitEnd {
             self.visit.tell_story(self.status);
         }
         let Some(control) = &self.control else { return };
-        self.visit.settle();
+        self.visit.charge();
         if !control.options().audit {
             return;
         }

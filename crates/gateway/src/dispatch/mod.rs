@@ -20,12 +20,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderValue};
-use proto::{Job, ModelFacts, Priority};
+use proto::{Job, ModelFacts};
 use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider, discover};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
     Reach, Rules, Target, Wanted,
 };
+use stdx::Priority;
 use supervisor::{ModelPhase, ModelStatus};
 
 use crate::access::{Head, Visit};
@@ -377,7 +378,7 @@ impl Dispatch {
         let wanted = question.own.as_deref().or(question.model.as_deref());
         let wanted =
             Wanted::parse(wanted).ok_or_else(|| no_such_task(wanted.unwrap_or_default()))?;
-        let limit = self.limit(question, &facts)?;
+        let limit = self.limit(question, &facts, jobs)?;
         let terms = question.terms(self)?;
         let conversation = self.conversation(question, &facts);
         let ask = Ask {
@@ -428,6 +429,9 @@ impl Dispatch {
     }
 
     async fn first_look(&self) {
+        if self.posts.iter().all(|post| post.was_looked_at()) {
+            return;
+        }
         let looked = async {
             for post in &self.posts {
                 post.looked().await;
@@ -438,7 +442,12 @@ impl Dispatch {
     }
 
     /// How far the request may travel, and who says so.
-    fn limit(&self, question: &Question, facts: &Facts<'_>) -> Result<Limit, ApiError> {
+    fn limit(
+        &self,
+        question: &Question,
+        facts: &Facts<'_>,
+        jobs: &[Job],
+    ) -> Result<Limit, ApiError> {
         let mut limits = Vec::new();
         for label in &question.privacy {
             let reach = Reach::from_label(label).ok_or_else(|| no_such_label(label))?;
@@ -451,10 +460,19 @@ impl Dispatch {
             reach,
             bound: Bound::Kept,
         }));
-        limits.extend(self.rules.limits(&facts.texts));
-        let unescaped: Vec<_> = facts.unescaped.iter().map(String::as_str).collect();
-        limits.extend(self.rules.limits(&unescaped));
+        limits.extend(self.found(facts, jobs));
         Ok(Limit::strictest(limits, self.reach_default))
+    }
+
+    /// What the rules say of the texts.
+    fn found(&self, facts: &Facts<'_>, jobs: &[Job]) -> Vec<Limit> {
+        if self.rules.is_empty() {
+            return Vec::new();
+        }
+        let unescaped = needs::unescaped(jobs);
+        let unescaped: Vec<_> = unescaped.iter().map(String::as_str).collect();
+        let found = self.rules.limits(&facts.texts);
+        found.chain(self.rules.limits(&unescaped)).collect()
     }
 
     /// A number for the conversation: as the client names it, else by how it began. Without

@@ -10,9 +10,6 @@ pub(crate) struct Facts<'a> {
     pub(crate) needs: Needs,
     /// Every text that would leave with it.
     pub(crate) texts: Vec<&'a str>,
-    /// What is written in escapes inside of them: names and texts of JSON that is sent as
-    /// text, which no pattern would know otherwise.
-    pub(crate) unescaped: Vec<String>,
     /// Of those, how many a conversation begins with: what comes before the first answer.
     n_beginning: usize,
 }
@@ -35,6 +32,25 @@ fn strings(value: &Value) -> Vec<&str> {
     }
 }
 
+/// What the texts of chats write in escapes: names and texts of JSON that is sent as text,
+/// which no pattern would know otherwise.
+pub(crate) fn unescaped(jobs: &[Job]) -> Vec<String> {
+    let messages = jobs.iter().flat_map(|job| match job {
+        Job::Chat(job) | Job::Render(job) => job.messages.as_slice(),
+        _ => &[],
+    });
+    let texts = messages.flat_map(|message| {
+        let result = message.content.as_deref();
+        let result = result.filter(|_| message.role == Role::Tool);
+        let calls = message.tool_calls.iter();
+        calls.map(|call| call.arguments.as_str()).chain(result)
+    });
+    let values = texts.filter(|text| text.contains('\\'));
+    let values = values.filter_map(|text| serde_json::from_str::<Value>(text).ok());
+    let strings = values.map(|value| strings(&value).into_iter().map(str::to_owned).collect());
+    strings.collect::<Vec<Vec<String>>>().concat()
+}
+
 impl<'a> Facts<'a> {
     /// Of all jobs of one request. They go the same way, so what one needs or says counts
     /// for all.
@@ -47,7 +63,6 @@ impl<'a> Facts<'a> {
             }
             all.n_beginning = all.n_beginning.max(facts.n_beginning);
             all.texts.extend(facts.texts);
-            all.unescaped.extend(facts.unescaped);
             all.needs.tokens = all.needs.tokens.max(facts.needs.tokens);
         }
         all
@@ -128,10 +143,6 @@ impl<'a> Facts<'a> {
             facts.texts.extend(message.name.as_deref());
             for call in &message.tool_calls {
                 facts.texts.extend([call.name.as_str(), &call.arguments]);
-                facts.unescape(&call.arguments);
-            }
-            if message.role == Role::Tool {
-                facts.unescape(message.content.as_deref().unwrap_or_default());
             }
             if !answered {
                 facts.n_beginning = facts.texts.len();
@@ -149,16 +160,6 @@ impl<'a> Facts<'a> {
         facts.constrained(job.constraint.as_ref());
         facts.generating(&job.generation);
         facts
-    }
-
-    /// Adds the strings of a text that is JSON with escapes in it.
-    fn unescape(&mut self, text: &str) {
-        if text.contains('\\')
-            && let Ok(value) = serde_json::from_str::<Value>(text)
-        {
-            let strings = strings(&value).into_iter().map(str::to_owned);
-            self.unescaped.extend(strings);
-        }
     }
 
     fn constrained(&mut self, constraint: Option<&'a Constraint>) {

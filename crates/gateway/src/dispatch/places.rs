@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use proto::Priority;
 use router::Load;
+use stdx::Priority;
 use tokio::sync::oneshot;
 
 /// Requests that wait for a place at one provider; a further one is refused.

@@ -121,11 +121,12 @@ impl Post {
         model.is_some_and(|model| model.knowledge(capability) == Some(Knowledge::Has))
     }
 
+    pub(super) fn was_looked_at(&self) -> bool {
+        *self.site.looked.borrow()
+    }
+
     /// Waits until it has been looked at once.
     pub(super) async fn looked(&self) {
-        if *self.site.looked.borrow() {
-            return;
-        }
         let mut looked = self.site.looked.subscribe();
         // The sender lives as long as the site.
         let _ = looked.wait_for(|looked| *looked).await;

@@ -102,8 +102,6 @@ struct Run {
 
 /// A job at one candidate.
 struct Attempt {
-    /// Its number in the trail.
-    number: u32,
     target: Target,
     trying: Trying,
     source: Source,
@@ -113,7 +111,7 @@ struct Attempt {
     /// Its first text has come.
     began: bool,
     /// The client has something of it, so nobody else can answer any more.
-    settled: bool,
+    committed: bool,
     held: Vec<Event>,
 }
 
@@ -184,12 +182,12 @@ impl Attempt {
         let post = run.dispatch.post(&target.provider);
         let address = post.and_then(|post| post.provider().address());
         let trying = run.trail.tries(&target, address);
-        let number = trying.attempt;
         let opening = Opening {
             dispatch: Arc::clone(&run.dispatch),
             trail: Arc::clone(&run.trail),
-            number,
+            attempt: trying.attempt,
             index: run.index,
+            target: target.clone(),
             patience: match run.can_go_on() {
                 true => OVERFLOW_AFTER.min(run.dispatch.queue_timeout),
                 false => run.dispatch.queue_timeout,
@@ -203,17 +201,15 @@ impl Attempt {
                 is_whole: run.delivery == Delivery::Whole,
                 trace_parent: trying.parent.map(|parent| parent.to_string()),
             },
-            provider: target.provider.clone(),
         };
         Self {
-            number,
             target,
             trying,
             source: Source::Opening(opening.open().boxed()),
             tenure: None,
             sent: Instant::now(),
             began: false,
-            settled: false,
+            committed: false,
             held: Vec::new(),
         }
     }
@@ -254,9 +250,11 @@ impl Attempt {
 struct Opening {
     dispatch: Arc<Dispatch>,
     trail: Arc<Trail>,
-    number: u32,
+    /// Its number in the trail.
+    attempt: u32,
+    /// The job's place in the request.
     index: usize,
-    provider: String,
+    target: Target,
     order: Order,
     /// How long to wait for a place.
     patience: Duration,
@@ -265,7 +263,7 @@ struct Opening {
 impl Opening {
     async fn open(self) -> Result<Opened, Refused> {
         let refused = |tenure, failure| Refused { tenure, failure };
-        let (seat, post) = match self.dispatch.post(&self.provider) {
+        let (seat, post) = match self.dispatch.post(&self.target.provider) {
             None => {
                 let running = Arc::clone(&self.dispatch.memory.embedded_running);
                 running.fetch_add(1, Ordering::Relaxed);
@@ -280,27 +278,16 @@ impl Opening {
         };
         let tenure = Tenure::new(seat);
         let sent = Instant::now();
-        let Order { model, mut job, .. } = self.order;
-        let target = Target {
-            provider: self.provider.clone(),
-            model: model.clone(),
-        };
-        self.trail.sent(self.number, self.index, target);
+        let mut order = self.order;
+        self.trail.sent(self.attempt, self.index, self.target);
         let events = match post {
             None => {
-                if let Some(generation) = job.generation_mut() {
-                    generation.priority = self.order.priority;
+                if let Some(generation) = order.job.generation_mut() {
+                    generation.priority = order.priority;
                 }
-                self.dispatch.backend.submit(&model, job).await
+                self.dispatch.backend.submit(&order.model, order.job).await
             }
-            Some(post) => {
-                let order = Order {
-                    model,
-                    job,
-                    ..self.order
-                };
-                post.provider().submit(order).await
-            }
+            Some(post) => post.provider().submit(order).await,
         };
         match events {
             Ok(events) => Ok(Opened {
@@ -315,7 +302,7 @@ impl Opening {
     /// A place at the provider; waits for one where all are taken.
     async fn place(&self, post: &Post) -> Result<Place, JobFailure> {
         let turn = post.places().take(self.order.priority);
-        let name = &self.provider;
+        let name = &self.target.provider;
         match tokio::time::timeout(self.patience, turn).await {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) => Err(no_place(format!(
@@ -432,20 +419,20 @@ impl Run {
         self.tell(index, event);
     }
 
-    /// Holds an event back until its attempt is settled, then sends it.
+    /// Holds an event back until its attempt is committed, then sends it.
     fn tell(&mut self, index: usize, event: Event) {
-        let waits = self.has_others() && !self.settles(&event);
+        let waits = self.has_others() && !self.commits(&event);
         let attempt = &mut self.attempts[index];
-        if waits && !attempt.settled {
+        if waits && !attempt.committed {
             if let Event::Delta { delta, .. } = &event {
-                self.trail.held(attempt.number, delta_bytes(delta));
+                self.trail.held(attempt.trying.attempt, delta_bytes(delta));
             }
             return attempt.held.push(event);
         }
-        if !std::mem::replace(&mut attempt.settled, true) {
+        if !std::mem::replace(&mut attempt.committed, true) {
             let (target, held) = (attempt.target.clone(), std::mem::take(&mut attempt.held));
-            self.trail.served(attempt.number, &target);
-            self.settle(target, held);
+            self.trail.served(attempt.trying.attempt, &target);
+            self.commit(target, held);
         }
         if event.is_last() {
             self.over = true;
@@ -467,7 +454,7 @@ impl Run {
 
     /// Whether the client gets to see something with this event: of a stream the first
     /// text, of a whole answer nothing before its end.
-    fn settles(&self, event: &Event) -> bool {
+    fn commits(&self, event: &Event) -> bool {
         match self.delivery {
             Delivery::Stream => !matches!(event, Event::Started { .. }),
             Delivery::Whole => event.is_last(),
@@ -476,7 +463,7 @@ impl Run {
 
     /// From now on this candidate answers; no other one will need the job, unless the
     /// answer may be continued.
-    fn settle(&mut self, target: Target, held: Vec<Event>) {
+    fn commit(&mut self, target: Target, held: Vec<Event>) {
         if let Some(conversation) = self.settled.conversation {
             self.dispatch.settle_down(conversation, target.clone());
         }
@@ -511,7 +498,7 @@ impl Run {
         if !helps_elsewhere(&failure.kind) {
             return self.fail(failure);
         }
-        if attempt.settled {
+        if attempt.committed {
             return self.cut(failure);
         }
         if self.can_go_on() {

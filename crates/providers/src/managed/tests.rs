@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-use proto::{ChatJob, Event as Answer, FailureKind, Job, Message, Priority, Role};
+use proto::{ChatJob, Event as Answer, FailureKind, Job, Message, Role};
 use router::Reach;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
+use stdx::Priority;
 use tempfile::TempDir;
 use tokio::time::sleep;
 

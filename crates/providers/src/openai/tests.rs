@@ -1,10 +1,10 @@
 use proto::{
-    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message,
-    Priority, Role, SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition,
-    UpstreamFault,
+    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
+    SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
 };
 use router::Reach;
 use serde_json::{Value, json};
+use stdx::Priority;
 
 use super::answer::Reader;
 use super::call_ids::CallIds;

@@ -1,8 +1,9 @@
 //! The fields that chat and completion requests share, checked and translated.
 
-use proto::{Generation, Priority, SamplingOverrides, Speculation};
+use proto::{Generation, SamplingOverrides, Speculation};
 use serde::Deserialize;
 use serde_json::{Number, Value};
+use stdx::Priority;
 
 use super::request::{GenerationFields, SpeculationRequest};
 use super::shapes::{OneOrMany, shown};
