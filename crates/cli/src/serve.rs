@@ -75,6 +75,10 @@ async fn serve(
     let mut signals = Signals::new()?;
     let fleet = load::fleet(config)?;
     let edge = endpoint::settings(config, library(config, &fleet))?;
+    let key = match edge.asks_for_a_key() {
+        true => " -H \"Authorization: Bearer $YOUR_KEY\"",
+        false => "",
+    };
     let routing = fleet::routing(&shelf::with_aliases(config))?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
@@ -112,7 +116,7 @@ async fn serve(
     };
     if let Ok(true) = loaded {
         let url = format!("{}://{}/v1", scheme(config), reachable(address));
-        say(&usage(&url, &fleet));
+        say(&usage(&url, &fleet, key));
         signals.next().await;
     }
     if loaded.is_ok() {
@@ -202,14 +206,14 @@ fn cut_short() -> Fault {
     fault(Code::Interrupted, "ended before all requests were")
 }
 
-/// How to use what now runs.
-fn usage(url: &str, fleet: &Fleet) -> String {
+/// How to use what now runs. `key` is the part of a command that gives one.
+fn usage(url: &str, fleet: &Fleet, key: &str) -> String {
     let models = fleet.models();
     let ready = |model: &&ModelStatus| matches!(model.phase, ModelPhase::Ready(_));
     let model = models.iter().find(ready).or_else(|| models.first());
     let model = model.map_or("auto", |model| &model.name);
     format!(
-        "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions -H \
+        "ready. Base URL for OpenAI clients: {url}\n  curl {url}/chat/completions{key} -H \
          'Content-Type: application/json' -d '{{\"model\": \"{model}\", \"messages\": \
          [{{\"role\": \"user\", \"content\": \"Hello\"}}]}}'"
     )
@@ -220,6 +224,10 @@ fn usage(url: &str, fleet: &Fleet) -> String {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// Heard so that it does not end the server: a write beyond the limit on the size of files
+    /// then fails like any other that has no room.
+    #[expect(dead_code, reason = "held until the end")]
+    file_too_large: Signal,
 }
 
 impl Signals {
@@ -227,6 +235,7 @@ impl Signals {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate()).code(Code::Failure)?,
+            file_too_large: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
         })
     }
 

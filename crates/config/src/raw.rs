@@ -8,6 +8,7 @@ use clap::ArgMatches;
 use toml::de::{DeTable, DeValue};
 
 use crate::fleet::{FleetTables, TABLES};
+use crate::resolve::read;
 use crate::{ConfigError, Kind, SETTINGS, Setting, setting};
 
 /// Variables of ours that are no settings: where the file is, and the folder of the
@@ -131,18 +132,10 @@ impl RawConfig {
     /// [`file_to_read`].
     pub fn from_process(flags: &ArgMatches) -> Result<Self, ConfigError> {
         let path = file_to_read(flags, |name| std::env::var(name).ok());
-        let text = match &path {
-            Some(path) => {
-                let text =
-                    std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
-                        what: "the configuration file",
-                        path: path.clone(),
-                        error,
-                    })?;
-                Some(text)
-            }
-            None => None,
-        };
+        let text = path.as_deref();
+        let text = text
+            .map(|path| read("the configuration file", path))
+            .transpose()?;
         // A variable that is not UTF-8 is read with replacement characters, so that
         // the error names it.
         let env = std::env::vars_os().map(|(name, value)| {

@@ -1,5 +1,7 @@
 //! From what the user said to values that can be used.
 
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,6 +11,9 @@ use stdx::{Bytes, Secret};
 use crate::presets::{self, Preset};
 use crate::raw::{RawConfig, RawValue, Source, shown};
 use crate::{ConfigError, FleetTables, Kind, Setting, setting};
+
+/// Bytes of a file that is read as text: the configuration, keys, a chat template.
+const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The settings in force. `None` leaves the choice to whoever the table's `unset` names.
 #[derive(Debug, Clone, PartialEq)]
@@ -220,10 +225,22 @@ impl Config {
     }
 }
 
-fn read(what: &'static str, path: &PathBuf) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable {
+/// Reads a file of text with its limit on bytes.
+pub(crate) fn read(what: &'static str, path: &Path) -> Result<String, ConfigError> {
+    let text = || {
+        let mut text = String::new();
+        // One more than the limit tells a file that is too large.
+        let file = File::open(path)?;
+        file.take(FILE_BYTES_MAX + 1).read_to_string(&mut text)?;
+        if text.len() as u64 > FILE_BYTES_MAX {
+            let message = format!("it has over {FILE_BYTES_MAX} bytes, the most that are read");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+        }
+        Ok(text)
+    };
+    text().map_err(|error| ConfigError::Unreadable {
         what,
-        path: path.clone(),
+        path: path.to_owned(),
         error,
     })
 }

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
 use crate::Tls;
@@ -29,6 +30,10 @@ use crate::settings::GatewayConfig;
 
 /// Lanes at most; more cores than that have no work in an endpoint of this kind.
 const LANES_MAX: usize = 16;
+/// How often a lane wakes in any case. tokio tells a runtime of each timer that is due before
+/// the next one it knows of, with two system calls; with this one due soon, the timers of
+/// requests never are.
+const TICK: Duration = Duration::from_secs(5);
 /// Pause after a connection could not be accepted.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The first byte of a handshake: a record of that kind.
@@ -189,12 +194,18 @@ impl LaneServer {
         let graceful = GracefulShutdown::new();
         let (ending, ended) = watch::channel(());
         let mut running = JoinSet::new();
-        while let Some(connection) = receiver.recv().await {
+        loop {
+            let received = timeout(TICK, receiver.recv()).await;
             while running.try_join_next().is_some() {}
+            let connection = match received {
+                Ok(Some(connection)) => connection,
+                Ok(None) => break,
+                Err(_) => continue,
+            };
             self.spawn(connection, (graceful.watcher(), &ended), &mut running);
         }
         drop(ending);
-        let drained = tokio::time::timeout(self.shutdown_timeout, graceful.shutdown()).await;
+        let drained = timeout(self.shutdown_timeout, graceful.shutdown()).await;
         if drained.is_err() {
             tracing::warn!(open = running.len(), "connections are cut");
         }
@@ -280,7 +291,7 @@ async fn handshake(
         }
         tls.acceptor().accept(stream).await
     };
-    match tokio::time::timeout(limit, handshake).await {
+    match timeout(limit, handshake).await {
         Ok(Ok(encrypted)) => return Some(encrypted),
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),

@@ -51,6 +51,15 @@ pub struct GatewayConfig {
     pub own_ports: Vec<u16>,
 }
 
+impl GatewayConfig {
+    /// Whether a request needs a key. Keys may come and go while the server runs.
+    #[must_use]
+    pub fn asks_for_a_key(&self) -> bool {
+        let control = self.control.as_ref();
+        self.api_key.is_some() || control.is_some_and(Control::asks_for_a_key)
+    }
+}
+
 impl Default for GatewayConfig {
     fn default() -> Self {
         Self {

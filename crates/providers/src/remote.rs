@@ -23,12 +23,12 @@ use crate::kind::Kind;
 use crate::near::{Near, reach};
 use crate::openai::answer::{Reader, WireError};
 use crate::openai::call_ids::CallIds;
-use crate::openai::request::{self, Request};
+use crate::openai::request::{self, Endpoint, Request};
 use crate::sse::Frames;
 use crate::survey::{self, Route, Routes};
 use crate::{EventStream, Order, Provider, Survey};
 
-/// Bytes of an answer that comes whole.
+/// Bytes of an answer that comes whole, or is shown whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error's body that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
@@ -96,8 +96,10 @@ pub struct Remote {
     /// What it is sent and clients must not see.
     secrets: Secrets,
     reach: Reach,
-    /// Where `chat/completions` is; ends with a slash.
+    /// Where the dialect's routes are; ends with a slash.
     base: Url,
+    /// By [`Endpoint`].
+    endpoints: [Url; Endpoint::ALL.len()],
     /// Where the engine's own routes are; ends with a slash.
     root: Url,
     /// One a thread: what a thread asks is answered on connections of its own, so that no
@@ -141,6 +143,11 @@ impl Remote {
         let client = client(headers, reach, &config)
             .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
         let (base, root) = addresses(url);
+        let endpoints = Endpoint::ALL.map(|endpoint| {
+            let mut url = base.clone();
+            url.set_path(&format!("{}{}", base.path(), endpoint.path()));
+            url
+        });
         let values = config.headers.iter().map(|(_, value)| value);
         let secrets = Secrets::new(config.key.iter().chain(values).cloned());
         Ok(Self {
@@ -148,6 +155,7 @@ impl Remote {
             secrets,
             reach,
             base,
+            endpoints,
             root,
             clients: ThreadLocal::new(),
             client,
@@ -231,6 +239,11 @@ impl Remote {
         let salt = RandomState::new().hash_one(&order.model);
         let call_ids = CallIds::new(&order.job, salt);
         let is_streamed = !order.is_whole || self.config.streams == Streams::Always;
+        // Somebody gathers what is shown whole.
+        let bytes_max = match order.is_whole {
+            true => ANSWER_BYTES_MAX,
+            false => usize::MAX,
+        };
         let request = request::request(self.config.kind, is_streamed, order)?;
         let response = match timeout(self.config.timeouts.first_token, self.send(&request)).await {
             Ok(response) => response?,
@@ -250,6 +263,7 @@ impl Remote {
             let reading = Reading {
                 name: self.config.name.clone(),
                 bytes: response.bytes_stream().boxed(),
+                bytes_left: bytes_max,
                 frames: Frames::default(),
                 reader,
                 events: VecDeque::new(),
@@ -262,12 +276,7 @@ impl Remote {
     }
 
     async fn send(&self, request: &Request) -> Result<Response, JobFailure> {
-        let url = self.base.join(request.path).map_err(|error| {
-            failure(
-                UpstreamFault::Malformed,
-                format!("`{}` has no usable address: {error}.", self.config.name),
-            )
-        })?;
+        let url = self.endpoints[request.endpoint as usize].clone();
         let mut post = self.client().post(url).json(&request.body);
         for (name, value) in &request.headers {
             post = post.header(*name, value);
@@ -411,6 +420,8 @@ impl Clock {
 struct Reading {
     name: String,
     bytes: BoxStream<'static, reqwest::Result<Bytes>>,
+    /// How many more may come.
+    bytes_left: usize,
     frames: Frames,
     reader: Reader,
     events: VecDeque<Event>,
@@ -474,6 +485,11 @@ impl Reading {
     }
 
     fn take(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
+        let Some(left) = self.bytes_left.checked_sub(bytes.len()) else {
+            let failure = BodyError::TooLarge(ANSWER_BYTES_MAX).told(&self.name);
+            return self.reader.fail(failure, events);
+        };
+        self.bytes_left = left;
         let mut frames = Vec::new();
         if self.frames.take(bytes, &mut frames).is_err() {
             let limit = crate::sse::EVENT_BYTES_MAX;
@@ -625,6 +641,7 @@ fn addresses(mut url: Url) -> (Url, Url) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::openai::request::AnswerKind;
 
     #[test]
     fn addresses_are_taken_with_and_without_the_version() {
@@ -643,6 +660,43 @@ mod tests {
             let (a, b) = addresses(Url::parse(url).unwrap());
             assert_eq!((a.as_str(), b.as_str()), (base, root), "{url}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_gathered_has_a_limit() {
+        let chunk = "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": \"a\"}}]}\n\n";
+        let reading = Reading {
+            name: "desk".to_owned(),
+            bytes: stream::repeat_with(move || Ok(Bytes::from(chunk))).boxed(),
+            bytes_left: 3 * chunk.len(),
+            frames: Frames::default(),
+            reader: Reader::new(
+                "desk",
+                AnswerKind::Chat { n: 1 },
+                CallIds::default(),
+                Vec::new(),
+            ),
+            events: VecDeque::new(),
+            timeouts: Timeouts {
+                connect: Duration::from_secs(1),
+                first_token: Duration::from_secs(1),
+                silence: Duration::from_secs(1),
+            },
+            clock: Clock::new(Instant::now()),
+        };
+        let events: Vec<_> = reading.into_events().collect().await;
+        let texts = events
+            .iter()
+            .filter(|event| matches!(event, Event::Delta { .. }));
+        assert_eq!(texts.count(), 3);
+        let Some(Event::Failed(failure)) = events.last() else {
+            panic!("{:?}", events.last());
+        };
+        assert!(
+            failure.message.contains("over 67108864 bytes"),
+            "{}",
+            failure.message
+        );
     }
 
     #[test]

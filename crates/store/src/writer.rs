@@ -24,13 +24,13 @@ use crate::{Session, Store, StoreError, Usage, usage};
 pub const FLUSH_AFTER: Duration = Duration::from_millis(200);
 /// As many entries are written at once, however short they gathered: rows in waiting hold the
 /// decisions that they tell of.
-const GATHERED_MAX: usize = 128;
+const GATHERED_MAX: usize = 512;
 /// Entries that wait to be written; one more is dropped.
 pub const QUEUE_MAX: usize = 16_384;
 /// Bytes of texts and responses that wait to be written; more are dropped.
 pub const QUEUE_BYTES_MAX: usize = 128 << 20;
 /// Entries of one transaction.
-pub const BATCH_MAX: usize = 256;
+pub const BATCH_MAX: usize = 512;
 /// Deletions that wait to be written, beside the queue and after a failure.
 const DELETIONS_DUE_MAX: usize = 16_384;
 /// Keys and days whose usage waits to be written again after a failure.

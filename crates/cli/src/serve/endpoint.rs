@@ -25,9 +25,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<GatewayConfig> {
     let api_key = config.read_api_key().code(Code::Usage)?;
     let control = control(config)?;
-    let has_keys = control.as_ref().is_some_and(Control::asks_for_a_key);
-    gateway::bind_policy(config.listen, api_key.is_some() || has_keys).code(Code::Usage)?;
-    Ok(GatewayConfig {
+    let settings = GatewayConfig {
         body_bytes_max: usize::try_from(config.body_bytes_max.0)?,
         keep_alive_secs: config.keep_alive.map_or(0, |wait| wait.as_secs()),
         connections_max: usize::try_from(config.connections_max)?,
@@ -41,7 +39,9 @@ pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<Gateway
         control,
         library: Some(Arc::new(library)),
         ..GatewayConfig::default()
-    })
+    };
+    gateway::bind_policy(config.listen, settings.asks_for_a_key()).code(Code::Usage)?;
+    Ok(settings)
 }
 
 /// The certificate. An error if it cannot be used: without it the endpoint would speak in plain

@@ -12,14 +12,34 @@ use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER, TRACE_PARENT_HE
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
-    /// Below the base address.
-    pub(crate) path: &'static str,
+    pub(crate) endpoint: Endpoint,
     pub(crate) body: Map<String, Value>,
     pub(crate) answer: AnswerKind,
     /// Further headers.
     pub(crate) headers: Vec<(&'static str, String)>,
     /// What the engine has no words for and was left out, in ours.
     pub(crate) warnings: Vec<String>,
+}
+
+/// Where it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Endpoint {
+    Chat,
+    Completions,
+    Embeddings,
+}
+
+impl Endpoint {
+    pub(crate) const ALL: [Self; 3] = [Self::Chat, Self::Completions, Self::Embeddings];
+
+    /// Below the base address.
+    pub(crate) const fn path(self) -> &'static str {
+        match self {
+            Self::Chat => "chat/completions",
+            Self::Completions => "completions",
+            Self::Embeddings => "embeddings",
+        }
+    }
 }
 
 /// What comes back.
@@ -39,23 +59,23 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
         warnings: Vec::new(),
     };
     writer.set("model", order.model);
-    let (path, answer) = match order.job {
+    let (endpoint, answer) = match order.job {
         Job::Chat(job) => {
             let n = job.generation.n.max(1);
             writer.streamed();
             writer.chat(*job)?;
-            ("chat/completions", AnswerKind::Chat { n })
+            (Endpoint::Chat, AnswerKind::Chat { n })
         }
         Job::Completion(job) => {
             let n = job.generation.n.max(1);
             writer.streamed();
             writer.completion(*job)?;
-            ("completions", AnswerKind::Completion { n })
+            (Endpoint::Completions, AnswerKind::Completion { n })
         }
         Job::Embedding(job) => {
             let n = job.inputs.len();
             writer.embedding(job)?;
-            ("embeddings", AnswerKind::Embeddings { n })
+            (Endpoint::Embeddings, AnswerKind::Embeddings { n })
         }
         Job::Tokenize { .. } | Job::Detokenize { .. } | Job::Render(_) => {
             return Err(unsupported("tokenising, and rendering templates"));
@@ -76,7 +96,7 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
             .map(|parent| (TRACE_PARENT_HEADER, parent)),
     );
     Ok(Request {
-        path,
+        endpoint,
         body: writer.body,
         answer,
         headers,
