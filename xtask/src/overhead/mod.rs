@@ -13,7 +13,7 @@ mod wire;
 
 use crate::bench::machine;
 use crate::server::{free_port, tail};
-use crate::shell::{program, target_dir};
+use crate::shell::{program, root, target_dir};
 use anyhow::{Context, Result, bail};
 use gateways::{ALL, Gateway, Kind, Place};
 use load::{Load, Seen};
@@ -360,7 +360,8 @@ impl Running {
         let home = std::env::var("HOME").unwrap_or_default();
         let words = std::iter::once(command.get_program()).chain(command.get_args());
         let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
-        let line = words.join(" ").replace(&home, "~");
+        let here = format!("{}/", root().display());
+        let line = words.join(" ").replace(&here, "").replace(&home, "~");
         let child = command
             .stdin(Stdio::null())
             .stdout(file.try_clone()?)
