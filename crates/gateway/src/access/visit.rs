@@ -57,6 +57,24 @@ impl Head {
         self.visit.require(scope)
     }
 
+    /// Whether a list of models shows it one of this process.
+    pub(crate) fn sees_own(&self, model: &str) -> bool {
+        let own = Target {
+            provider: EMBEDDED.to_owned(),
+            model: model.to_owned(),
+        };
+        self.sees(model, &[own])
+    }
+
+    /// Whether a list of models shows it one of this name, which stands for these targets.
+    pub(crate) fn sees(&self, name: &str, targets: &[Target]) -> bool {
+        let Some(holder) = self.visit.holder() else {
+            return true;
+        };
+        let mut targets = targets.iter();
+        targets.any(|target| holder.may_use(Some(name), target))
+    }
+
     /// For what loads or unloads a model of this process without asking it for an answer:
     /// the audit log notes it, and a key does it to the models that it may use.
     pub(crate) fn manages(&self, model: &str) -> Result<(), ApiError> {

@@ -236,6 +236,8 @@ struct Terms {
 pub(crate) struct RoutedModel {
     /// `PROVIDER:MODEL`, or an alias.
     pub(crate) id: String,
+    /// What the name stands for.
+    pub(crate) targets: Vec<Target>,
     pub(crate) provider: String,
     pub(crate) is_loaded: bool,
     pub(crate) context: Option<u32>,
@@ -248,6 +250,10 @@ impl RoutedModel {
         let has = known.filter(|(_, knowledge)| *knowledge == Knowledge::Has);
         Self {
             id: format!("{provider}:{}", model.name),
+            targets: vec![Target {
+                provider: provider.to_owned(),
+                model: model.name.clone(),
+            }],
             provider: provider.to_owned(),
             is_loaded: model.is_loaded,
             context: model.context,
@@ -540,14 +546,31 @@ impl Dispatch {
             let models = models.map(|model| RoutedModel::new(&provider.name, model));
             models.collect::<Vec<_>>()
         });
-        let aliases = self.policy.aliases.keys().map(|alias| RoutedModel {
+        let aliases = self.policy.aliases.iter();
+        let aliases = aliases.map(|(alias, names)| RoutedModel {
             id: alias.clone(),
+            targets: names.iter().flat_map(|name| self.targets(name)).collect(),
             provider: "alias".to_owned(),
             is_loaded: true,
             context: None,
             capabilities: Vec::new(),
         });
         models.chain(aliases).collect()
+    }
+
+    /// What a name in the rules may mean, as far as it is known without asking anybody.
+    fn targets(&self, name: &str) -> Vec<Target> {
+        let target = |provider: &str, model: &str| Target {
+            provider: provider.to_owned(),
+            model: model.to_owned(),
+        };
+        let named = name.split_once(':');
+        if let Some((provider, model)) = named.filter(|(name, _)| self.post(name).is_some()) {
+            return vec![target(provider, model)];
+        }
+        let posts = self.posts.iter().map(|post| &*post.name);
+        let providers = std::iter::once(EMBEDDED).chain(posts);
+        providers.map(|provider| target(provider, name)).collect()
     }
 
     fn embedded(&self) -> router::Provider {

@@ -6,17 +6,22 @@ use axum::response::Response;
 
 use super::{find, ok};
 use crate::AppState;
-use crate::dispatch::not_loaded;
+use crate::access::Head;
+use crate::dispatch::{RoutedModel, not_loaded};
 use crate::error::ApiError;
 use crate::wire::openai::models::{ModelEntry, ModelList};
 
 /// Lists the models.
 #[utoipa::path(get, path = "/v1/models", tag = "openai",
-    responses((status = 200, description = "All models, the default first", body = ModelList)))]
-pub(crate) async fn list(State(state): State<AppState>) -> Response {
-    let models = state.backend().models();
+    responses((status = 200, description = "All models that the key may use, the default first",
+        body = ModelList)))]
+pub(crate) async fn list(State(state): State<AppState>, head: Head) -> Response {
+    let mut models = state.backend().models();
+    models.retain(|model| head.sees_own(&model.name));
+    let mut routed = state.dispatch().routed_models();
+    routed.retain(|model| head.sees(&model.id, &model.targets));
     let mut list = ModelList::new(&models, state.started());
-    list.add_routed(&state.dispatch().routed_models(), state.started());
+    list.add_routed(&routed, state.started());
     ok(&list)
 }
 
@@ -29,9 +34,11 @@ pub(crate) async fn list(State(state): State<AppState>) -> Response {
     ))]
 pub(crate) async fn one(
     State(state): State<AppState>,
+    head: Head,
     id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, ApiError> {
-    let models = state.backend().models();
+    let mut models = state.backend().models();
+    models.retain(|model| head.sees_own(&model.name));
     let Ok(Path(id)) = id else {
         return Err(not_loaded("(a name that is not UTF-8)", &models));
     };
@@ -39,7 +46,8 @@ pub(crate) async fn one(
         return Ok(ok(&ModelEntry::new(model, state.started())));
     }
     let routed = state.dispatch().routed_models();
-    match routed.iter().find(|model| model.id == id) {
+    let sees = |model: &&RoutedModel| head.sees(&model.id, &model.targets);
+    match routed.iter().find(|model| model.id == id).filter(sees) {
         Some(model) => Ok(ok(&ModelEntry::routed(model, state.started()))),
         None => Err(not_loaded(&id, &models)),
     }

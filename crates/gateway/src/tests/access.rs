@@ -398,6 +398,15 @@ async fn a_key_uses_the_models_it_may() {
     assert_eq!(reply.header("x-sextant-served-by"), Some("dear:m"));
     let reply = post(&app, "/v1/route", &cheap_only, &chat("m", "Hi")).await;
     assert_eq!(reply.json()["excluded"][1]["reason"], "not_allowed");
+    // And sees no other.
+    for (secret, seen) in [(&cheap_only, "cheap:m"), (&by_alias, "best")] {
+        let list = get(&app, "/v1/models", secret).await.json();
+        let ids: Vec<_> = list["data"].as_array().unwrap().iter().collect();
+        assert_eq!(ids.len(), 1, "{list}");
+        assert_eq!(ids[0]["id"], seen);
+        let other = get(&app, "/v1/models/dear:m", secret).await;
+        assert_eq!(other.status, 404);
+    }
 }
 
 #[tokio::test]

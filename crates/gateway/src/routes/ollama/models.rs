@@ -30,9 +30,10 @@ pub(crate) async fn version() -> Response {
 /// Lists the models, in memory or not.
 #[utoipa::path(get, path = "/api/tags", operation_id = "ollama_tags", tag = "ollama",
     responses((status = 200, description = "All models, the default first", body = OllamaTags)))]
-pub(crate) async fn tags(State(state): State<AppState>) -> Response {
+pub(crate) async fn tags(State(state): State<AppState>, head: Head) -> Response {
     let on_disk = stored(&state).await;
-    let models = state.backend().models();
+    let mut models = state.backend().models();
+    models.retain(|model| head.sees_own(&model.name));
     let models = models.iter().map(|model| {
         let stored = stored_at(&on_disk, &model.spec.path);
         OllamaTag::new(model, stored, state.started())
@@ -45,9 +46,10 @@ pub(crate) async fn tags(State(state): State<AppState>) -> Response {
 /// Lists the models that are ready.
 #[utoipa::path(get, path = "/api/ps", operation_id = "ollama_ps", tag = "ollama",
     responses((status = 200, description = "Those in memory", body = OllamaRunning)))]
-pub(crate) async fn ps(State(state): State<AppState>) -> Response {
+pub(crate) async fn ps(State(state): State<AppState>, head: Head) -> Response {
     let on_disk = stored(&state).await;
-    let models = state.backend().models();
+    let mut models = state.backend().models();
+    models.retain(|model| head.sees_own(&model.name));
     let now = state.stamps().now();
     let models = models.iter().filter_map(|model| {
         let stored = stored_at(&on_disk, &model.spec.path);
