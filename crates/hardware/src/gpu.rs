@@ -108,7 +108,27 @@ pub fn read(root: &Root, nvml: &dyn Nvml) -> Vec<Gpu> {
         }
         gpus.extend(of_card(root, &card));
     }
+    if gpus.is_empty() {
+        gpus.extend(of_clock(root));
+    }
     gpus
+}
+
+/// A board's graphics processor whose vendor's driver makes no DRM device: it has a clock.
+fn of_clock(root: &Root) -> Option<Gpu> {
+    let folder = "/sys/class/devfreq";
+    let names = root.names(folder).into_iter();
+    let device = names
+        .filter(|name| name.ends_with(".gpu"))
+        .map(|name| format!("{folder}/{name}/device"))
+        .next()?;
+    let info = root.line(&format!("{device}/gpuinfo"));
+    let name = info.unwrap_or_else(|| "board GPU".to_owned());
+    let access = root.access("/dev/mali0");
+    Some(Gpu {
+        node: (access != Access::Absent).then(|| ("/dev/mali0".to_owned(), access)),
+        ..plain(GpuVendor::Board, name, SHARED_WHOLE)
+    })
 }
 
 /// Whether the kernel shows a device of NVIDIA's, or one is part of the chip.

@@ -214,6 +214,11 @@ impl Root {
         };
         names.sort_by_cached_key(|name| natural(name));
         names.truncate(NAMES_MAX);
+        for name in &names {
+            self.keep(&format!("{}/{name}", path.trim_end_matches('/')), || {
+                Entry::Node
+            });
+        }
         names
     }
 
@@ -282,7 +287,7 @@ impl Root {
             Source::Recorded(_) => self.access(path) != Access::Absent,
             Source::Folder(folder) => {
                 let found = below(folder, path).exists();
-                if found && !below(folder, path).is_dir() {
+                if found {
                     self.keep(path, || Entry::Node);
                 }
                 found
