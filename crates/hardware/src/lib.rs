@@ -16,6 +16,7 @@ mod cpu;
 mod cpu_set;
 pub mod gpu;
 pub mod limits;
+pub mod measure;
 
 pub mod memory;
 mod mounts;

@@ -1,7 +1,5 @@
 //! Whatever the files say, a reading ends, and ends well.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::path::Path;
 
 use hardware::warning::{self, Context};
