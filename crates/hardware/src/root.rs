@@ -168,7 +168,7 @@ impl Root {
                     if let Some(why) = why {
                         self.remember(path, why);
                     }
-                    self.keep(path, || Entry::Text(text.clone()));
+                    self.keep(path, || Entry::Text(without_owner(path, &text)));
                     Some(text)
                 }
                 Err(error) => {
@@ -355,6 +355,18 @@ fn read_bounded(path: &Path) -> io::Result<(String, Option<Why>)> {
     Ok((text, too_long.then_some(Why::TooLong)))
 }
 
+/// The text of a file without what tells whose machine it is: a board's serial number, a
+/// process's user.
+fn without_owner(path: &str, text: &str) -> String {
+    let stays = |line: &&str| match path {
+        "/proc/cpuinfo" => !line.starts_with("Serial"),
+        "/proc/self/status" => line.starts_with("Cpus_allowed_list"),
+        _ => true,
+    };
+    let lines = text.lines().filter(stays);
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
 /// `cpu10` after `cpu9`.
 fn natural(name: &str) -> (String, u64, String) {
     let digits = name
@@ -390,6 +402,28 @@ mod tests {
         let unread = root.unread();
         assert_eq!(unread.len(), 1, "{unread:?}");
         assert_eq!(unread[0].why, Why::TooLong);
+    }
+
+    #[test]
+    fn what_is_kept_has_no_owner() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("proc/self")).unwrap();
+        let cpuinfo = "processor : 0\nSerial : 10000000deadbeef\nModel : Pi\n";
+        fs::write(folder.path().join("proc/cpuinfo"), cpuinfo).unwrap();
+        let status = "Uid:\t1000\nCpus_allowed_list:\t0-3\n";
+        fs::write(folder.path().join("proc/self/status"), status).unwrap();
+        let root = Root::folder(folder.path()).keeping();
+        assert_eq!(root.text("/proc/cpuinfo").unwrap(), cpuinfo);
+        let _ = root.text("/proc/self/status");
+        let kept = root.kept().to_string();
+        assert!(
+            !kept.contains("deadbeef") && !kept.contains("1000"),
+            "{kept}"
+        );
+        assert!(
+            kept.contains("Model : Pi") && kept.contains("0-3"),
+            "{kept}"
+        );
     }
 
     #[test]
