@@ -148,7 +148,10 @@ fn is_tegra(root: &Root) -> bool {
 }
 
 fn nvidia(root: &Root, nvml: &dyn Nvml) -> Vec<Gpu> {
-    if !shows_nvidia(root) {
+    // Windows' subsystem for Linux shows one node for the GPUs of all makers.
+    let may_be = root.exists("/dev/dxg");
+    let is_there = shows_nvidia(root);
+    if !is_there && !may_be {
         return Vec::new();
     }
     match nvml.devices() {
@@ -157,6 +160,7 @@ fn nvidia(root: &Root, nvml: &dyn Nvml) -> Vec<Gpu> {
             .take(GPUS_MAX)
             .map(|device| of_nvml(root, device))
             .collect(),
+        _ if !is_there => Vec::new(),
         other => {
             let trouble = match other {
                 Ok(_) => "NVIDIA's library lists no device".to_owned(),

@@ -220,6 +220,10 @@ fn hierarchies(root: &Root) -> Vec<Hierarchy> {
         });
         let (top, inner) = match (mount, version) {
             (Some(mount), _) => (mount.point.clone(), mount.root.as_str()),
+            // A container may be shown some hierarchies only.
+            (None, _) if mounts.iter().any(|mount| mount.kind.starts_with("cgroup")) => {
+                return None;
+            }
             // As nearly every system has them.
             (None, GroupVersion::V2) => ("/sys/fs/cgroup".to_owned(), "/"),
             (None, _) => (format!("/sys/fs/cgroup/{controllers}"), "/"),

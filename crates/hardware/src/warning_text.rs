@@ -129,11 +129,9 @@ impl Warning {
     #[must_use]
     pub fn fix(&self) -> String {
         match self {
-            Self::SlowGovernor { cpus, .. } => format!(
-                "`echo performance | sudo tee \
-                 /sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor`, and so for the others",
-                cpus.first().unwrap_or(0)
-            ),
+            Self::SlowGovernor { .. } => "`echo performance | sudo tee \
+                 /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor`, until the next start"
+                .to_owned(),
             Self::SlowDeviceClock { device, .. } => {
                 format!("`echo performance | sudo tee /sys/class/devfreq/{device}/governor`")
             }

@@ -108,7 +108,7 @@ fn processor(machine: &Machine, lines: &mut Lines) {
     };
     lines.add(
         "cores",
-        &format!("{n_cores} with {n_cpus} threads{packages}"),
+        &format!("{n_cores} with {}{packages}", counted(n_cpus, "thread")),
     );
     for cluster in &processor.clusters {
         let kind = match (processor.is_hybrid(), cluster.kind) {
@@ -333,15 +333,26 @@ fn sensors(machine: &Machine, lines: &mut Lines) {
 fn plan(machine: &Machine, lines: &mut Lines) {
     let words = |choice: &Choice| {
         let reasons: Vec<_> = choice.reasons.iter().map(ToString::to_string).collect();
-        let n = choice.cpus.len();
-        format!(
-            "{n} threads on CPUs {}: {}",
-            choice.cpus,
-            reasons.join("; ")
-        )
+        let threads = counted(choice.cpus.len(), "thread");
+        format!("{threads} on CPUs {}: {}", choice.cpus, reasons.join("; "))
     };
-    lines.add("decode on", &words(&machine.plan.decode));
-    lines.add("prefill on", &words(&machine.plan.prefill));
+    let plan = &machine.plan;
+    if plan.decode.cpus.is_empty() {
+        lines.add("decode on", "unknown: no core could be read");
+        return;
+    }
+    lines.add("decode on", &words(&plan.decode));
+    if plan.prefill == plan.decode {
+        lines.add("prefill on", "the same");
+    } else {
+        lines.add("prefill on", &words(&plan.prefill));
+    }
+}
+
+/// `1 core`, `2 cores`.
+fn counted(n: usize, thing: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{n} {thing}{s}")
 }
 
 fn measured(report: &Report, lines: &mut Lines) {
@@ -354,24 +365,27 @@ fn measured(report: &Report, lines: &mut Lines) {
     };
     for point in &measured.bandwidth {
         let (best, median) = (point.best_gb_per_second, point.median_gb_per_second);
-        let s = if point.n_cores == 1 { "" } else { "s" };
+        let cores = counted(point.n_cores, "core");
         lines.add(
             "bandwidth",
-            &format!(
-                "{best:.1} GB/s by {} core{s} (median {median:.1})",
-                point.n_cores
-            ),
+            &format!("{best:.1} GB/s by {cores} (median {median:.1})"),
+        );
+    }
+    if let Some(enough) = measured.enough_cores()
+        && enough < measured.cores.len()
+    {
+        let cores = counted(enough, "core");
+        lines.add(
+            "bandwidth",
+            &format!("{cores} read within 5 % of the best: more do not decode faster"),
         );
     }
     for point in &measured.compute {
         let (best, median) = (point.best_giga_per_second, point.median_giga_per_second);
-        let s = if point.n_cores == 1 { "" } else { "s" };
+        let (name, cores) = (&point.name, counted(point.n_cores, "core"));
         lines.add(
             "arithmetic",
-            &format!(
-                "{} {best:.0} G operations/s by {} core{s} (median {median:.0})",
-                point.name, point.n_cores
-            ),
+            &format!("{name} {best:.0} G operations/s by {cores} (median {median:.0})"),
         );
     }
     let when = match source {
