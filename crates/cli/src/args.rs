@@ -31,6 +31,7 @@ pub(crate) fn command() -> Command {
             key(),
             audit(),
             providers(),
+            hw(),
             configuration(),
             completions_command(),
             tether(),
@@ -270,6 +271,26 @@ fn providers() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(augment(discover, |setting| server.contains(&setting.name)))
+}
+
+fn hw() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let command = Command::new("hw")
+        .about("Show what this machine is, which cores to use, and what stands in the way")
+        .arg(flag("measure").help("Measure memory and arithmetic again, for about a second"))
+        .arg(flag("record").help("Print what was read, for `--root` on another machine"))
+        .arg(
+            Arg::new("root")
+                .long("root")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .conflicts_with("measure")
+                .help("Read this folder or recording instead of this machine"),
+        )
+        .arg(json());
+    augment(command, |setting| {
+        ["threads", "models_dir"].contains(&setting.name)
+    })
 }
 
 fn configuration() -> Command {

@@ -61,7 +61,7 @@ pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
         memory_max: config
             .model_memory_max
             .map(|max| max.0)
-            .or_else(supervisor::memory::budget_bytes),
+            .or_else(|| hardware::budget().map(|bytes| bytes.0)),
         swap_wait_max: config.swap_wait_max,
         keep_alive: config.model_keep_alive,
         estimate: Some(Estimate(Arc::new(shelf::estimate))),

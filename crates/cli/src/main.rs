@@ -10,6 +10,7 @@ mod configuration;
 mod database;
 mod discover;
 mod http;
+mod hw;
 mod key;
 mod library;
 mod list;
@@ -63,6 +64,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("unload", matches)) => remote::unload(matches),
         Some(("key", matches)) => key::run(matches),
         Some(("audit", matches)) => audit::run(matches),
+        Some(("hw", matches)) => hw::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
         Some(("providers", matches)) => discover::run(matches),

@@ -10,7 +10,6 @@ mod core;
 mod driver;
 mod exit;
 mod launch;
-pub mod memory;
 mod shelf;
 
 use std::fmt;

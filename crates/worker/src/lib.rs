@@ -18,7 +18,6 @@ mod engine_thread;
 mod load;
 mod prepare;
 mod serve;
-mod threads;
 
 use std::path::Path;
 

@@ -10,8 +10,6 @@ use proto::{
 };
 use sampling::Params;
 
-use crate::threads::default_threads;
-
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
 pub const CONTEXT_DEFAULT_MAX: u32 = 8192;
@@ -118,7 +116,7 @@ fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
 }
 
 fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
-    let threads = spec.threads.unwrap_or_else(default_threads);
+    let threads = spec.threads.unwrap_or_else(hardware::default_threads);
     let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
     let type_v = spec.kv_type_v.unwrap_or(CacheType::F16);
     let flash_attention = spec.flash_attention.unwrap_or(FlashAttention::Auto);

@@ -9,7 +9,7 @@ use std::fs;
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
     &["stdx", "kernels", "process", "router"],
-    &["ggml-plugin"],
+    &["ggml-plugin", "hardware"],
     &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",
     ],

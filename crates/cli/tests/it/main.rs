@@ -369,3 +369,93 @@ fn a_closed_pipe_is_no_failure() {
     assert_eq!(sandbox.shell(&script), 0);
     assert!(Path::new(Sandbox::program()).exists());
 }
+
+/// A recorded machine of the crate that reads them.
+fn recording(name: &str) -> String {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../hardware/fixtures");
+    let path = fixtures.join(format!("{name}.txt"));
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn hw_reports_a_board() {
+    let sandbox = Sandbox::new();
+    let root = recording("rock-5b-plus");
+    let ran = sandbox.run(&["hw", "--root", &root, "--threads=8"]);
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+    insta::assert_snapshot!(ran.stdout);
+}
+
+#[test]
+fn hw_reports_a_container_and_a_server() {
+    let sandbox = Sandbox::new();
+    for name in ["container-cgroup-v1", "epyc-7r13-numa", "strix-halo"] {
+        let ran = sandbox.run(&["hw", "--root", &recording(name)]);
+        assert_eq!((ran.code, ran.stderr.as_str()), (0, ""));
+        insta::assert_snapshot!(format!("hw_{name}"), ran.stdout);
+    }
+}
+
+#[test]
+fn hw_speaks_json() {
+    let sandbox = Sandbox::new();
+    let root = recording("container-cgroup-v2");
+    let ran = sandbox.run(&["hw", "--json", "--root", &root, "--models-dir=/models"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    insta::assert_json_snapshot!(value);
+}
+
+#[test]
+fn hw_measures_this_machine_once() {
+    let mut sandbox = Sandbox::new();
+    let cache = sandbox.dir().join("cache");
+    sandbox.set("XDG_CACHE_HOME", cache.to_str().unwrap());
+    let report = |args: &[&str]| -> serde_json::Value {
+        let ran = sandbox.run(args);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        serde_json::from_str(&ran.stdout).unwrap()
+    };
+    let first = report(&["hw", "--json"]);
+    let kept = cache.join("sextant/hardware.json").exists();
+    let Some(busy) = first["measured"]["was_busy"].as_bool() else {
+        // Too little memory was left, which the report has said.
+        assert!(!kept);
+        return;
+    };
+    assert_eq!(kept, !busy);
+    if kept {
+        let second = report(&["hw", "--json"]);
+        let bandwidth = |value: &serde_json::Value| value["measured"]["bandwidth"].clone();
+        assert_eq!(bandwidth(&second), bandwidth(&first));
+    }
+    let table = sandbox.run(&["hw"]);
+    assert!(table.stdout.contains("GB/s by 1 core"), "{}", table.stdout);
+}
+
+#[test]
+fn hw_records_what_it_reads() {
+    let sandbox = Sandbox::new();
+    let recorded = sandbox.run(&["hw", "--record"]);
+    assert_eq!(recorded.code, 0, "{}", recorded.stderr);
+    sandbox.write("board.txt", &recorded.stdout);
+    let again = sandbox.run(&["hw", "--json", "--root", "board.txt"]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    let value: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    assert!(value["processor"]["cores"].as_u64().unwrap() >= 1);
+    assert!(value["measured"].is_null());
+}
+
+#[test]
+fn hw_names_what_is_no_tree() {
+    let sandbox = Sandbox::new();
+    sandbox.write("letter.txt", "Dear reader,\n");
+    for (path, words) in [
+        ("letter.txt", "line 1: it is no path"),
+        ("absent", "`absent` cannot be read"),
+    ] {
+        let ran = sandbox.run(&["hw", "--root", path]);
+        assert_eq!((ran.code, ran.stdout.as_str()), (2, ""));
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+    }
+}

@@ -1,0 +1,74 @@
+//! Timing an inner loop on some cores.
+
+use std::time::{Duration, Instant};
+
+use super::{MeasureError, best_and_median, on_each_core};
+use crate::CpuSet;
+
+const ROUNDS: u32 = 5;
+
+/// An inner loop that somebody else has.
+#[derive(Clone, Copy)]
+pub struct Workload<'a> {
+    pub name: &'a str,
+    /// Operations of one call; a multiplication and an addition are two.
+    pub operations: f64,
+    /// Makes the loop of one thread, with the memory it works on. A call should take well
+    /// below ten milliseconds.
+    pub make: &'a (dyn Fn() -> Box<dyn FnMut()> + Sync),
+}
+
+impl std::fmt::Debug for Workload<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Workload")
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How fast some cores compute together, in 1e9 operations a second.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ComputePoint {
+    pub name: String,
+    pub n_cores: usize,
+    pub best_giga_per_second: f64,
+    pub median_giga_per_second: f64,
+}
+
+pub(super) fn point(
+    cores: &CpuSet,
+    workload: &Workload<'_>,
+    time: Duration,
+) -> Result<ComputePoint, MeasureError> {
+    let round = time / ROUNDS;
+    let work = |_, _| rounds(workload, round);
+    let ((), rates) = on_each_core(cores, work, || ())?;
+    let figures = (0..ROUNDS as usize).map(|round| {
+        let of_round = rates.iter().filter_map(|rates| rates.get(round));
+        of_round.sum::<f64>() / 1e9
+    });
+    let (best, median) = best_and_median(figures.collect());
+    Ok(ComputePoint {
+        name: workload.name.to_owned(),
+        n_cores: cores.len(),
+        best_giga_per_second: best,
+        median_giga_per_second: median,
+    })
+}
+
+/// Operations a second of each round.
+fn rounds(workload: &Workload<'_>, time: Duration) -> Vec<f64> {
+    let mut run = (workload.make)();
+    // Caches and clocks come up.
+    run();
+    let rounds = (0..ROUNDS).map(|_| {
+        let start = Instant::now();
+        let mut n_calls = 0u32;
+        while n_calls == 0 || start.elapsed() < time {
+            run();
+            n_calls += 1;
+        }
+        f64::from(n_calls) * workload.operations / start.elapsed().as_secs_f64()
+    });
+    rounds.collect()
+}

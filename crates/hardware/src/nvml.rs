@@ -1,0 +1,142 @@
+//! NVIDIA's management library, behind a trait that a recording can play.
+
+use std::ffi::OsStr;
+
+use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
+use nvml_wrapper::error::NvmlError;
+use stdx::Bytes;
+
+use crate::Root;
+use crate::gpu::GpuMemory;
+
+/// The library under the name that its run time packages install; without the number it
+/// comes only with packages for development.
+const LIBRARY: &str = "libnvidia-ml.so.1";
+/// Where a recording has what the library said: `/nvml/0/name`.
+const RECORDED: &str = "/nvml";
+const DEVICES_MAX: u32 = 64;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct NvidiaDevice {
+    pub name: String,
+    pub memory: GpuMemory,
+    pub driver: Option<String>,
+    pub temperature_celsius: Option<f64>,
+    pub power_watts: Option<f64>,
+    pub busy_percent: Option<u32>,
+    pub link: Option<String>,
+}
+
+/// Why the library says nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NvmlTrouble {
+    #[error("NVIDIA's library {LIBRARY} cannot be opened: {0}")]
+    NoLibrary(String),
+    #[error("NVIDIA's library gives no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// Something that lists NVIDIA's devices.
+pub trait Nvml {
+    /// Every device.
+    ///
+    /// # Errors
+    /// When the library is not there or does not answer.
+    fn devices(&self) -> Result<Vec<NvidiaDevice>, NvmlTrouble>;
+}
+
+/// The library of this machine, opened at the call.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Library;
+
+impl Nvml for Library {
+    fn devices(&self) -> Result<Vec<NvidiaDevice>, NvmlTrouble> {
+        let library = nvml_wrapper::Nvml::builder()
+            .lib_path(OsStr::new(LIBRARY))
+            .init()
+            .map_err(|error| match error {
+                NvmlError::LibloadingError(error) => NvmlTrouble::NoLibrary(error.to_string()),
+                other => NvmlTrouble::NoAnswer(other.to_string()),
+            })?;
+        let no_answer = |error: NvmlError| NvmlTrouble::NoAnswer(error.to_string());
+        let count = library.device_count().map_err(no_answer)?;
+        let driver = library.sys_driver_version().ok();
+        let devices = (0..count.min(DEVICES_MAX)).map(|index| {
+            let device = library.device_by_index(index).map_err(no_answer)?;
+            Ok(of_device(&device, driver.clone()))
+        });
+        devices.collect()
+    }
+}
+
+fn of_device(device: &nvml_wrapper::Device<'_>, driver: Option<String>) -> NvidiaDevice {
+    let memory = match device.memory_info() {
+        Ok(info) if info.total > 0 => GpuMemory::Own {
+            total: Bytes(info.total),
+            used: Some(Bytes(info.used)),
+        },
+        // A chip that shares the machine's memory has none of its own to tell of.
+        Ok(_) | Err(NvmlError::NotSupported) => GpuMemory::Shared {
+            carved: None,
+            mapped: None,
+        },
+        Err(_) => GpuMemory::Unknown,
+    };
+    let link = device
+        .current_pcie_link_gen()
+        .ok()
+        .zip(device.current_pcie_link_width().ok());
+    NvidiaDevice {
+        name: device.name().unwrap_or_else(|_| "NVIDIA device".to_owned()),
+        memory,
+        driver,
+        temperature_celsius: device
+            .temperature(TemperatureSensor::Gpu)
+            .ok()
+            .map(f64::from),
+        power_watts: device
+            .power_usage()
+            .ok()
+            .map(|milli| f64::from(milli) / 1e3),
+        busy_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
+        link: link.map(|(generation, width)| format!("PCIe {generation}.0 x{width}")),
+    }
+}
+
+/// What the library said when a tree was recorded; a tree without that has no library.
+#[derive(Debug)]
+pub struct RecordedNvml<'a>(pub &'a Root);
+
+impl Nvml for RecordedNvml<'_> {
+    fn devices(&self) -> Result<Vec<NvidiaDevice>, NvmlTrouble> {
+        let root = self.0;
+        let devices = root.numbered(RECORDED, "");
+        if devices.is_empty() {
+            return Err(NvmlTrouble::NoLibrary("the recording has none".to_owned()));
+        }
+        let devices = devices.into_iter().map(|(_, folder)| {
+            let file = |name: &str| root.line(&format!("{folder}/{name}"));
+            let number = |name: &str| file(name).and_then(|text| text.parse::<f64>().ok());
+            let bytes = |name: &str| file(name).and_then(|text| text.parse().ok().map(Bytes));
+            NvidiaDevice {
+                name: file("name").unwrap_or_else(|| "NVIDIA device".to_owned()),
+                memory: match bytes("memory_total") {
+                    Some(total) => GpuMemory::Own {
+                        total,
+                        used: bytes("memory_used"),
+                    },
+                    None => GpuMemory::Shared {
+                        carved: None,
+                        mapped: None,
+                    },
+                },
+                driver: file("driver"),
+                temperature_celsius: number("temperature"),
+                power_watts: number("power_watts"),
+                busy_percent: file("busy_percent").and_then(|text| text.parse().ok()),
+                link: file("link"),
+            }
+        });
+        Ok(devices.collect())
+    }
+}
