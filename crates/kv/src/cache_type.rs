@@ -125,7 +125,10 @@ mod tests {
             assert_eq!(known.name().parse(), Ok(known));
         }
         let error = "q6_k".parse::<CacheType>().unwrap_err().to_string();
-        assert!(error.contains("q6_k") && error.contains("iq4_nl"), "{error}");
+        assert!(
+            error.contains("q6_k") && error.contains("iq4_nl"),
+            "{error}"
+        );
     }
 
     /// SmolLM2-135M: 3 heads of 64 values, in 30 layers, keys and values.

@@ -54,15 +54,23 @@ pub enum Loss {
         head_width: u64,
     },
     /// Attention leaves the fast path of the CPU.
-    SlowAttention { keys: CacheType, values: CacheType },
+    SlowAttention {
+        keys: CacheType,
+        values: CacheType,
+    },
     /// A prefix is reused only where it ends: states cannot be cut back.
     NoRewind,
     /// A prefix is reused only while its window is still held.
-    WindowReuse { tokens: u64 },
+    WindowReuse {
+        tokens: u64,
+    },
     /// Layers with a window hold as much as the others.
     NoWindowSaving,
     /// Longer than what the model was trained for.
-    BeyondTraining { context: u64, trained: u64 },
+    BeyondTraining {
+        context: u64,
+        trained: u64,
+    },
 }
 
 /// What is lost by a choice, most important first.
@@ -77,8 +85,18 @@ pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attentio
     }
     losses.extend(slow_attention(request, attention));
     let rotations = [
-        (Side::Keys, request.types.keys, is_rotated(shape, request.types.keys, |head| head.key_width), shape.first_head.key_width),
-        (Side::Values, request.types.values, is_rotated(shape, request.types.values, |head| head.value_width), shape.first_head.value_width),
+        (
+            Side::Keys,
+            request.types.keys,
+            is_rotated(shape, request.types.keys, |head| head.key_width),
+            shape.first_head.key_width,
+        ),
+        (
+            Side::Values,
+            request.types.values,
+            is_rotated(shape, request.types.values, |head| head.value_width),
+            shape.first_head.value_width,
+        ),
     ];
     for (side, cache_type, rotated, head_width) in rotations {
         let has_cache = shape.layers_with_keys() > 0 && !(shape.is_latent && side == Side::Values);
@@ -94,7 +112,12 @@ pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attentio
         losses.push(Loss::NoRewind);
     }
     if let Some(window) = shape.window {
-        let cells = |part| plan.caches.iter().find(|cache| cache.part == part).map(|cache| cache.cells);
+        let cells = |part| {
+            plan.caches
+                .iter()
+                .find(|cache| cache.part == part)
+                .map(|cache| cache.cells)
+        };
         let full = cells(Part::Window) == cells(Part::Tokens);
         losses.push(match (full, request.window) {
             (true, _) => Loss::NoWindowSaving,
@@ -159,7 +182,9 @@ impl fmt::Display for NoShift {
             Self::ManyPositions => "a position of this model is several numbers (M-RoPE)",
             Self::WindowCells => "layers with a sliding window hold fewer tokens than the others",
             Self::LayerPositions => "its layers count positions differently",
-            Self::UnrotatedKeys => "quantised keys are not rotated here, and llama.cpp fails on moving those",
+            Self::UnrotatedKeys => {
+                "quantised keys are not rotated here, and llama.cpp fails on moving those"
+            }
             Self::LatentKeys => "quantised latent keys would be moved wrongly",
         })
     }

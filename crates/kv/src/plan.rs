@@ -115,16 +115,22 @@ pub enum PlanError {
         min: u64,
         max: u64,
     },
-    #[error("the {side} cache is {cache_type}, whose blocks of {block} values do not divide a head of {width}; use f16 for it")]
+    #[error(
+        "the {side} cache is {cache_type}, whose blocks of {block} values do not divide a head of {width}; use f16 for it"
+    )]
     Width {
         side: &'static str,
         cache_type: CacheType,
         block: u64,
         width: u64,
     },
-    #[error("keys are {keys} and values {values}: this model keeps both in one vector, so their types must be the same")]
+    #[error(
+        "keys are {keys} and values {values}: this model keeps both in one vector, so their types must be the same"
+    )]
     LatentTypes { keys: CacheType, values: CacheType },
-    #[error("values are {values} and flash attention is off: a quantised value cache needs it; turn it on or use f16 values")]
+    #[error(
+        "values are {values} and flash attention is off: a quantised value cache needs it; turn it on or use f16 values"
+    )]
     NeedsFlash { values: CacheType },
     #[error("{architecture} has no flash attention, which {values} values need; use f16 values")]
     NoFlash {
@@ -150,7 +156,11 @@ impl Plan {
         };
         // The batch is bounded by the context as it was asked for.
         let batch = request.batch.min(request.context);
-        let ubatch = if request.ubatch == 0 { batch } else { request.ubatch.min(batch) };
+        let ubatch = if request.ubatch == 0 {
+            batch
+        } else {
+            request.ubatch.min(batch)
+        };
         let window_cells = window_cells(shape, request, cells, ubatch);
         let builder = Builder {
             shape,
@@ -205,7 +215,10 @@ fn window_cells(shape: &Shape, request: &Request, cells: u64, ubatch: u64) -> u6
         Pool::Shared => request.sequences,
         Pool::Split => 1,
     };
-    let wanted = window.tokens.saturating_mul(sequences).saturating_add(ubatch);
+    let wanted = window
+        .tokens
+        .saturating_mul(sequences)
+        .saturating_add(ubatch);
     cells.min(wanted).next_multiple_of(CELLS_STEP)
 }
 
@@ -242,7 +255,12 @@ impl Builder<'_> {
 
     fn index(&self, cells: u64) -> Cache {
         let mut cache = self.empty(Part::Index, cells);
-        for width in self.shape.layers.iter().filter_map(|layer| layer.index_width) {
+        for width in self
+            .shape
+            .layers
+            .iter()
+            .filter_map(|layer| layer.index_width)
+        {
             cache.layers += 1;
             cache.keys_bytes += self.tensor(self.request.types.keys, width, cells);
         }
@@ -287,7 +305,12 @@ impl Builder<'_> {
 fn check(shape: &Shape, request: &Request) -> Result<(), PlanError> {
     let ranges = [
         ("the context", request.context, 1, CONTEXT_MAX),
-        ("the number of sequences", request.sequences, 1, SEQUENCES_MAX),
+        (
+            "the number of sequences",
+            request.sequences,
+            1,
+            SEQUENCES_MAX,
+        ),
         ("batch", request.batch, 1, CONTEXT_MAX),
         ("ubatch", request.ubatch, 0, CONTEXT_MAX),
     ];

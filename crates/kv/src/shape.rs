@@ -17,14 +17,24 @@ const WIDTH_MAX: u64 = 1 << 24;
 pub enum ShapeError {
     #[error("the file has no `{key}`; get another conversion of this model")]
     Missing { key: String },
-    #[error("`{key}` is {value}, at most {limit} can be planned for; get another conversion of this model")]
+    #[error(
+        "`{key}` is {value}, at most {limit} can be planned for; get another conversion of this model"
+    )]
     TooLarge { key: String, value: u64, limit: u64 },
-    #[error("`{key}` has {found} numbers for {layers} layers; get another conversion of this model")]
-    Length { key: String, found: usize, layers: u64 },
+    #[error(
+        "`{key}` has {found} numbers for {layers} layers; get another conversion of this model"
+    )]
+    Length {
+        key: String,
+        found: usize,
+        layers: u64,
+    },
     #[error("the architecture `{architecture}` is not known to the llama.cpp of this build")]
     Unknown { architecture: String },
     /// Loading it tells; no figure is better than a wrong one.
-    #[error("the cache of the architecture `{architecture}` has rules that are not derived here; load the model and read `kv_bytes` of /props instead")]
+    #[error(
+        "the cache of the architecture `{architecture}` has rules that are not derived here; load the model and read `kv_bytes` of /props instead"
+    )]
     Underived { architecture: String },
 }
 
@@ -159,10 +169,16 @@ impl<'a> Reader<'a> {
         let drafting = reader.number("nextn_predict_layers")?.unwrap_or(0);
         reader.n_all = physical;
         reader.n_embd = reader.required("embedding_length", WIDTH_MAX)?;
-        reader.heads = reader.per_layer("attention.head_count")?.unwrap_or(vec![0; physical as usize]);
+        reader.heads = reader
+            .per_layer("attention.head_count")?
+            .unwrap_or(vec![0; physical as usize]);
         let heads_kv = reader.per_layer("attention.head_count_kv")?;
         reader.heads_kv = heads_kv.unwrap_or_else(|| reader.heads.clone());
-        reader.n_all = check(reader.key("num_loops"), physical.saturating_mul(loops), LAYERS_MAX)?;
+        reader.n_all = check(
+            reader.key("num_loops"),
+            physical.saturating_mul(loops),
+            LAYERS_MAX,
+        )?;
         let repeat = |of_blocks: &[u64]| of_blocks.repeat(loops as usize);
         (reader.heads, reader.heads_kv) = (repeat(&reader.heads), repeat(&reader.heads_kv));
         reader.n_trunk = reader.n_all.saturating_sub(drafting);
@@ -293,7 +309,9 @@ impl<'a> Reader<'a> {
             WindowTokens::Key => given.unwrap_or(0),
             WindowTokens::KeyOr(usual) => given.unwrap_or(usual),
             WindowTokens::Fixed(fixed) => given.map_or(0, |given| fixed * given.min(1)),
-            WindowTokens::FixedUnlessZero(fixed) => given.map_or(fixed, |given| fixed * given.min(1)),
+            WindowTokens::FixedUnlessZero(fixed) => {
+                given.map_or(fixed, |given| fixed * given.min(1))
+            }
         };
         if tokens == 0 {
             return Ok((None, none));
@@ -304,10 +322,15 @@ impl<'a> Reader<'a> {
             self.heads_kv.iter().map(|heads| *heads > 0).collect()
         } else if let Some(listed) = self.header.numbers(&key) {
             let listed = listed.into_iter().map(|one| one != 0);
-            listed.chain([false].into_iter().cycle()).take(n_layers).collect()
+            listed
+                .chain([false].into_iter().cycle())
+                .take(n_layers)
+                .collect()
         } else {
             let given = self.header.number(&key);
-            (0..self.n_all).map(|layer| layer < self.n_trunk && in_pattern(rule.layers, given, layer)).collect()
+            (0..self.n_all)
+                .map(|layer| layer < self.n_trunk && in_pattern(rule.layers, given, layer))
+                .collect()
         };
         Ok((Some(Window { tokens }), has_window))
     }
@@ -334,22 +357,33 @@ impl<'a> Reader<'a> {
             Split::NoHeadsNoFeedForward => {
                 let widths = self.per_layer("feed_forward_length")?;
                 let alone = |layer: u64| {
-                    widths.as_ref().is_none_or(|widths| widths[layer as usize] == 0)
+                    widths
+                        .as_ref()
+                        .is_none_or(|widths| widths[layer as usize] == 0)
                 };
                 let is_state = |layer: u64| trunk(layer) && heads(layer) == 0 && alone(layer);
                 let attends = |layer: u64| !is_state(layer) && alone(layer);
-                (all.clone().map(attends).collect(), all.map(is_state).collect())
+                (
+                    all.clone().map(attends).collect(),
+                    all.map(is_state).collect(),
+                )
             }
             Split::AllBut { every } => {
                 let listed = self.per_layer("attention.recurrent_layers")?;
-                let every = self.number("full_attention_interval")?.unwrap_or(every).max(1);
+                let every = self
+                    .number("full_attention_interval")?
+                    .unwrap_or(every)
+                    .max(1);
                 let is_state = |layer: u64| match &listed {
                     Some(listed) => listed[layer as usize] != 0,
                     None => !(layer + 1).is_multiple_of(every),
                 };
                 let attends = |layer: u64| trunk(layer) && !is_state(layer);
                 let states = |layer: u64| trunk(layer) && is_state(layer);
-                (all.clone().map(attends).collect(), all.map(states).collect())
+                (
+                    all.clone().map(attends).collect(),
+                    all.map(states).collect(),
+                )
             }
         })
     }

@@ -47,7 +47,9 @@ pub enum Change {
     Slots(u32),
     Ubatch(u32),
     /// No setting is enough: so many bytes are missing at the least context.
-    SmallerModel { missing: u64 },
+    SmallerModel {
+        missing: u64,
+    },
 }
 
 /// A plan and its answers.
@@ -141,7 +143,9 @@ impl Planner<'_> {
     }
 
     fn fits(&self, setup: &Setup) -> bool {
-        let planned = self.with_gpu_layers(*setup).and_then(|setup| self.plan(&setup));
+        let planned = self
+            .with_gpu_layers(*setup)
+            .and_then(|setup| self.plan(&setup));
         planned.is_ok_and(|(_, ledger)| self.missing(&ledger) == 0)
     }
 
@@ -157,7 +161,10 @@ impl Planner<'_> {
         };
         // Layers differ, so that halving could miss; there are at most a few hundred.
         for gpu_layers in 1..=layers {
-            let more = Setup { gpu_layers, ..setup };
+            let more = Setup {
+                gpu_layers,
+                ..setup
+            };
             let (_, ledger) = self.plan(&more)?;
             if ledger.bytes_in(Place::Device) > self.available.device {
                 break;
@@ -190,7 +197,11 @@ impl Planner<'_> {
             self.fits(&Setup { context, ..*setup })
         };
         let found = largest(1, steps, fits)?;
-        Some(found.saturating_mul(CONTEXT_STEP).min(trained.max(setup.context)))
+        Some(
+            found
+                .saturating_mul(CONTEXT_STEP)
+                .min(trained.max(setup.context)),
+        )
     }
 
     fn slots_max(&self, setup: &Setup) -> Option<u32> {
@@ -229,7 +240,11 @@ impl Planner<'_> {
         });
         changes.extend(fewer.map(Change::Slots));
         let ubatch = [256, 128, 64].into_iter().find(|ubatch| {
-            *ubatch < setup.ubatch && self.fits(&Setup { ubatch: *ubatch, ..*setup })
+            *ubatch < setup.ubatch
+                && self.fits(&Setup {
+                    ubatch: *ubatch,
+                    ..*setup
+                })
         });
         changes.extend(ubatch.map(Change::Ubatch));
         if changes.is_empty() {
@@ -238,7 +253,9 @@ impl Planner<'_> {
                 slots: 1,
                 ..*setup
             };
-            let missing = self.plan(&least).map_or(0, |(_, ledger)| self.missing(&ledger));
+            let missing = self
+                .plan(&least)
+                .map_or(0, |(_, ledger)| self.missing(&ledger));
             changes.push(Change::SmallerModel { missing });
         }
         changes

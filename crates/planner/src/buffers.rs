@@ -70,9 +70,14 @@ fn compute(model: &Model, setup: &Setup, plan: &Plan, output_rows: u64) -> u64 {
         .saturating_mul(model.n_vocab + model.n_embd)
         .saturating_mul(FLOAT)
         + model.n_embd * tokens * FLOAT;
-    let masks = plan.caches.iter().filter(|cache| cache.part != kv::Part::States);
+    let masks = plan
+        .caches
+        .iter()
+        .filter(|cache| cache.part != kv::Part::States);
     let mask_bytes = if setup.has_flash_attention { 2 } else { FLOAT };
-    let masks = masks.map(|cache| cache.cells * tokens * mask_bytes).sum::<u64>();
+    let masks = masks
+        .map(|cache| cache.cells * tokens * mask_bytes)
+        .sum::<u64>();
     // Without flash attention all scores of a layer are there at once.
     let scores = match setup.has_flash_attention {
         true => 0,

@@ -130,7 +130,10 @@ impl Model {
     /// Bytes that are read for one token: tables give one row, of experts some are picked.
     #[must_use]
     pub fn active_bytes(&self) -> u64 {
-        let each = self.tensors.iter().map(|tensor| self.active(tensor, tensor.bytes));
+        let each = self
+            .tensors
+            .iter()
+            .map(|tensor| self.active(tensor, tensor.bytes));
         each.fold(self.tied_bytes(), u64::saturating_add)
     }
 
@@ -147,11 +150,15 @@ impl Model {
     /// The table of tokens.
     #[must_use]
     pub fn table(&self) -> Option<&Tensor> {
-        self.tensors.iter().find(|tensor| tensor.name == "token_embd.weight")
+        self.tensors
+            .iter()
+            .find(|tensor| tensor.name == "token_embd.weight")
     }
 
     fn tied_bytes(&self) -> u64 {
-        self.table().filter(|_| self.is_tied).map_or(0, |table| table.bytes)
+        self.table()
+            .filter(|_| self.is_tied)
+            .map_or(0, |table| table.bytes)
     }
 
     fn active(&self, tensor: &Tensor, of_all: u64) -> u64 {
@@ -170,7 +177,11 @@ fn tensor(info: &TensorInfo) -> Tensor {
     let layer = name
         .strip_prefix("blk.")
         .and_then(|rest| rest.split('.').next()?.parse().ok());
-    let is_table = ["token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight"];
+    let is_table = [
+        "token_embd.weight",
+        "per_layer_token_embd.weight",
+        "position_embd.weight",
+    ];
     let role = if is_table.contains(&name) {
         Role::Table
     } else if name.contains("_exps.") {

@@ -68,15 +68,27 @@ pub fn predict(model: &Model, setup: &Setup, plan: &Plan, machine: &Machine) -> 
     let weights = model.active_bytes() as f64;
     let layers = model.n_layers as f64;
     let on_host = host_share(model, setup);
-    let host = machine.host_bandwidth_bytes_s.unwrap_or(machine.bandwidth_bytes_s);
+    let host = machine
+        .host_bandwidth_bytes_s
+        .unwrap_or(machine.bandwidth_bytes_s);
     let seconds = |bytes: f64, share: f64, overhead: f64| {
         let fast = bytes * (1.0 - on_host) / (machine.bandwidth_bytes_s * share);
         let slow = bytes * on_host / (host * share);
         fast + slow + layers * overhead
     };
     let decode = |cache: f64| Band {
-        low: 1.0 / seconds(weights + cache, shares.bandwidth.low, shares.layer_seconds.high),
-        high: 1.0 / seconds(weights + cache, shares.bandwidth.high, shares.layer_seconds.low),
+        low: 1.0
+            / seconds(
+                weights + cache,
+                shares.bandwidth.low,
+                shares.layer_seconds.high,
+            ),
+        high: 1.0
+            / seconds(
+                weights + cache,
+                shares.bandwidth.high,
+                shares.layer_seconds.low,
+            ),
     };
     let operations = 2.0 * model.active_weights() as f64;
     Speed {

@@ -55,14 +55,23 @@ impl Writer {
 
     /// An array of numbers below the architecture.
     pub(crate) fn u32s(&mut self, last: &str, values: &[u64]) {
-        self.array(&format!("{}.{last}", self.architecture), TYPE_U32, values.len());
+        self.array(
+            &format!("{}.{last}", self.architecture),
+            TYPE_U32,
+            values.len(),
+        );
         let values = values.iter().map(|value| *value as u32);
         self.pairs.extend(values.flat_map(u32::to_le_bytes));
     }
 
     pub(crate) fn bools(&mut self, last: &str, values: &[bool]) {
-        self.array(&format!("{}.{last}", self.architecture), TYPE_BOOL, values.len());
-        self.pairs.extend(values.iter().map(|value| u8::from(*value)));
+        self.array(
+            &format!("{}.{last}", self.architecture),
+            TYPE_BOOL,
+            values.len(),
+        );
+        self.pairs
+            .extend(values.iter().map(|value| u8::from(*value)));
     }
 
     fn array(&mut self, key: &str, kind: u32, len: usize) {
@@ -107,7 +116,8 @@ impl Writer {
         self.n_tensors += 1;
         write_string(&mut self.infos, name);
         self.infos.extend((shape.len() as u32).to_le_bytes());
-        self.infos.extend(shape.iter().flat_map(|n| n.to_le_bytes()));
+        self.infos
+            .extend(shape.iter().flat_map(|n| n.to_le_bytes()));
         self.infos.extend(F32.to_le_bytes());
         self.infos.extend((self.data.len() as u64).to_le_bytes());
         for _ in 0..shape.iter().product() {

@@ -157,7 +157,10 @@ fn latent_models_have_no_values_and_one_type() {
     let quantised = request(4096, CacheType::Q8_0);
     let plan = Plan::new(&shape, &quantised).unwrap();
     let lost = losses(&shape, &quantised, &plan, Attention::Ggml);
-    assert!(lost.contains(&Loss::CannotShift(NoShift::LatentKeys)), "{lost:?}");
+    assert!(
+        lost.contains(&Loss::CannotShift(NoShift::LatentKeys)),
+        "{lost:?}"
+    );
 }
 
 #[test]
@@ -209,7 +212,12 @@ fn hybrids_split_their_layers() {
     let plan = Plan::new(&qwen, &request(4096, CacheType::F16)).unwrap();
     assert_eq!((plan.caches[0].layers, plan.caches[1].layers), (6, 18));
     assert_eq!(plan.bytes_of(Part::Tokens), 6 * 2 * 512 * 2 * 4096);
-    let lost = losses(&qwen, &request(4096, CacheType::F16), &plan, Attention::Ggml);
+    let lost = losses(
+        &qwen,
+        &request(4096, CacheType::F16),
+        &plan,
+        Attention::Ggml,
+    );
     assert_eq!(
         lost,
         [Loss::NoRewind, Loss::CannotShift(NoShift::ManyPositions)]
@@ -247,7 +255,10 @@ fn what_the_engine_refuses_is_refused_with_the_figures() {
     let narrow: Vec<_> = SMOLLM2
         .iter()
         .copied()
-        .chain([("attention.key_length", "80"), ("attention.value_length", "80")])
+        .chain([
+            ("attention.key_length", "80"),
+            ("attention.value_length", "80"),
+        ])
         .collect();
     let narrow = shape("llama", &narrow);
     assert!(Plan::new(&narrow, &request(4096, CacheType::F16)).is_ok());

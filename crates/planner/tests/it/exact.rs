@@ -35,7 +35,11 @@ struct Reported {
 fn reported(lines: &[String]) -> Vec<Reported> {
     let number = |text: &str, before: &str| -> Option<u64> {
         let (head, _) = text.split_once(before)?;
-        let digits: String = head.chars().rev().take_while(char::is_ascii_digit).collect();
+        let digits: String = head
+            .chars()
+            .rev()
+            .take_while(char::is_ascii_digit)
+            .collect();
         digits.chars().rev().collect::<String>().parse().ok()
     };
     let mib = |text: &str, name: &str| -> Option<String> {
@@ -51,7 +55,11 @@ fn reported(lines: &[String]) -> Vec<Reported> {
         Some(Reported {
             cells,
             layers: number(text, " layers")?,
-            streams: if is_state { None } else { number(text, " seqs)") },
+            streams: if is_state {
+                None
+            } else {
+                number(text, " seqs)")
+            },
             first_mib: mib(text, first)?,
             second_mib: mib(text, second)?,
         })
@@ -65,7 +73,11 @@ fn planned(plan: &Plan, n_layers: u64) -> Vec<Reported> {
     let of = |cache: &kv::Cache| Reported {
         cells: cache.cells,
         // Of states llama.cpp counts all layers, those without one as well.
-        layers: if cache.part == Part::States { n_layers } else { cache.layers },
+        layers: if cache.part == Part::States {
+            n_layers
+        } else {
+            cache.layers
+        },
         streams: (cache.part != Part::States).then_some(cache.streams),
         first_mib: mib(cache.keys_bytes),
         second_mib: mib(cache.values_bytes),
@@ -156,7 +168,9 @@ fn caches_are_as_the_engine_reports_them() {
     llama::init(note, llama::Kernels::Ggml);
     let folder = tempfile::tempdir().unwrap();
     for family in Family::ALL {
-        let path = folder.path().join(format!("{}.gguf", family.architecture()));
+        let path = folder
+            .path()
+            .join(format!("{}.gguf", family.architecture()));
         std::fs::write(&path, tiny::gguf(family)).unwrap();
         let gguf = Gguf::open(&path).unwrap();
         let model = Model::read(&[gguf]).unwrap();
