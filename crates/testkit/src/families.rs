@@ -247,10 +247,12 @@ impl Tiny {
         self.common(LAYERS, WIDTHS[1]);
         self.0.u32("attention.key_length_swa", WIDTHS[0]);
         self.0.u32("attention.value_length_swa", WIDTHS[0]);
+        self.0.u32("rope.dimension_count_swa", WIDTHS[0]);
         self.0.u32("attention.sliding_window", 24);
         self.0.u32("attention.shared_kv_layers", SHARED);
         self.0.u32("embedding_length_per_layer_input", 0);
-        let has_window = |layer: u64| layer % 3 != 2;
+        // The last two of its own must be one of each: the shared ones read those.
+        let has_window = |layer: u64| layer % 2 == 0;
         let heads_kv = |layer: u64| if has_window(layer) { 2 } else { 1 };
         let windows: Vec<bool> = (0..LAYERS).map(has_window).collect();
         let heads: Vec<u64> = (0..LAYERS).map(heads_kv).collect();
@@ -479,6 +481,7 @@ impl Tiny {
         let width = inner + 2 * groups * size;
         self.matrix(layer, "ssm_in", &[N_EMBD, inner + width + rank]);
         self.matrix(layer, "ssm_conv1d", &[conv, width]);
+        self.other(layer, "ssm_conv1d.bias", &[width]);
         self.other(layer, "ssm_dt.bias", &[rank]);
         self.other(layer, "ssm_a", &[1, rank]);
         self.other(layer, "ssm_d", &[1, rank]);
