@@ -133,6 +133,9 @@ impl Shape {
     }
 }
 
+/// Values of a head's key and of its value.
+type Widths = (u64, u64);
+
 /// Metadata of one model, with the numbers that everything else needs.
 struct Reader<'a> {
     header: &'a dyn Header,
@@ -230,7 +233,7 @@ impl<'a> Reader<'a> {
     }
 
     fn shape(self, memory: Memory) -> Result<Shape, ShapeError> {
-        let (full, windowed) = self.head_widths()?;
+        let [full, windowed] = self.head_widths()?;
         let (window, in_window) = self.windows()?;
         let (attends, has_state) = self.split(memory)?;
         let own_layers = self.own_layers()?;
@@ -276,7 +279,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Widths of a head's keys and values, in layers without and with a window.
-    fn head_widths(&self) -> Result<((u64, u64), (u64, u64)), ShapeError> {
+    fn head_widths(&self) -> Result<[Widths; 2], ShapeError> {
         let heads = self.heads.first().copied().unwrap_or(0);
         let width = |last: &str| -> Result<u64, ShapeError> {
             let given = self.number(last)?;
@@ -295,7 +298,7 @@ impl<'a> Reader<'a> {
             self.number("attention.key_length_swa")?.unwrap_or(full.0),
             self.number("attention.value_length_swa")?.unwrap_or(full.1),
         );
-        Ok((full, windowed))
+        Ok([full, windowed])
     }
 
     /// The window and the layers that have it.
@@ -422,7 +425,7 @@ impl<'a> Reader<'a> {
             });
         }
         if self.architecture == "minimax-01" {
-            let (width, _) = self.head_widths()?.0;
+            let [(width, _), _] = self.head_widths()?;
             return Ok(State {
                 shift_values: 0,
                 sum_values: width.saturating_mul(width).saturating_mul(heads),

@@ -96,6 +96,7 @@ impl Ledger {
             ("cells", buffers.cells, Place::Host, Basis::Fitted),
             ("vocabulary", buffers.vocabulary, Place::Host, Basis::Fitted),
             ("process", buffers.process, Place::Host, Basis::Fitted),
+            ("binary", buffers.binary, Place::Host, Basis::Fitted),
             ("draft model", others.draft, Place::Host, Basis::Given),
             (
                 "prompt cache",
@@ -111,8 +112,14 @@ impl Ledger {
                 Basis::Exact,
             ),
             (
+                "compute buffer, full",
+                buffers.compute_more,
+                compute_later(setup),
+                Basis::Fitted,
+            ),
+            (
                 "output rows of drafts",
-                buffers.output_max - buffers.output.min(buffers.output_max),
+                buffers.output_more,
                 Place::Later,
                 Basis::Exact,
             ),
@@ -148,6 +155,13 @@ impl Ledger {
             .saturating_add(self.bytes_in(Place::Later))
     }
 
+    /// Bytes that the process will show as resident after a prompt, file pages included.
+    #[must_use]
+    pub fn resident(&self) -> u64 {
+        self.bytes_in(Place::Host)
+            .saturating_add(self.bytes_in(Place::Cached))
+    }
+
     /// Bytes of one term; 0 where it is not there.
     #[must_use]
     pub fn bytes_of(&self, name: &str) -> u64 {
@@ -161,6 +175,14 @@ const fn compute_place(setup: &Setup) -> Place {
         Place::Device
     } else {
         Place::Host
+    }
+}
+
+const fn compute_later(setup: &Setup) -> Place {
+    if setup.gpu_layers > 0 {
+        Place::Device
+    } else {
+        Place::Later
     }
 }
 

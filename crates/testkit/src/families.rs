@@ -252,7 +252,7 @@ impl Tiny {
         self.0.u32("attention.shared_kv_layers", SHARED);
         self.0.u32("embedding_length_per_layer_input", 0);
         // The last two of its own must be one of each: the shared ones read those.
-        let has_window = |layer: u64| layer % 2 == 0;
+        let has_window = |layer: u64| layer.is_multiple_of(2);
         let heads_kv = |layer: u64| if has_window(layer) { 2 } else { 1 };
         let windows: Vec<bool> = (0..LAYERS).map(has_window).collect();
         let heads: Vec<u64> = (0..LAYERS).map(heads_kv).collect();
