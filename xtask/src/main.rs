@@ -15,6 +15,7 @@ mod models;
 mod overhead;
 mod parity;
 mod peer;
+mod plan_check;
 mod sdk;
 mod server;
 mod shell;
@@ -67,6 +68,8 @@ enum Chore {
     DummyEngine(overhead::dummy::Arguments),
     /// Compares greedy output with llama-server's, token for token.
     Parity(parity::Arguments),
+    /// Compares the planner with what running servers hold.
+    PlanCheck(plan_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -97,5 +100,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
+        Chore::PlanCheck(arguments) => plan_check::run(&arguments),
     }
 }

@@ -133,6 +133,11 @@ impl Server {
         Ok(())
     }
 
+    /// All that the server printed.
+    pub(crate) fn log(&self) -> Result<String> {
+        Ok(String::from_utf8_lossy(&fs::read(&self.log)?).into_owned())
+    }
+
     /// The end of what the server printed.
     pub(crate) fn log_tail(&self) -> String {
         tail(&self.log)

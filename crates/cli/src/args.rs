@@ -28,6 +28,7 @@ pub(crate) fn command() -> Command {
             load(),
             unload(),
             show(),
+            plan(),
             key(),
             audit(),
             providers(),
@@ -116,6 +117,40 @@ fn show() -> Command {
         .arg(model().required(true))
         .arg(json());
     augment(command, |setting| setting.name == "models_dir")
+}
+
+fn plan() -> Command {
+    let option =
+        |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
+    let command = Command::new("plan")
+        .about("Tell what a model would take and how fast it would be; loads nothing")
+        .arg(model().required(true))
+        .arg(option("kv", "K/V").help(
+            "Types of keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl; one \
+             stands for both",
+        ))
+        .arg(option("memory", "BYTES").help(
+            "Plan against this much memory [default: what this machine has left for models]",
+        ))
+        .arg(
+            Arg::new("gpu_bytes")
+                .long("gpu-bytes")
+                .value_name("BYTES")
+                .help("Memory of a GPU: as many layers go there as fit"),
+        )
+        .arg(option("device", "NAME").help(
+            "Predict the speed of a known machine, for example rk3588-lpddr5; a wrong name lists them",
+        ))
+        .arg(
+            option("beside", "MODEL")
+                .action(ArgAction::Append)
+                .help("Another model that is in memory at the same time; may be given again"),
+        )
+        .arg(option("draft", "MODEL").help("A draft model that goes with this one"))
+        .arg(json());
+    augment(command, |setting| {
+        setting.group == Group::Engine || ["models_dir", "model_memory_max"].contains(&setting.name)
+    })
 }
 
 fn rm() -> Command {

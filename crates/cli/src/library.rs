@@ -3,19 +3,27 @@
 use std::fmt;
 use std::sync::Arc;
 
+use config::Config;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gateway::{
-    FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
+    FileProgress, Library, LibraryFailure, LibraryFailureKind, PlanAsk, Planned, PullProgressFn,
+    StoredModel,
 };
 use models::pull::{Options, Progress, Puller};
 use models::stores::{Manifest, RemoveError, remove};
 use models::{Environment, Found, PullError, Source, Store};
+use planner::Others;
+
+use crate::outcome::{Code, Fault};
+use crate::plan;
 
 /// The stores that an environment names.
 #[derive(Clone)]
 pub(crate) struct DiskLibrary {
     environment: Arc<Environment>,
+    /// What plans start from.
+    config: Arc<Config>,
     changed: Arc<Changed>,
 }
 
@@ -31,9 +39,10 @@ impl fmt::Debug for DiskLibrary {
 }
 
 impl DiskLibrary {
-    pub(crate) fn new(environment: Environment) -> Self {
+    pub(crate) fn new(environment: Environment, config: Config) -> Self {
         Self {
             environment: Arc::new(environment),
+            config: Arc::new(config),
             changed: Arc::new(|| {}),
         }
     }
@@ -100,6 +109,18 @@ impl Library for DiskLibrary {
             })
             .boxed()
     }
+
+    fn plan(&self, ask: PlanAsk) -> BoxFuture<'_, Result<Planned, LibraryFailure>> {
+        let environment = Arc::clone(&self.environment);
+        let config = Arc::clone(&self.config);
+        let plan = move || plan::planned(&config, &environment, &ask, &Others::default());
+        blocking(plan)
+            .map(|planned| match planned {
+                Some(planned) => planned.map_err(|fault| plan_failure(&fault)),
+                None => Err(failed("The plan failed by a defect.".into())),
+            })
+            .boxed()
+    }
 }
 
 /// Runs file work off the async threads; `None` if it panicked.
@@ -138,6 +159,17 @@ fn pull_failure(error: PullError) -> LibraryFailure {
     LibraryFailure {
         kind,
         message: error.to_string(),
+    }
+}
+
+fn plan_failure(fault: &Fault) -> LibraryFailure {
+    LibraryFailure {
+        kind: match fault.code() {
+            Code::ModelNotFound => LibraryFailureKind::NotFound,
+            Code::Usage => LibraryFailureKind::Invalid,
+            _ => LibraryFailureKind::Failed,
+        },
+        message: fault.to_string(),
     }
 }
 

@@ -19,6 +19,7 @@ mod logging;
 mod models_here;
 mod outcome;
 mod output;
+mod plan;
 mod progress;
 mod pull;
 mod remote;
@@ -59,6 +60,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("ls", matches)) => list::ls(matches),
         Some(("rm", matches)) => list::rm(matches),
         Some(("show", matches)) => show::run(matches),
+        Some(("plan", matches)) => plan::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),

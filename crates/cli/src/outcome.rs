@@ -66,6 +66,10 @@ impl<E: Into<anyhow::Error>> From<E> for Fault {
 }
 
 impl Fault {
+    pub(crate) const fn code(&self) -> Code {
+        self.code
+    }
+
     /// Tells the error, unless writing standard output failed: then nobody reads on.
     pub(crate) fn unless_fatal(self) -> Outcome {
         if self.error.is::<io::Error>() {

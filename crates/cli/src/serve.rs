@@ -171,15 +171,15 @@ async fn load_all(fleet: &Fleet, start: &[LoadOrder]) -> Outcome {
 /// The models on disk. What is pulled or deleted goes onto the shelf or off it.
 fn library(config: &Config, fleet: &Fleet) -> DiskLibrary {
     let environment = models_here::environment(config);
-    let (config, fleet) = (config.clone(), fleet.clone());
+    let fleet = fleet.clone();
     let changed = {
-        let environment = environment.clone();
+        let (config, environment) = (config.clone(), environment.clone());
         move || match shelf::listings(&config, &environment, Missing::Skip) {
             Ok(listings) => fleet.shelve(listings),
             Err(error) => tracing::error!("the models on demand stay as they were: {error}"),
         }
     };
-    DiskLibrary::new(environment).on_change(Arc::new(changed))
+    DiskLibrary::new(environment, config.clone()).on_change(Arc::new(changed))
 }
 
 fn say_shelf(fleet: &Fleet, listings: &[Listing]) {

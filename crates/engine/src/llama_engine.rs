@@ -15,14 +15,6 @@ use crate::{
     DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
 };
 
-/// Sequences beyond the slots that may hold a prefix for later requests.
-const KEPT_SEQUENCES: u32 = 16;
-/// Choices over all running requests that may be sampled at the same time.
-const CHOICES_PER_SLOT: u32 = 4;
-/// llama.cpp's own bound on sequences of one context.
-const SEQUENCES_MAX: u32 = 256;
-/// Rows of one pass that may ask for logits, beyond one a sequence (drafts).
-const DRAFT_OUTPUTS: u32 = 64;
 /// Most tokens of one text to embed with a model that also chats: pooling over
 /// more says little, and the compute buffer grows with it.
 const EMBED_TOKENS_MAX: u32 = 2048;
@@ -205,19 +197,19 @@ pub struct LlamaDecoder {
 impl LlamaDecoder {
     fn open(options: &OpenOptions, model: &Model, limit: u32) -> Result<Self, OpenError> {
         let can_cut = !model.has_recurrent_state();
-        // Recurrent state is held per sequence whether used or not.
-        let sequences = if can_cut {
-            (options.slots * CHOICES_PER_SLOT + KEPT_SEQUENCES).min(SEQUENCES_MAX)
+        let cut = if can_cut {
+            kv::Cut::Anywhere
         } else {
-            options.slots + 1
+            kv::Cut::Never
         };
+        let sequences = kv::sequences(options.slots, cut);
         if options.batch < sequences {
             return Err(OpenError::BatchTooSmall {
                 batch: options.batch,
                 sequences,
             });
         }
-        let outputs = (sequences + DRAFT_OUTPUTS).min(options.batch);
+        let outputs = kv::output_rows(sequences, options.batch);
         let params = ContextParams {
             cells: limit,
             sequences,

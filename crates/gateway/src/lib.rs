@@ -38,7 +38,8 @@ pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
 pub use library::{
-    FileProgress, Library, LibraryFailure, LibraryFailureKind, PullProgressFn, StoredModel,
+    FileProgress, Library, LibraryFailure, LibraryFailureKind, PlanAsk, Planned, PullProgressFn,
+    StoredModel,
 };
 pub use openapi::openapi_json;
 pub use reload::{Reloaded, RoutingSource};

@@ -32,6 +32,43 @@ pub trait Library: std::fmt::Debug + Send + Sync + 'static {
 
     /// Deletes the model of our own store that has this id.
     fn delete(&self, id: String) -> BoxFuture<'_, Result<(), LibraryFailure>>;
+
+    /// What a model of this machine would take; nothing is loaded.
+    fn plan(&self, ask: PlanAsk) -> BoxFuture<'_, Result<Planned, LibraryFailure>>;
+}
+
+/// What a plan is asked for. What is absent is as a load would have it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PlanAsk {
+    /// A model's name, or the path of its file.
+    pub model: String,
+    pub context: Option<u32>,
+    pub slots: Option<u32>,
+    pub batch: Option<u32>,
+    pub ubatch: Option<u32>,
+    pub kv_type_k: Option<String>,
+    pub kv_type_v: Option<String>,
+    pub gpu_layers: Option<u32>,
+    pub swa_full: Option<bool>,
+    /// Bytes to plan against; absent: what this machine has left for models.
+    pub memory_bytes: Option<u64>,
+    /// Bytes of a GPU.
+    pub gpu_bytes: Option<u64>,
+    /// The name of a machine whose speed is known.
+    pub device: Option<String>,
+}
+
+/// A plan, and for which machine its speed is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    pub model: String,
+    pub architecture: String,
+    /// Sequences that the engine keeps for the slots.
+    pub sequences: u32,
+    pub answer: planner::Answer,
+    pub speed: planner::Speed,
+    pub machine: String,
+    pub machine_source: String,
 }
 
 /// Receives the progress of a download, file by file; must not block.

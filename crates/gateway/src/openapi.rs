@@ -3,8 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, audit, chat, completions, embeddings, health, info, messages, models, ollama, rerank,
-    responses, route, tokens,
+    admin, audit, chat, completions, embeddings, health, info, messages, models, ollama, plan,
+    rerank, responses, route, tokens,
 };
 
 #[derive(OpenApi)]
@@ -48,6 +48,7 @@ use crate::routes::{
         health::ready,
         health::metrics,
         audit::audit,
+        plan::plan,
         admin::list,
         admin::load,
         admin::unload,

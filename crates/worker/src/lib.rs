@@ -24,7 +24,10 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
-pub use load::{CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader};
+pub use load::{
+    BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader, SLOTS_DEFAULT, UBATCH_DEFAULT,
+    kernels_of,
+};
 pub use serve::{ServeError, serve};
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,

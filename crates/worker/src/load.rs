@@ -13,10 +13,13 @@ use sampling::Params;
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
 pub const CONTEXT_DEFAULT_MAX: u32 = 8192;
-const SLOTS_DEFAULT: u32 = 4;
+/// Requests at the same time.
+pub const SLOTS_DEFAULT: u32 = 4;
 const QUEUE_DEFAULT: u32 = 64;
-const BATCH_DEFAULT: u32 = 2048;
-const UBATCH_DEFAULT: u32 = 512;
+/// Tokens of one call.
+pub const BATCH_DEFAULT: u32 = 2048;
+/// Tokens of one pass through the model.
+pub const UBATCH_DEFAULT: u32 = 512;
 /// Lines of llama.cpp's log kept to explain a failed load.
 const LOG_LINES_KEPT: usize = 4000;
 
@@ -98,10 +101,17 @@ fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
 /// that changes hands at most products loses more than it gains. A worker loads one model,
 /// so this is the process's choice.
 fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
-    match spec.kernels {
-        Some(proto::Kernels::Own) => return llama::Kernels::Own,
-        Some(proto::Kernels::Ggml) => return llama::Kernels::Ggml,
-        None => {}
+    match kernels_of(spec, file) {
+        proto::Kernels::Own => llama::Kernels::Own,
+        proto::Kernels::Ggml => llama::Kernels::Ggml,
+    }
+}
+
+/// Whose kernels a model will run on: what was asked for, else what its weights are for.
+#[must_use]
+pub fn kernels_of(spec: &LoadSpec, file: &models::Facts) -> proto::Kernels {
+    if let Some(asked) = spec.kernels {
+        return asked;
     }
     let types = file.matrix_bytes.iter();
     let (taken, others): (Vec<_>, Vec<_>) =
@@ -109,9 +119,9 @@ fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
     let bytes = |types: Vec<(&&str, &u64)>| types.into_iter().map(|(_, bytes)| bytes).sum::<u64>();
     let (taken, others) = (bytes(taken), bytes(others) + file.expert_bytes);
     if taken / 9 >= others {
-        llama::Kernels::Own
+        proto::Kernels::Own
     } else {
-        llama::Kernels::Ggml
+        proto::Kernels::Ggml
     }
 }
 

@@ -8,12 +8,12 @@ use std::fs;
 
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
-    &["stdx", "kernels", "process", "router"],
+    &["stdx", "kernels", "kv", "process", "router", "testkit"],
     &["ggml-plugin", "hardware"],
     &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",
     ],
-    &["engine", "chat", "providers"],
+    &["engine", "chat", "planner", "providers"],
     &["worker", "supervisor"],
     &["gateway"],
     &["cli"],

@@ -53,6 +53,14 @@ impl Sandbox {
         path
     }
 
+    /// A small model of a family, with random weights.
+    pub(crate) fn add_family(&self, name: &str, family: testkit::tiny::Family) {
+        let store = self.dir().join("models");
+        std::fs::create_dir_all(&store).unwrap();
+        let bytes = testkit::tiny::gguf(family);
+        std::fs::write(store.join(format!("{name}.gguf")), bytes).unwrap();
+    }
+
     pub(crate) fn run(&self, args: &[&str]) -> Ran {
         self.run_with_input(args, "")
     }

@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 42] = [
+pub(crate) const ROUTES: [(&str, Need); 43] = [
     ("/health", Need::Nothing),
     ("/", Need::Key),
     ("/ready", Need::Key),
@@ -46,6 +46,7 @@ pub(crate) const ROUTES: [(&str, Need); 42] = [
     ("/api/tags", Need::Scope(Scope::Models)),
     ("/api/ps", Need::Scope(Scope::Models)),
     ("/api/show", Need::Scope(Scope::Models)),
+    ("/api/plan", Need::Scope(Scope::Models)),
     ("/props", Need::Scope(Scope::Models)),
     ("/slots", Need::Scope(Scope::Metrics)),
     ("/metrics", Need::Scope(Scope::Metrics)),

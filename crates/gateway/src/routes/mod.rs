@@ -10,6 +10,7 @@ pub(crate) mod info;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod ollama;
+pub(crate) mod plan;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod route;
@@ -91,6 +92,7 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/ready", get(health::ready))
         .route("/metrics", get(health::metrics))
         .route("/v1/audit", get(audit::audit))
+        .route("/api/plan", post(plan::plan))
         .route("/admin/models", get(admin::list))
         .route("/admin/models/load", post(admin::load))
         .route("/admin/models/unload", post(admin::unload))

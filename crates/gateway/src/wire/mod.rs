@@ -7,6 +7,7 @@ pub(crate) mod encode;
 pub(crate) mod fold;
 pub(crate) mod ollama;
 pub mod openai;
+pub mod plan;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod routing;

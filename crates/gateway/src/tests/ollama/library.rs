@@ -15,8 +15,8 @@ use supervisor::ModelPhase;
 use super::lines;
 use crate::tests::scripted::{Reply, Scripted, config, facts, request, router, send, status};
 use crate::{
-    Backend, FileProgress, GatewayConfig, Library, LibraryFailure, LibraryFailureKind,
-    PullProgressFn, StoredModel,
+    Backend, FileProgress, GatewayConfig, Library, LibraryFailure, LibraryFailureKind, PlanAsk,
+    Planned, PullProgressFn, StoredModel,
 };
 
 #[derive(Debug, Clone)]
@@ -73,6 +73,14 @@ impl Library for ScriptedLibrary {
     fn delete(&self, id: String) -> BoxFuture<'_, Result<(), LibraryFailure>> {
         self.asked.lock().unwrap().push(id);
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn plan(&self, ask: PlanAsk) -> BoxFuture<'_, Result<Planned, LibraryFailure>> {
+        let failure = LibraryFailure {
+            kind: LibraryFailureKind::NotFound,
+            message: format!("`{}` is not here.", ask.model),
+        };
+        std::future::ready(Err(failure)).boxed()
     }
 }
 
@@ -294,4 +302,34 @@ async fn lists_tell_what_the_library_knows_of_a_file() {
     let router = over(&shelf(), &backend);
     let reply = send(router, request(Method::GET, "/api/tags", "")).await;
     insta::assert_json_snapshot!(reply.json());
+}
+
+#[tokio::test]
+async fn a_plan_says_what_is_missing() {
+    let library = pulling(Vec::new());
+    let plan = |body: &'static str| {
+        let router = over(&library, &Scripted::idle());
+        send(router, request(Method::POST, "/api/plan", body))
+    };
+    let reply = plan(r#"{"model": "stranger"}"#).await;
+    assert_eq!(reply.status, 404);
+    assert!(
+        reply.body.contains("`stranger` is not here"),
+        "{}",
+        reply.body
+    );
+    let reply = plan("{}").await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("model"), "{}", reply.body);
+    let reply = plan(r#"{"model": "a", "contxt": 1}"#).await;
+    assert_eq!(reply.status, 400);
+    assert!(reply.body.contains("contxt"), "{}", reply.body);
+    // An endpoint without models on disk has nothing to plan.
+    let none = router(&Scripted::idle(), config());
+    let reply = send(
+        none,
+        request(Method::POST, "/api/plan", r#"{"model": "a"}"#),
+    )
+    .await;
+    assert!(!reply.status.is_success(), "{}", reply.status);
 }

@@ -1,0 +1,242 @@
+//! `sextant plan`: what a model would take and how fast it would be, before it is loaded.
+
+mod text;
+
+use std::path::Path;
+
+use anyhow::anyhow;
+use clap::ArgMatches;
+use config::Config;
+use gateway::wire::plan::PlanReport;
+use gateway::{PlanAsk, Planned};
+use kv::{CacheType, Types, WindowCells};
+use models::{Environment, Facts, Gguf, diagnose};
+use planner::{Available, Compute, Device, Loading, Machine, Model, Others, Setup};
+use proto::{Kernels, LoadSpec};
+
+use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::{configuration, load, models_here, output};
+
+/// The least context that the engine takes.
+const CONTEXT_MIN: u32 = 8;
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    let environment = models_here::environment(&config);
+    let ask = ask(matches)?;
+    let names = |flag: &str| -> Vec<String> {
+        let given = matches.get_many::<String>(flag).unwrap_or_default();
+        given.cloned().collect()
+    };
+    let others = Others {
+        models: together(&config, &environment, &names("beside"))?,
+        draft: together(&config, &environment, &names("draft"))?,
+        prompt_cache: 0,
+    };
+    let planned = planned(&config, &environment, &ask, &others)?;
+    if output::wants_json(matches) {
+        let report = serde_json::to_value(PlanReport::new(&planned))?;
+        output::json(&report)?;
+        return Ok(());
+    }
+    text::write(&planned)
+}
+
+/// What the flags ask for beyond the settings, which come with the configuration.
+fn ask(matches: &ArgMatches) -> Outcome<PlanAsk> {
+    let text = |flag: &str| matches.get_one::<String>(flag).cloned();
+    let kv = text("kv").map(|pair| {
+        let (keys, values) = pair.split_once('/').unwrap_or((&pair, &pair));
+        (keys.to_owned(), values.to_owned())
+    });
+    Ok(PlanAsk {
+        model: text("model").unwrap_or_default(),
+        kv_type_k: kv.as_ref().map(|(keys, _)| keys.clone()),
+        kv_type_v: kv.map(|(_, values)| values),
+        memory_bytes: bytes("--memory", text("memory"))?,
+        gpu_bytes: bytes("--gpu-bytes", text("gpu_bytes"))?,
+        device: text("device"),
+        ..PlanAsk::default()
+    })
+}
+
+/// A number of bytes as people write it: `8GiB`, `512MiB` or digits.
+fn bytes(flag: &str, text: Option<String>) -> Outcome<Option<u64>> {
+    let Some(text) = text else {
+        return Ok(None);
+    };
+    let units = [("KiB", 10), ("MiB", 20), ("GiB", 30), ("", 0)];
+    let parsed = units.into_iter().find_map(|(unit, shift)| {
+        let number = text.strip_suffix(unit)?.trim_end();
+        number.parse::<u64>().ok()?.checked_mul(1 << shift)
+    });
+    let parsed = parsed.ok_or_else(|| {
+        let message = format!("{flag} is `{text}`; it must be a number of bytes, such as 8GiB");
+        fault(Code::Usage, message)
+    });
+    parsed.map(Some)
+}
+
+/// Bytes that other models take on the host, with the same settings.
+fn together(config: &Config, environment: &Environment, names: &[String]) -> Outcome<u64> {
+    let mut bytes = 0_u64;
+    for name in names {
+        let ask = PlanAsk {
+            model: name.clone(),
+            ..PlanAsk::default()
+        };
+        let planned = planned(config, environment, &ask, &Others::default())?;
+        bytes = bytes.saturating_add(planned.answer.ledger.host_needed());
+    }
+    Ok(bytes)
+}
+
+/// Plans a model. The configuration says what the question leaves open.
+pub(crate) fn planned(
+    config: &Config,
+    environment: &Environment,
+    ask: &PlanAsk,
+    others: &Others,
+) -> Outcome<Planned> {
+    let found = models_here::find(environment, &ask.model)?;
+    let facts = diagnose(&found.path).code(Code::ModelNotFound)?;
+    let model = read(&facts.files)?;
+    let spec = with_ask(load::settings(config)?, ask)?;
+    let setup = setup(&spec, &facts, &model)?;
+    let (machine, device) = machine(ask.device.as_deref())?;
+    let available = Available {
+        host: ask
+            .memory_bytes
+            .or(config.model_memory_max.map(|max| max.0))
+            .or_else(supervisor::memory::budget_bytes)
+            .unwrap_or(0),
+        device: ask.gpu_bytes.unwrap_or(0),
+    };
+    let answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
+    Ok(Planned {
+        model: models_here::served_name(&found),
+        architecture: facts.architecture,
+        sequences: answer.setup.sequences(&model),
+        speed: planner::predict(&model, &answer.setup, &answer.plan, &machine),
+        machine: device
+            .map_or("a slow desktop, which nobody measured", |of| of.describes)
+            .into(),
+        machine_source: device
+            .map_or("an assumption; name yours with `device`", |of| of.source)
+            .into(),
+        answer,
+    })
+}
+
+fn read(files: &[impl AsRef<Path>]) -> Outcome<Model> {
+    let headers: Result<Vec<Gguf>, _> =
+        files.iter().map(|file| Gguf::open(file.as_ref())).collect();
+    let headers = headers.code(Code::ModelNotFound)?;
+    Model::read(&headers).code(Code::ModelNotFound)
+}
+
+fn with_ask(spec: LoadSpec, ask: &PlanAsk) -> Outcome<LoadSpec> {
+    let counts = [
+        ("context", ask.context),
+        ("slots", ask.slots),
+        ("batch", ask.batch),
+        ("ubatch", ask.ubatch),
+        ("gpu_layers", ask.gpu_layers),
+    ];
+    for (name, value) in counts {
+        let (Some(value), Some(setting)) = (value, config::setting(name)) else {
+            continue;
+        };
+        if let config::Kind::Count { min, max } = setting.kind
+            && !(min..=max).contains(&u64::from(value))
+        {
+            let message = format!("{name} is {value}, it must be between {min} and {max}");
+            return Err(fault(Code::Usage, message));
+        }
+    }
+    let cache = |text: &Option<String>, usual| match text {
+        Some(text) => proto_type(text).map(Some),
+        None => Ok(usual),
+    };
+    Ok(LoadSpec {
+        context: ask.context.or(spec.context),
+        slots: ask.slots.or(spec.slots),
+        batch: ask.batch.or(spec.batch),
+        ubatch: ask.ubatch.or(spec.ubatch),
+        gpu_layers: ask.gpu_layers.or(spec.gpu_layers),
+        swa_full: ask.swa_full.or(spec.swa_full),
+        kv_type_k: cache(&ask.kv_type_k, spec.kv_type_k)?,
+        kv_type_v: cache(&ask.kv_type_v, spec.kv_type_v)?,
+        ..spec
+    })
+}
+
+fn proto_type(text: &str) -> Outcome<proto::CacheType> {
+    let known: CacheType = text.parse().code(Code::Usage)?;
+    serde_json::from_value(known.name().into()).code(Code::Usage)
+}
+
+/// Settings as the worker resolves them.
+fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
+    let trained = u32::try_from(model.shape.context_train)
+        .unwrap_or(u32::MAX)
+        .max(CONTEXT_MIN);
+    let context = spec
+        .context
+        .unwrap_or_else(|| trained.min(worker::CONTEXT_DEFAULT_MAX));
+    if !(CONTEXT_MIN..=trained).contains(&context) {
+        let message = format!(
+            "the context is {context} tokens, this model takes {CONTEXT_MIN} to {trained}, for \
+             which it was trained; ask for a context in that range"
+        );
+        return Err(fault(Code::Usage, message));
+    }
+    let batch = spec.batch.unwrap_or(worker::BATCH_DEFAULT);
+    let kv_type = |of: Option<proto::CacheType>| -> Outcome<CacheType> {
+        let Some(of) = of else {
+            return Ok(CacheType::F16);
+        };
+        let name = serde_json::to_value(of)?;
+        let name = name.as_str().ok_or_else(|| anyhow!("{of:?} has no name"))?;
+        Ok(name.parse()?)
+    };
+    Ok(Setup {
+        context,
+        slots: spec.slots.unwrap_or(worker::SLOTS_DEFAULT),
+        batch,
+        ubatch: spec.ubatch.unwrap_or(worker::UBATCH_DEFAULT).min(batch),
+        types: Types {
+            keys: kv_type(spec.kv_type_k)?,
+            values: kv_type(spec.kv_type_v)?,
+        },
+        window: match spec.swa_full {
+            Some(true) => WindowCells::Full,
+            _ => WindowCells::Window,
+        },
+        has_flash_attention: spec.flash_attention != Some(proto::FlashAttention::Off),
+        compute: match worker::kernels_of(spec, facts) {
+            Kernels::Own => Compute::Own,
+            Kernels::Ggml => Compute::Ggml,
+        },
+        loading: match spec.mmap {
+            Some(false) => Loading::Read,
+            _ => Loading::Mapped,
+        },
+        gpu_layers: spec.gpu_layers.unwrap_or(0),
+    })
+}
+
+fn machine(name: Option<&str>) -> Outcome<(Machine, Option<&'static Device>)> {
+    let Some(name) = name else {
+        return Ok((planner::unmeasured(), None));
+    };
+    let device = planner::device_named(name).ok_or_else(|| {
+        let names: Vec<_> = planner::DEVICES.iter().map(|known| known.name).collect();
+        let message = format!(
+            "the device `{name}` is not known; it must be one of {}",
+            names.join(", ")
+        );
+        fault(Code::Usage, message)
+    })?;
+    Ok((device.machine, Some(device)))
+}

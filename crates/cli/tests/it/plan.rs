@@ -1,0 +1,125 @@
+//! `sextant plan`: whole answers, and what is said to bad input.
+
+use super::sandbox::Sandbox;
+use testkit::tiny::Family;
+
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.add_family("plain", Family::Llama);
+    sandbox.add_family("windows", Family::Gemma3);
+    sandbox.add_family("hybrid", Family::Qwen35);
+    sandbox
+}
+
+#[test]
+fn a_plan_is_a_page_of_text() {
+    let ran = sandbox().run(&[
+        "plan",
+        "windows",
+        "--memory",
+        "1GiB",
+        "--context",
+        "100000",
+        "--slots",
+        "2",
+        "--kv",
+        "q8_0/q4_0",
+        "--device",
+        "rk3588-lpddr5",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    insta::assert_snapshot!(ran.stdout);
+}
+
+#[test]
+fn what_does_not_fit_says_what_must_change() {
+    let ran = sandbox().run(&["plan", "plain", "--memory", "80MiB", "--context", "500000"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    insta::assert_snapshot!(ran.stdout);
+    let ran = sandbox().run(&["plan", "plain", "--memory", "1MiB"]);
+    assert!(
+        ran.stdout.contains("no setting is enough"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn json_has_every_figure() {
+    let ran = sandbox().run(&[
+        "plan",
+        "hybrid",
+        "--memory",
+        "1GiB",
+        "--gpu-bytes",
+        "1MiB",
+        "--context",
+        "4096",
+        "--json",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert_eq!(value["architecture"], "qwen35");
+    assert_eq!(value["fits"], "spills");
+    // One layer attends, two heads of 32 values, keys and values of 16 bits.
+    let caches = value["caches"].as_array().unwrap();
+    assert_eq!(caches[0]["bytes"], 4096 * 2 * 64 * 2);
+    assert_eq!(caches[1]["part"], "states");
+    let terms = value["ledger"].as_array().unwrap();
+    let host: u64 = terms
+        .iter()
+        .filter(|term| term["place"] == "host" || term["place"] == "later")
+        .map(|term| term["bytes"].as_u64().unwrap())
+        .sum();
+    assert_eq!(value["needed_bytes"], host);
+}
+
+#[test]
+fn bad_input_names_the_limit_the_value_and_the_fix() {
+    let sandbox = sandbox();
+    let cases: [(&[&str], i32, &str); 6] = [
+        (
+            &["--kv", "q6_k"],
+            2,
+            "`q6_k` does not exist; it must be one of f32",
+        ),
+        (&["--context", "4000000"], 2, "4000000"),
+        (
+            &["--device", "abacus"],
+            2,
+            "it must be one of rk3588-lpddr4x",
+        ),
+        (
+            &["--memory", "much"],
+            2,
+            "--memory is `much`; it must be a number of bytes",
+        ),
+        (&["--beside", "stranger"], 3, "stranger"),
+        (
+            &["--kv", "f16/q8_0", "--flash-attention", "off"],
+            2,
+            "a quantised value cache needs it",
+        ),
+    ];
+    for (flags, code, told) in cases {
+        let ran = sandbox.run(&[&["plan", "plain", "--memory", "1GiB"], flags].concat());
+        assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{flags:?}");
+        assert!(ran.stderr.contains(told), "{flags:?}: {}", ran.stderr);
+    }
+}
+
+#[test]
+fn models_beside_it_are_counted() {
+    let sandbox = sandbox();
+    let needed = |flags: &[&str]| {
+        let ran = sandbox.run(&[&["plan", "plain", "--memory", "1GiB", "--json"], flags].concat());
+        let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        value["needed_bytes"].as_u64().unwrap()
+    };
+    let alone = needed(&[]);
+    assert_eq!(needed(&["--beside", "plain"]), 2 * alone);
+    assert_eq!(
+        needed(&["--beside", "plain", "--draft", "plain"]),
+        3 * alone
+    );
+}

@@ -1,0 +1,37 @@
+//! `POST /api/plan`: what a model would take, before it is loaded.
+
+use axum::extract::State;
+use axum::response::Response;
+
+use super::ok;
+use crate::AppState;
+use crate::body::{RawBody, parse};
+use crate::error::{ApiError, ErrorCode};
+use crate::wire::plan::{PlanReport, PlanRequest};
+
+/// Plans a model of this machine against its memory; loads nothing.
+#[utoipa::path(
+    post,
+    path = "/api/plan",
+    operation_id = "plan",
+    tag = "operation",
+    request_body = PlanRequest,
+    responses(
+        (status = 200, description = "The ledger, and what follows from it", body = PlanReport),
+        (status = "4XX", description = "See the error table", body = crate::openapi::OllamaError),
+    )
+)]
+pub(crate) async fn plan(
+    State(state): State<AppState>,
+    RawBody(body): RawBody,
+) -> Result<Response, ApiError> {
+    let mut request: PlanRequest = parse(&body)?;
+    let model = request.model.take().filter(|model| !model.is_empty());
+    let model = model.ok_or_else(|| ApiError::missing("model", "the name of a model"))?;
+    let library = state.config().library.as_ref().ok_or_else(|| {
+        let message = "This endpoint has no store of models.";
+        ApiError::message(ErrorCode::NoLibrary, message)
+    })?;
+    let planned = library.plan(request.into_ask(model)).await?;
+    Ok(ok(&PlanReport::new(&planned)))
+}

@@ -1,0 +1,26 @@
+//! What a model's cache of keys, values and states takes, to the byte.
+//!
+//! [`Shape::read`] makes of a model's metadata which layers hold what; [`Plan::new`] makes of
+//! a shape and the wish for a context ([`Request`]) the caches that llama.cpp will allocate;
+//! [`losses`] says what that choice costs besides bytes. Nothing here does input or output.
+//!
+//! The source of every formula is the pinned llama.cpp itself (`llama-hparams.cpp`,
+//! `llama-kv-cache*.cpp`, `llama-memory-*.cpp`, `llama_model::create_memory`), and its log
+//! lines are the test: `crates/planner/tests` loads small models of each family and compares.
+//! An architecture whose cache is not derived here is refused by name, never guessed.
+
+mod cache_type;
+mod family;
+mod header;
+mod loss;
+mod plan;
+mod sequences;
+mod shape;
+
+pub use cache_type::{CacheType, UnknownCacheType};
+pub use family::ARCHITECTURES;
+pub use header::Header;
+pub use loss::{Attention, Loss, NoShift, Side, losses};
+pub use plan::{Cache, Part, Plan, PlanError, Pool, Request, Types, WindowCells};
+pub use sequences::{Cut, output_rows, sequences};
+pub use shape::{KeysValues, Layer, Shape, ShapeError, State, Window};

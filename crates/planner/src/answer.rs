@@ -1,0 +1,280 @@
+//! Does it fit, how much would, and what must change.
+
+use kv::{CacheType, Loss, Plan, PlanError, Types};
+
+use crate::ledger::{Ledger, Others, Place};
+use crate::model::Model;
+use crate::setup::Setup;
+
+/// Contexts are searched in steps of this many tokens.
+const CONTEXT_STEP: u32 = 256;
+/// Most slots that a server takes.
+const SLOTS_MAX: u32 = 64;
+
+/// Memory to plan against.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Available {
+    /// Bytes that may be taken on the host.
+    pub host: u64,
+    /// Bytes of a GPU; 0 without one.
+    pub device: u64,
+}
+
+/// Whether a model fits, and where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fit {
+    /// Everything in the fastest memory that there is.
+    Fast,
+    /// A part of it lies in slower memory: `on_device` of `layers` are on the GPU.
+    Spills { on_device: u32, layers: u32 },
+    /// So many bytes are missing.
+    No { missing: u64 },
+}
+
+/// Keys and values of a context in one pair of types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TypeChoice {
+    pub types: Types,
+    pub kv_bytes: u64,
+    pub losses: Vec<Loss>,
+}
+
+/// A change after which it fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Context(u32),
+    Types(Types),
+    Slots(u32),
+    Ubatch(u32),
+    /// No setting is enough: so many bytes are missing at the least context.
+    SmallerModel {
+        missing: u64,
+    },
+}
+
+/// A plan and its answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub setup: Setup,
+    pub plan: Plan,
+    pub ledger: Ledger,
+    pub available: Available,
+    pub fit: Fit,
+    /// The largest context that fits with the other settings; `None` where none does.
+    pub context_max: Option<u32>,
+    /// The largest number of slots that fits.
+    pub slots_max: Option<u32>,
+    /// Pairs of types for this context, from the most bytes to the fewest.
+    pub types: Vec<TypeChoice>,
+    pub losses: Vec<Loss>,
+    /// What must change to fit, the least loss first; empty where it fits.
+    pub changes: Vec<Change>,
+}
+
+/// Pairs worth choosing from: keys need their bits more than values do.
+const PAIRS: [(CacheType, CacheType); 6] = [
+    (CacheType::F16, CacheType::F16),
+    (CacheType::Q8_0, CacheType::Q8_0),
+    (CacheType::Q8_0, CacheType::Q5_0),
+    (CacheType::Q8_0, CacheType::Q4_0),
+    (CacheType::Q5_0, CacheType::Q5_0),
+    (CacheType::Q4_0, CacheType::Q4_0),
+];
+
+/// Plans a model against memory.
+///
+/// With memory of a GPU, as many layers go there as fit; without, `setup.gpu_layers` stands.
+///
+/// # Errors
+/// [`PlanError`]: what the engine would refuse whatever the memory.
+pub fn answer(
+    model: &Model,
+    setup: &Setup,
+    available: Available,
+    others: &Others,
+) -> Result<Answer, PlanError> {
+    let planner = Planner {
+        model,
+        available,
+        others,
+    };
+    let setup = planner.with_gpu_layers(*setup)?;
+    let (plan, ledger) = planner.plan(&setup)?;
+    let fit = planner.fit(&setup, &ledger);
+    let request = setup.request(model);
+    Ok(Answer {
+        fit,
+        context_max: planner.context_max(&setup),
+        slots_max: planner.slots_max(&setup),
+        types: planner.types(&setup),
+        losses: kv::losses(&model.shape, &request, &plan, setup.attention()),
+        changes: match fit {
+            Fit::No { .. } => planner.changes(&setup),
+            Fit::Fast | Fit::Spills { .. } => Vec::new(),
+        },
+        setup,
+        plan,
+        ledger,
+        available,
+    })
+}
+
+struct Planner<'a> {
+    model: &'a Model,
+    available: Available,
+    others: &'a Others,
+}
+
+impl Planner<'_> {
+    fn plan(&self, setup: &Setup) -> Result<(Plan, Ledger), PlanError> {
+        let plan = Plan::new(&self.model.shape, &setup.request(self.model))?;
+        let ledger = Ledger::of(self.model, setup, &plan, self.others);
+        Ok((plan, ledger))
+    }
+
+    fn missing(&self, ledger: &Ledger) -> u64 {
+        let host = ledger.host_needed().saturating_sub(self.available.host);
+        let device = ledger.bytes_in(Place::Device);
+        let device = match self.available.device {
+            0 => 0,
+            there => device.saturating_sub(there),
+        };
+        host.saturating_add(device)
+    }
+
+    fn fits(&self, setup: &Setup) -> bool {
+        let planned = self
+            .with_gpu_layers(*setup)
+            .and_then(|setup| self.plan(&setup));
+        planned.is_ok_and(|(_, ledger)| self.missing(&ledger) == 0)
+    }
+
+    /// As many layers on the GPU as its memory takes.
+    fn with_gpu_layers(&self, setup: Setup) -> Result<Setup, PlanError> {
+        if self.available.device == 0 {
+            return Ok(setup);
+        }
+        let layers = u32::try_from(self.model.n_layers + 1).unwrap_or(u32::MAX);
+        let mut best = Setup {
+            gpu_layers: 0,
+            ..setup
+        };
+        // Layers differ, so that halving could miss; there are at most a few hundred.
+        for gpu_layers in 1..=layers {
+            let more = Setup {
+                gpu_layers,
+                ..setup
+            };
+            let (_, ledger) = self.plan(&more)?;
+            if ledger.bytes_in(Place::Device) > self.available.device {
+                break;
+            }
+            best = more;
+        }
+        Ok(best)
+    }
+
+    fn fit(&self, setup: &Setup, ledger: &Ledger) -> Fit {
+        let missing = self.missing(ledger);
+        let layers = u32::try_from(self.model.n_layers + 1).unwrap_or(u32::MAX);
+        if missing > 0 {
+            Fit::No { missing }
+        } else if self.available.device > 0 && setup.gpu_layers < layers {
+            Fit::Spills {
+                on_device: setup.gpu_layers,
+                layers,
+            }
+        } else {
+            Fit::Fast
+        }
+    }
+
+    fn context_max(&self, setup: &Setup) -> Option<u32> {
+        let trained = u32::try_from(self.model.shape.context_train).unwrap_or(u32::MAX);
+        let steps = trained.max(setup.context).div_ceil(CONTEXT_STEP);
+        let fits = |step: u32| {
+            let context = step.saturating_mul(CONTEXT_STEP);
+            self.fits(&Setup { context, ..*setup })
+        };
+        let found = largest(1, steps, fits)?;
+        Some(
+            found
+                .saturating_mul(CONTEXT_STEP)
+                .min(trained.max(setup.context)),
+        )
+    }
+
+    fn slots_max(&self, setup: &Setup) -> Option<u32> {
+        largest(1, SLOTS_MAX, |slots| self.fits(&Setup { slots, ..*setup }))
+    }
+
+    fn types(&self, setup: &Setup) -> Vec<TypeChoice> {
+        let choices = PAIRS.into_iter().filter_map(|(keys, values)| {
+            let types = Types { keys, values };
+            let setup = Setup { types, ..*setup };
+            let (plan, _) = self.plan(&setup).ok()?;
+            let request = setup.request(self.model);
+            Some(TypeChoice {
+                types,
+                kv_bytes: plan.bytes(),
+                losses: kv::losses(&self.model.shape, &request, &plan, setup.attention()),
+            })
+        });
+        choices.collect()
+    }
+
+    /// Single changes first; if none is enough, how much is missing at the least.
+    fn changes(&self, setup: &Setup) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let fitting = PAIRS.into_iter().find(|(keys, values)| {
+            let types = Types {
+                keys: *keys,
+                values: *values,
+            };
+            types != setup.types && self.fits(&Setup { types, ..*setup })
+        });
+        changes.extend(fitting.map(|(keys, values)| Change::Types(Types { keys, values })));
+        changes.extend(self.context_max(setup).map(Change::Context));
+        let fewer = largest(1, setup.slots.saturating_sub(1), |slots| {
+            self.fits(&Setup { slots, ..*setup })
+        });
+        changes.extend(fewer.map(Change::Slots));
+        let ubatch = [256, 128, 64].into_iter().find(|ubatch| {
+            *ubatch < setup.ubatch
+                && self.fits(&Setup {
+                    ubatch: *ubatch,
+                    ..*setup
+                })
+        });
+        changes.extend(ubatch.map(Change::Ubatch));
+        if changes.is_empty() {
+            let least = Setup {
+                context: CONTEXT_STEP,
+                slots: 1,
+                ..*setup
+            };
+            let missing = self
+                .plan(&least)
+                .map_or(0, |(_, ledger)| self.missing(&ledger));
+            changes.push(Change::SmallerModel { missing });
+        }
+        changes
+    }
+}
+
+/// The largest number of a range for which `fits` holds, where it holds for all below.
+fn largest(least: u32, most: u32, fits: impl Fn(u32) -> bool) -> Option<u32> {
+    if most < least || !fits(least) {
+        return None;
+    }
+    let (mut low, mut high) = (least, most);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        if fits(middle) {
+            low = middle;
+        } else {
+            high = middle - 1;
+        }
+    }
+    Some(low)
+}

@@ -1,0 +1,134 @@
+//! Buffers of the computation, and what the process takes besides.
+//!
+//! llama.cpp reserves a buffer for the largest pass, out of an allocator that reuses memory
+//! from operation to operation. The terms here are those that dominate; which of them there
+//! are and with which factors was found by measuring (`docs/planner.md`, with the errors). A
+//! reserved page takes no memory before it is written, so what an ordinary pass writes is
+//! told apart from what only a full context or many outputs will.
+
+use kv::{CacheType, Part, Plan};
+
+use crate::model::Model;
+use crate::setup::{Compute, Setup};
+
+/// Bytes of a number of the computation.
+const FLOAT: u64 = 4;
+/// Rows of the stream that are alive at once around the output: what comes in, its norm and
+/// the rows that ask for output.
+const OUTPUT_STREAMS: u64 = 3;
+/// Rows of the stream that are alive at once in a layer, and of what the feed-forward part
+/// computes: a gate, and what it gates.
+const LAYER_STREAMS: u64 = 3;
+const FEED_FORWARD_STREAMS: u64 = 2;
+/// The table's rows and their copy for the device that has the layers.
+const INPUT_STREAMS: u64 = 2;
+
+/// Bytes of the process: threads, allocator, the socket, the trie's nodes that every
+/// vocabulary has.
+const PROCESS: u64 = 22 << 20;
+/// Pages of the binary that are resident.
+const BINARY: u64 = 14 << 20;
+/// Bytes of a token of the vocabulary: its text and its place in llama.cpp's and our tables.
+const TOKEN: u64 = 133;
+/// Bytes that llama.cpp keeps of a cell of the cache besides its contents: position, shift
+/// and the set of its sequences.
+const CELL: u64 = 56;
+
+/// Buffers of one context.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Buffers {
+    /// Logits of one row a sequence.
+    pub output: u64,
+    /// More of them, when drafts ask.
+    pub output_more: u64,
+    /// What an ordinary pass writes.
+    pub compute: u64,
+    /// What only a full context and many outputs write.
+    pub compute_more: u64,
+    pub vocabulary: u64,
+    pub cells: u64,
+    pub process: u64,
+    pub binary: u64,
+}
+
+impl Buffers {
+    /// The buffers of a context on a model.
+    #[must_use]
+    pub fn of(model: &Model, setup: &Setup, plan: &Plan) -> Self {
+        let sequences = setup.sequences(model);
+        let rows = u64::from(kv::output_rows(sequences, setup.batch));
+        let logits = |rows: u64| rows.saturating_mul(model.n_vocab).saturating_mul(FLOAT);
+        let streams = |count: u64, width: u64| {
+            count
+                .saturating_mul(width)
+                .saturating_mul(plan.ubatch)
+                .saturating_mul(FLOAT)
+        };
+        let queries = model
+            .n_head
+            .saturating_mul(model.shape.first_head.key_width);
+        let wide = model.n_ff.max(queries);
+        let layer = streams(LAYER_STREAMS, model.n_embd.max(queries))
+            .saturating_add(streams(FEED_FORWARD_STREAMS, wide))
+            .saturating_add(scores(model, setup, plan));
+        let outputs =
+            logits(rows.min(plan.ubatch)).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
+        let input = streams(INPUT_STREAMS, model.n_embd);
+        let attention = match leaves_device(setup) {
+            true => streams(1, queries),
+            false => 0,
+        };
+        let reserved = masks(setup, plan)
+            .saturating_add(layer.max(outputs))
+            .saturating_add(input)
+            .saturating_add(attention);
+        let compute = layer.saturating_add(attention).min(reserved);
+        let cells = plan
+            .caches
+            .iter()
+            .filter(|cache| cache.part != Part::States);
+        Self {
+            output: logits(u64::from(sequences)),
+            output_more: logits(rows) - logits(u64::from(sequences).min(rows)),
+            compute,
+            compute_more: reserved - compute,
+            vocabulary: model.n_vocab.saturating_mul(TOKEN),
+            cells: cells.map(|cache| cache.cells * cache.streams).sum::<u64>() * CELL,
+            process: PROCESS,
+            binary: BINARY,
+        }
+    }
+
+    /// Everything that llama.cpp reserves for the computation.
+    #[must_use]
+    pub const fn reserved(&self) -> u64 {
+        self.compute + self.compute_more
+    }
+}
+
+/// Who may see whom: one mask for each kind of cache, of 16 bits with flash attention.
+fn masks(setup: &Setup, plan: &Plan) -> u64 {
+    let bytes = if setup.has_flash_attention { 2 } else { FLOAT };
+    let caches = plan.caches.iter();
+    let masked = caches.filter(|cache| matches!(cache.part, Part::Tokens | Part::Window));
+    let cells = masked.map(|cache| cache.cells).sum::<u64>();
+    cells.saturating_mul(plan.ubatch).saturating_mul(bytes)
+}
+
+/// Without flash attention all scores of a layer are there at once.
+fn scores(model: &Model, setup: &Setup, plan: &Plan) -> u64 {
+    if setup.has_flash_attention {
+        return 0;
+    }
+    let rows = plan.ubatch.saturating_mul(model.n_head);
+    plan.context_per_sequence
+        .saturating_mul(rows)
+        .saturating_mul(FLOAT)
+}
+
+/// Whether ggml computes attention between operations of ours, which costs copies.
+fn leaves_device(setup: &Setup) -> bool {
+    let is_ours = |of: CacheType| matches!(of, CacheType::F32 | CacheType::F16 | CacheType::Bf16);
+    matches!(setup.compute, Compute::Own)
+        && !(is_ours(setup.types.keys) && is_ours(setup.types.values))
+}

@@ -1,0 +1,25 @@
+//! Whether a model fits, what it will take, and how fast it will be, before it is loaded.
+//!
+//! [`Model::read`] takes a model's header, [`answer`] plans it against memory: one [`Ledger`]
+//! of named terms, and what follows from it as data ([`Answer`]). [`predict`] gives bands of
+//! speed for a [`Machine`]. Caches are exact (`kv`), buffers of the computation are fitted to
+//! measurements; `docs/planner.md` has the formulas, their sources and their errors. Nothing
+//! here does input or output.
+
+mod answer;
+mod buffers;
+mod device;
+mod ledger;
+mod model;
+mod roofline;
+mod setup;
+mod weights;
+
+pub use answer::{Answer, Available, Change, Fit, TypeChoice, answer};
+pub use buffers::Buffers;
+pub use device::{DEVICES, Device, device_named, unmeasured};
+pub use ledger::{Basis, Ledger, Others, Place, Term};
+pub use model::{Model, ModelError, Role, Tensor};
+pub use roofline::{Band, Class, Machine, Speed, predict};
+pub use setup::{Compute, Loading, Setup};
+pub use weights::Weights;

@@ -1,0 +1,118 @@
+//! Where weights lie once a model is loaded, and in how many bytes.
+
+use kernels::matmul::{PANEL_ROWS, WeightType};
+
+use crate::model::{Model, Role, Tensor};
+use crate::setup::{Compute, Loading, Setup};
+
+/// Bytes of a cache line, to which packed tensors are aligned.
+const LINE: u64 = 64;
+
+/// Bytes of a model's weights by where they are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weights {
+    /// In memory of the process, in the layout that the kernels read.
+    pub packed: u64,
+    /// In memory of the process, as they lie in the file.
+    pub read: u64,
+    /// Used where the file is mapped.
+    pub mapped: u64,
+    /// Pages of the file that were only read through on loading: they count as resident until
+    /// the system needs them, which costs nothing then.
+    pub left_over: u64,
+    /// On a GPU.
+    pub device: u64,
+}
+
+/// How one tensor is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kept {
+    Packed(u64),
+    AsInFile,
+}
+
+impl Weights {
+    /// Where the weights of a model go.
+    #[must_use]
+    pub fn of(model: &Model, setup: &Setup) -> Self {
+        let mut weights = Self::default();
+        let first_on_device = (model.n_layers + 1).saturating_sub(u64::from(setup.gpu_layers));
+        let is_on_device = |tensor: &Tensor| {
+            let place = tensor.layer.unwrap_or(model.n_layers);
+            setup.gpu_layers > 0 && tensor.role != Role::Table && place >= first_on_device
+        };
+        for tensor in &model.tensors {
+            if is_on_device(tensor) {
+                weights.device += tensor.bytes;
+            } else {
+                weights.add(kept(tensor, setup), tensor.bytes, setup.loading);
+            }
+        }
+        // A tied output is a second tensor wherever the first one's place cannot multiply.
+        if let Some(table) = model.table().filter(|_| model.is_tied) {
+            let output = Tensor {
+                role: Role::Weight,
+                is_matrix: true,
+                ..table.clone()
+            };
+            if is_on_device(&output) {
+                weights.device += output.bytes;
+            } else if let Kept::Packed(bytes) = kept(&output, setup) {
+                weights.packed += bytes;
+            }
+        }
+        weights
+    }
+
+    fn add(&mut self, kept: Kept, file_bytes: u64, loading: Loading) {
+        match (kept, loading) {
+            (Kept::Packed(bytes), Loading::Mapped) => {
+                self.packed += bytes;
+                self.left_over += file_bytes;
+            }
+            (Kept::Packed(bytes), Loading::Read) => self.packed += bytes,
+            (Kept::AsInFile, Loading::Mapped) => self.mapped += file_bytes,
+            (Kept::AsInFile, Loading::Read) => self.read += file_bytes,
+        }
+    }
+
+    /// Bytes that the process needs to keep, on the host.
+    #[must_use]
+    pub const fn host(&self) -> u64 {
+        self.packed + self.read + self.mapped
+    }
+}
+
+fn kept(tensor: &Tensor, setup: &Setup) -> Kept {
+    if !tensor.is_matrix {
+        return Kept::AsInFile;
+    }
+    match setup.compute {
+        Compute::Own if tensor.role == Role::Weight => {
+            panels(tensor).map_or(Kept::AsInFile, Kept::Packed)
+        }
+        Compute::Own => Kept::AsInFile,
+        Compute::Ggml if is_repacked(tensor) => Kept::Packed(tensor.bytes),
+        Compute::Ggml => Kept::AsInFile,
+    }
+}
+
+/// Bytes of a matrix in panels of our kernels; `None` where they do not take it.
+fn panels(tensor: &Tensor) -> Option<u64> {
+    let weight_type = WeightType::from_name(tensor.kind)?;
+    let width = usize::try_from(tensor.row).ok()?;
+    if !width.is_multiple_of(weight_type.block_len()) {
+        return None;
+    }
+    let panels = tensor.rows.div_ceil(PANEL_ROWS as u64);
+    let bytes = panels.saturating_mul(weight_type.panel_bytes(width) as u64);
+    Some(bytes.max(tensor.bytes).next_multiple_of(LINE))
+}
+
+/// Types that ggml's CPU back end lays out anew (`ggml-cpu/repack.cpp`), where rows come in
+/// eights. Which of them depends on the instruction set; these are those of AVX2 and of ARM
+/// with dot products.
+fn is_repacked(tensor: &Tensor) -> bool {
+    let known = matches!(tensor.kind, "Q4_0" | "Q4_K" | "IQ4_NL" | "Q2_K");
+    known && tensor.rows.is_multiple_of(8)
+}

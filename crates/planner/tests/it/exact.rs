@@ -1,0 +1,193 @@
+//! Caches, to every digit that llama.cpp prints.
+//!
+//! It prints cells, layers and streams of each cache as integers, and bytes in MiB with two
+//! decimals, so that a difference of 5,243 bytes shows. With c cells and l layers a row's
+//! bytes are then known to 5,243 / (c l): contexts here are long enough that a wrong row
+//! shows.
+
+use std::path::Path;
+use std::sync::Mutex;
+
+use engine::{LlamaEngine, OpenOptions};
+use kv::{CacheType, Part, Plan, Types, WindowCells};
+use models::Gguf;
+use planner::{Compute, Loading, Model, Setup};
+use testkit::tiny::{self, Family};
+
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+fn note(_: llama::Level, line: &str) {
+    LOG.lock().unwrap().push(line.to_owned());
+}
+
+/// One cache as llama.cpp reports it.
+#[derive(Debug, PartialEq, Eq)]
+struct Reported {
+    cells: u64,
+    layers: u64,
+    /// `None` for states, where it says something else there.
+    streams: Option<u64>,
+    first_mib: String,
+    second_mib: String,
+}
+
+/// `size = 0.75 MiB ( 256 cells, 3 layers, 1/1 seqs), K (f16): 0.38 MiB, V (f16): 0.38 MiB`
+fn reported(lines: &[String]) -> Vec<Reported> {
+    let number = |text: &str, before: &str| -> Option<u64> {
+        let (head, _) = text.split_once(before)?;
+        let digits: String = head
+            .chars()
+            .rev()
+            .take_while(char::is_ascii_digit)
+            .collect();
+        digits.chars().rev().collect::<String>().parse().ok()
+    };
+    let mib = |text: &str, name: &str| -> Option<String> {
+        let (_, rest) = text.split_once(&format!("{name} ("))?;
+        let (_, rest) = rest.split_once("): ")?;
+        Some(rest.trim_start().split_once(" MiB")?.0.to_owned())
+    };
+    let of = |line: &String| {
+        let (_, text) = line.split_once("size = ")?;
+        let cells = number(text, " cells")?;
+        let is_state = text.contains("R (f32)");
+        let (first, second) = if is_state { ("R", "S") } else { ("K", "V") };
+        Some(Reported {
+            cells,
+            layers: number(text, " layers")?,
+            streams: if is_state {
+                None
+            } else {
+                number(text, " seqs)")
+            },
+            first_mib: mib(text, first)?,
+            second_mib: mib(text, second)?,
+        })
+    };
+    lines.iter().filter_map(of).collect()
+}
+
+fn planned(plan: &Plan, n_layers: u64) -> Vec<Reported> {
+    let mib = |bytes: u64| format!("{:.2}", bytes as f32 / 1024.0 / 1024.0);
+    let caches = plan.caches.iter();
+    let of = |cache: &kv::Cache| Reported {
+        cells: cache.cells,
+        // Of states llama.cpp counts all layers, those without one as well.
+        layers: if cache.part == Part::States {
+            n_layers
+        } else {
+            cache.layers
+        },
+        streams: (cache.part != Part::States).then_some(cache.streams),
+        first_mib: mib(cache.keys_bytes),
+        second_mib: mib(cache.values_bytes),
+    };
+    caches.map(of).collect()
+}
+
+fn cache_type(of: CacheType) -> llama::CacheType {
+    match of {
+        CacheType::F32 => llama::CacheType::F32,
+        CacheType::F16 => llama::CacheType::F16,
+        CacheType::Bf16 => llama::CacheType::Bf16,
+        CacheType::Q8_0 => llama::CacheType::Q8_0,
+        CacheType::Q5_1 => llama::CacheType::Q5_1,
+        CacheType::Q5_0 => llama::CacheType::Q5_0,
+        CacheType::Q4_1 => llama::CacheType::Q4_1,
+        CacheType::Q4_0 => llama::CacheType::Q4_0,
+        CacheType::Iq4Nl => llama::CacheType::Iq4Nl,
+    }
+}
+
+fn open(path: &Path, setup: &Setup) -> LlamaEngine {
+    let options = OpenOptions {
+        path: path.to_owned(),
+        context: Some(setup.context),
+        context_max: setup.context,
+        slots: setup.slots,
+        batch: setup.batch,
+        ubatch: setup.ubatch,
+        threads: 1,
+        threads_batch: 1,
+        type_k: cache_type(setup.types.keys),
+        type_v: cache_type(setup.types.values),
+        flash_attention: match setup.has_flash_attention {
+            true => llama::FlashAttention::On,
+            false => llama::FlashAttention::Off,
+        },
+        gpu_layers: Some(0),
+        mmap: true,
+        swa_full: setup.window == WindowCells::Full,
+    };
+    LlamaEngine::open(&options, |_| true).expect("the engine opens the model")
+}
+
+fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup {
+    Setup {
+        context,
+        slots,
+        batch: 512,
+        ubatch: 128,
+        types: Types { keys, values },
+        window: WindowCells::Window,
+        has_flash_attention: true,
+        compute: Compute::Ggml,
+        loading: Loading::Mapped,
+        gpu_layers: 0,
+    }
+}
+
+/// Every type of cache once, and what changes the cells.
+fn setups(family: Family) -> Vec<Setup> {
+    use CacheType::{Bf16, F16, F32, Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
+    let mut all = vec![
+        setup(16_384, 1, F16, F16),
+        setup(10_000, 4, Q8_0, Q8_0),
+        setup(100, 2, F32, F32),
+        setup(4_096, 1, Iq4Nl, Iq4Nl),
+    ];
+    // Latent keys and values have one type.
+    if family != Family::DeepSeek2 {
+        all.push(setup(5_000, 3, Q8_0, Q4_0));
+        all.push(setup(4_096, 1, Q5_1, Q5_0));
+        all.push(setup(4_096, 1, Bf16, Q4_1));
+    }
+    all.push(Setup {
+        window: WindowCells::Full,
+        ..setup(4_096, 2, F16, F16)
+    });
+    all.push(Setup {
+        has_flash_attention: false,
+        ..setup(4_096, 1, F16, F16)
+    });
+    all
+}
+
+#[test]
+fn caches_are_as_the_engine_reports_them() {
+    llama::init(note, llama::Kernels::Ggml);
+    let folder = tempfile::tempdir().unwrap();
+    for family in Family::ALL {
+        let path = folder
+            .path()
+            .join(format!("{}.gguf", family.architecture()));
+        std::fs::write(&path, tiny::gguf(family)).unwrap();
+        let gguf = Gguf::open(&path).unwrap();
+        let model = Model::read(&[gguf]).unwrap();
+        let n_layers = model.n_layers;
+        for setup in setups(family) {
+            LOG.lock().unwrap().clear();
+            let engine = open(&path, &setup);
+            let lines = LOG.lock().unwrap().clone();
+            let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
+            let trunk = u64::from(engine.facts.model.n_layer());
+            assert!(trunk <= n_layers);
+            assert_eq!(
+                reported(&lines),
+                planned(&plan, trunk),
+                "{family:?} with {setup:?}\n{}",
+                lines.join("\n")
+            );
+        }
+    }
+}

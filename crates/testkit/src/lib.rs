@@ -1,0 +1,12 @@
+//! What tests of several crates share: tiny models of every family, written from scratch.
+//!
+//! [`tiny::gguf`] makes a GGUF file of a few hundred kilobytes with random 32-bit weights and
+//! a token for each byte, which llama.cpp loads and runs. The text that comes out means
+//! nothing; caches, states and buffers are as those of a large model of that family.
+
+mod families;
+mod writer;
+
+pub mod tiny {
+    pub use crate::families::{Family, gguf};
+}
