@@ -51,8 +51,17 @@ pub(crate) fn completions(matches: &ArgMatches) -> Outcome {
 }
 
 fn serve() -> Command {
-    let command = Command::new("serve").about("Serve models over HTTP until interrupted");
+    let command = Command::new("serve")
+        .about("Serve models over HTTP until interrupted")
+        .arg(force());
     augment(command, |_| true)
+}
+
+fn force() -> Arg {
+    Arg::new("force")
+        .long("force")
+        .action(ArgAction::SetTrue)
+        .help("Load a model even where it is expected not to fit")
 }
 
 fn run() -> Command {
@@ -79,7 +88,8 @@ fn run() -> Command {
                 .action(ArgAction::Append)
                 .help("Sampling option, as /set in a conversation: temperature, top_p, seed, ..."),
         )
-        .arg(url().help("Talk to this running server instead of loading the model here"));
+        .arg(url().help("Talk to this running server instead of loading the model here"))
+        .arg(force());
     augment(command, |setting| {
         let models = ["models_dir", "chat_template_file"];
         let server = ["api_key", "api_key_file", "ca_file"];
@@ -177,12 +187,7 @@ fn load() -> Command {
                 .action(ArgAction::SetTrue)
                 .help("Keep it in memory whatever else is asked for"),
         )
-        .arg(
-            Arg::new("force")
-                .long("force")
-                .action(ArgAction::SetTrue)
-                .help("Load it even where it is expected not to fit"),
-        );
+        .arg(force());
     augment(command.arg(url()), |setting| {
         let others = [
             "listen",

@@ -62,15 +62,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         storage: storage.clone(),
     };
     let measured = if root.is_live() {
-        let kept = environment
-            .cache_dir()
-            .map(|dir| dir.join("sextant/hardware.json"));
-        measured::get(
-            &root,
-            &machine,
-            kept.as_deref(),
-            matches.get_flag("measure"),
-        )
+        let kept = file(&environment);
+        let anew = matches.get_flag("measure");
+        measured::get(&root, &machine, kept.as_deref(), anew)
     } else {
         Err("it is another machine's tree".to_owned())
     };
@@ -86,6 +80,19 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         output::piece(&table::of(&report)).context("the report cannot be written")?;
     }
     Ok(())
+}
+
+/// Where measurements are kept.
+fn file(environment: &Environment) -> Option<PathBuf> {
+    let folder = environment.cache_dir()?;
+    Some(folder.join("sextant/hardware.json"))
+}
+
+/// This machine with what an earlier `sextant hw` has measured of it, if it is as it was then.
+pub(crate) fn kept(environment: &Environment) -> Option<(Machine, Measured)> {
+    let machine = Machine::read(&Root::live());
+    let measured = measured::kept(&machine, &file(environment)?)?;
+    Some((machine, measured))
 }
 
 /// Where models lie, with links followed as far as it exists: on another machine's tree the

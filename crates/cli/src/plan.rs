@@ -9,13 +9,15 @@ use clap::ArgMatches;
 use config::Config;
 use gateway::wire::plan::PlanReport;
 use gateway::{PlanAsk, Planned};
+use hardware::Tier;
+use hardware::measure::Measured;
 use kv::{CacheType, Types, WindowCells};
 use models::{Environment, Facts, Gguf, diagnose};
-use planner::{Available, Compute, Device, Loading, Machine, Model, Others, Setup};
+use planner::{Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Setup};
 use proto::{Kernels, LoadSpec};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
-use crate::{configuration, load, models_here, output};
+use crate::{configuration, hw, load, models_here, output};
 
 /// The least context that the engine takes.
 const CONTEXT_MIN: u32 = 8;
@@ -103,12 +105,12 @@ pub(crate) fn planned(
     let model = read(&facts.files)?;
     let spec = with_ask(load::settings(config)?, ask)?;
     let setup = setup(&spec, &facts, &model)?;
-    let (machine, device) = machine(ask.device.as_deref())?;
+    let on = machine(ask.device.as_deref(), environment)?;
     let available = Available {
         host: ask
             .memory_bytes
             .or(config.model_memory_max.map(|max| max.0))
-            .or_else(supervisor::memory::budget_bytes)
+            .or_else(|| hardware::budget().map(|bytes| bytes.0))
             .unwrap_or(0),
         device: ask.gpu_bytes.unwrap_or(0),
     };
@@ -117,15 +119,19 @@ pub(crate) fn planned(
         model: models_here::served_name(&found),
         architecture: facts.architecture,
         sequences: answer.setup.sequences(&model),
-        speed: planner::predict(&model, &answer.setup, &answer.plan, &machine),
-        machine: device
-            .map_or("a slow desktop, which nobody measured", |of| of.describes)
-            .into(),
-        machine_source: device
-            .map_or("an assumption; name yours with `device`", |of| of.source)
-            .into(),
+        speed: planner::predict(&model, &answer.setup, &answer.plan, &on.machine),
+        machine: on.name,
+        machine_source: on.source,
         answer,
     })
+}
+
+/// What a model takes by itself under these settings.
+pub(crate) fn ledger(spec: &LoadSpec, facts: &Facts) -> Outcome<Ledger> {
+    let model = read(&facts.files)?;
+    let setup = setup(spec, facts, &model)?;
+    let plan = kv::Plan::new(&model.shape, &setup.request(&model)).code(Code::Usage)?;
+    Ok(Ledger::of(&model, &setup, &plan, &Others::default()))
 }
 
 fn read(files: &[impl AsRef<Path>]) -> Outcome<Model> {
@@ -226,9 +232,17 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
     })
 }
 
-fn machine(name: Option<&str>) -> Outcome<(Machine, Option<&'static Device>)> {
+/// A machine whose speed is predicted.
+struct Predicted {
+    machine: Machine,
+    name: String,
+    source: String,
+}
+
+/// The device of that name; without one this machine, as it was measured.
+fn machine(name: Option<&str>, environment: &Environment) -> Outcome<Predicted> {
     let Some(name) = name else {
-        return Ok((planner::unmeasured(), None));
+        return Ok(this_machine(environment));
     };
     let device = planner::device_named(name).ok_or_else(|| {
         let names: Vec<_> = planner::DEVICES.iter().map(|known| known.name).collect();
@@ -238,5 +252,48 @@ fn machine(name: Option<&str>) -> Outcome<(Machine, Option<&'static Device>)> {
         );
         fault(Code::Usage, message)
     })?;
-    Ok((device.machine, Some(device)))
+    Ok(Predicted {
+        machine: device.machine,
+        name: device.describes.to_owned(),
+        source: device.source.to_owned(),
+    })
+}
+
+fn this_machine(environment: &Environment) -> Predicted {
+    let known = hw::kept(environment).and_then(|(machine, measured)| {
+        let predicted = of_measured(machine.tier, &measured)?;
+        Some((machine.processor.name(), predicted))
+    });
+    match known {
+        Some((name, machine)) => Predicted {
+            machine,
+            name,
+            source: "as `sextant hw` measured it".to_owned(),
+        },
+        None => Predicted {
+            machine: planner::unmeasured(),
+            name: "a slow desktop, which nobody measured".to_owned(),
+            source: "an assumption; `sextant hw` measures this one, `device` names another"
+                .to_owned(),
+        },
+    }
+}
+
+/// `None` where no bandwidth was measured.
+fn of_measured(tier: Tier, measured: &Measured) -> Option<Machine> {
+    const GIGA: f64 = 1e9;
+    let compute = measured.compute.iter();
+    let int8 = compute
+        .filter(|point| point.name == "int8")
+        .map(|point| point.best_giga_per_second * GIGA)
+        .max_by(f64::total_cmp);
+    Some(Machine {
+        class: match tier {
+            Tier::RockchipBoard | Tier::ArmBoard => Class::Board,
+            _ => Class::Cpu,
+        },
+        bandwidth_bytes_s: measured.best_gb_per_second()? * GIGA,
+        int8_ops_s: int8,
+        host_bandwidth_bytes_s: None,
+    })
 }

@@ -62,7 +62,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         let order = LoadOrder {
             spec,
             pin: Some(true),
-            force: true,
+            force: matches.get_flag("force"),
         };
         let facts = runtime.block_on(load::load(&fleet, order))?;
         if io::stderr().is_terminal() {

@@ -27,7 +27,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     logging::start(config.log_level, config.log_format);
     let environment = models_here::environment(&config);
     let listings = shelf::listings(&config, &environment, Missing::Refuse)?;
-    let start = to_load(&config, &listings)?;
+    let start = to_load(matches, &config, &listings)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let source = Arc::new(ProcessConfig::new(matches, &config).code(Code::Usage)?);
     runtime.block_on(serve(&config, (listings, start), source))
@@ -35,7 +35,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 
 /// The models to begin with. There may be none where other providers or models on demand
 /// can answer.
-fn to_load(config: &Config, listings: &[Listing]) -> Outcome<Vec<LoadOrder>> {
+fn to_load(matches: &ArgMatches, config: &Config, listings: &[Listing]) -> Outcome<Vec<LoadOrder>> {
     let environment = models_here::environment(config);
     let (mut specs, mut found) = (Vec::new(), Vec::new());
     let listed = |name: &String| listings.iter().find(|listing| listing.spec.name == *name);
@@ -61,8 +61,7 @@ fn to_load(config: &Config, listings: &[Listing]) -> Outcome<Vec<LoadOrder>> {
     let orders = specs.into_iter().map(|spec| LoadOrder {
         spec,
         pin: is_named.then_some(true),
-        // Whoever names a model knows better than an estimate.
-        force: true,
+        force: matches.get_flag("force"),
     });
     Ok(orders.collect())
 }

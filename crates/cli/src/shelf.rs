@@ -6,14 +6,15 @@ use std::path::Path;
 use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
 use models::{Environment, Facts, Found};
+use planner::Place;
 use proto::{CacheType, LoadSpec};
 use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
 
 use crate::outcome::{Code, Outcome, fault};
-use crate::{load, models_here};
+use crate::{load, models_here, plan};
 
-/// Buffers of the computation, the vocabulary and the process: seen with small models at
-/// 512 tokens a pass. What a model really takes is measured once it is loaded.
+/// Buffers of the computation, the vocabulary and the process, of a model that cannot be
+/// planned: seen with small models at 512 tokens a pass.
 const OTHER_BYTES: u64 = 192 << 20;
 
 /// What to do about a preset whose model is not here.
@@ -133,6 +134,32 @@ pub(crate) fn estimate(spec: &LoadSpec) -> MemoryCost {
 }
 
 fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+    let ledger = match plan::ledger(spec, facts) {
+        Ok(ledger) => ledger,
+        // The load will say it again, to whoever asks for it.
+        Err(error) => {
+            tracing::debug!(model = spec.name, %error, "its memory cannot be planned");
+            return upper_bound(spec, facts);
+        }
+    };
+    let of = |names: &[&str]| names.iter().map(|name| ledger.bytes_of(name)).sum::<u64>();
+    let (weights_bytes, kv_bytes) = (of(&planner::WEIGHTS), of(&planner::CACHES));
+    let all = ledger
+        .bytes_in(Place::Device)
+        .saturating_add(ledger.host_needed());
+    MemoryCost {
+        weights_bytes,
+        kv_bytes,
+        other_bytes: all.saturating_sub(weights_bytes.saturating_add(kv_bytes)),
+        context: context(spec, facts),
+        resident_bytes: ledger
+            .resident()
+            .saturating_sub(of(&planner::WRITTEN_BY_PASSES)),
+    }
+}
+
+/// Of a model whose caches nobody knows: every layer remembers all.
+fn upper_bound(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
     let context = context(spec, facts);
     let of = |numbers: u64, cache: Option<CacheType>| {
         let bits = u64::from(bits(cache.unwrap_or(CacheType::F16)));
@@ -149,6 +176,7 @@ fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
         kv_bytes,
         other_bytes: OTHER_BYTES,
         context,
+        resident_bytes: 0,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::mounts::{Mount, mounts};
 use crate::{CpuSet, Root};
 
 /// What other programs and the endpoint itself keep free: a tenth, and at least this.
-const MARGIN_BYTES_MIN: u64 = 512 << 20;
+const MARGIN_BYTES_MIN: u64 = 128 << 20;
 const MARGIN_SHARE: u64 = 10;
 /// Version 1 writes "no limit" as the highest multiple of a page in 63 bits.
 const NO_LIMIT: u64 = 1 << 60;
@@ -272,7 +272,7 @@ mod tests {
     fn a_tenth_of_what_is_available_is_kept() {
         assert_eq!(budget_of(&[MEMINFO]), Some(18 * GIB));
         let little = ("/proc/meminfo", "MemAvailable: 1048576 kB\n");
-        assert_eq!(budget_of(&[little]), Some(GIB / 2));
+        assert_eq!(budget_of(&[little]), Some(GIB - (128 << 20)));
         let none = ("/proc/meminfo", "MemAvailable: 1024 kB\n");
         assert_eq!(budget_of(&[none]), Some(0));
         assert_eq!(budget_of(&[]), None);

@@ -32,6 +32,24 @@ pub enum Basis {
     Given,
 }
 
+/// Names of the terms that are weights.
+pub const WEIGHTS: [&str; 4] = [
+    "weights, packed",
+    "weights, read",
+    "weights, mapped",
+    "weights on the GPU",
+];
+/// Names of the terms that are reserved and not resident before the first pass.
+pub const WRITTEN_BY_PASSES: [&str; 2] = ["output rows", "compute buffer"];
+/// Names of the terms that are caches.
+pub const CACHES: [&str; 5] = [
+    "keys and values",
+    "keys and values of windows",
+    "index keys",
+    "states",
+    "caches on the GPU",
+];
+
 /// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {

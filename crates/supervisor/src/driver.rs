@@ -27,7 +27,9 @@ use tokio::time::Instant;
 use self::link::WorkerLink;
 use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
 use crate::shelf::{self, Shelf};
-use crate::{Estimate, FleetConfig, Keep, Launcher, Listing, MemoryCost, ModelPhase, ModelStatus};
+use crate::{
+    Estimate, FleetConfig, Keep, Launcher, Listing, MemoryCost, ModelPhase, ModelStatus, drift,
+};
 
 /// Events a caller may leave unread before its job is cancelled: several times the
 /// longest context, since a token is at most a few events.
@@ -579,6 +581,11 @@ impl Inner {
                 }
                 return;
             }
+            shelf::Action::Compare {
+                model,
+                planned,
+                held,
+            } => return drift::log(&model, &planned, held),
             shelf::Action::Measure { model } => {
                 shared.last_id += 1;
                 let request = RequestId(shared.last_id);

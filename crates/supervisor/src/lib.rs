@@ -7,6 +7,7 @@
 //! process in production, a task in tests.
 
 mod core;
+mod drift;
 mod driver;
 mod exit;
 mod launch;
@@ -157,6 +158,9 @@ pub struct MemoryCost {
     pub other_bytes: u64,
     /// The context that `kv_bytes` is for, tokens.
     pub context: u32,
+    /// What its process is expected to show as resident once it is loaded, before the first
+    /// pass, pages of the file included; 0 where nobody knows.
+    pub resident_bytes: u64,
 }
 
 /// Contexts are told in whole steps of this, and none shorter than two.

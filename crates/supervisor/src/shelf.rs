@@ -29,6 +29,7 @@ use proto::{FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, L
 
 use self::entry::{Entry, Phase, Waiter, Waiting};
 use crate::core::RequestId;
+use crate::drift::Held;
 use crate::{FleetConfig, Keep, Listing, MemoryCost, ModelPhase, Place, WAIT_MAX, WAITING_MAX};
 
 /// The request of loads and unloads that nobody asked for by name.
@@ -162,6 +163,12 @@ pub(crate) enum Action {
     Measure {
         model: String,
     },
+    /// Say what a model takes, next to what was expected.
+    Compare {
+        model: String,
+        planned: MemoryCost,
+        held: Held,
+    },
 }
 
 /// All models that may be loaded.
@@ -253,7 +260,7 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
         }
         Event::Measured { model, bytes } => {
             if let Some(entry) = find(entries, &model) {
-                entry.measured(bytes);
+                entry.measured(bytes, &mut turn);
             }
         }
         Event::Close => {

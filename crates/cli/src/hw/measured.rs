@@ -60,6 +60,11 @@ pub(super) fn get(
     })
 }
 
+/// The measurement of this very machine that an earlier call has kept.
+pub(super) fn kept(machine: &Machine, file: &Path) -> Option<Measured> {
+    Some(read(file, &key(machine))?.measured)
+}
+
 /// What the figures depend on.
 fn key(machine: &Machine) -> String {
     let cores = &machine.plan.decode.cpus;

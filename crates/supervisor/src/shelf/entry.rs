@@ -8,6 +8,7 @@ use proto::{FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec};
 
 use super::{Action, Limits, NOBODY, Turn};
 use crate::core::RequestId;
+use crate::drift::Held;
 use crate::{Keep, Listing, MemoryCost, ModelPhase, ModelTraits, Place, Residence};
 
 /// Over this time the weight of a use is halved.
@@ -33,6 +34,8 @@ pub(super) struct Entry {
     bytes: u64,
     /// Weights and cache, by the engine.
     reported: u64,
+    /// The cache among it.
+    kv_reported: u64,
     is_measured: bool,
     pub(super) traits: ModelTraits,
     pub(super) helps: Option<String>,
@@ -101,6 +104,7 @@ impl Entry {
             listing: None,
             bytes: cost.total(),
             reported: 0,
+            kv_reported: 0,
             is_measured: false,
             spec,
             cost,
@@ -378,6 +382,7 @@ impl Entry {
                     if facts.weights_bytes > 0 {
                         self.reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
                         self.bytes = self.reported.saturating_add(self.cost.other_bytes);
+                        self.kv_reported = facts.kv_bytes;
                     }
                     let model = self.name().to_owned();
                     turn.actions.push(Action::Measure { model });
@@ -396,10 +401,21 @@ impl Entry {
     /// What the process holds right after loading takes the place of the estimate. It has
     /// the buffers in it and maybe weights twice; pages of weights and cache that it has
     /// not touched yet are in what the engine says.
-    pub(super) fn measured(&mut self, bytes: u64) {
-        if self.phase == Phase::Ready && bytes > 0 {
-            self.bytes = self.reported.max(bytes);
-            self.is_measured = true;
+    pub(super) fn measured(&mut self, bytes: u64, turn: &mut Turn<'_>) {
+        if self.phase != Phase::Ready || bytes == 0 {
+            return;
+        }
+        self.bytes = self.reported.max(bytes);
+        self.is_measured = true;
+        if self.cost.resident_bytes > 0 {
+            turn.actions.push(Action::Compare {
+                model: self.name().to_owned(),
+                planned: self.cost,
+                held: Held {
+                    kv_bytes: self.kv_reported,
+                    resident_bytes: bytes,
+                },
+            });
         }
     }
 

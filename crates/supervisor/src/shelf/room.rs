@@ -235,8 +235,8 @@ fn refusal(entries: &[Entry], index: usize, memory_max: u64) -> Option<String> {
         None => "unload one of them".to_owned(),
     };
     Some(format!(
-        "model `{}` takes about {}, and models may take {}{kept_by}; {fix}, or raise \
-         `model_memory_max`",
+        "model `{}` takes about {}, and models may take {}{kept_by}; {fix}, raise \
+         `model_memory_max`, or load it all the same with `--force`",
         entry.name(),
         Bytes(entry.bytes()),
         Bytes(memory_max),

@@ -158,6 +158,7 @@ fn line(action: &Action) -> String {
         }
         Action::AnswerUnload { request } => format!("unloaded for r{}", request.0),
         Action::Measure { model } => format!("measure {model}"),
+        Action::Compare { model, .. } => format!("compare {model}"),
     }
 }
 
@@ -278,7 +279,8 @@ fn what_cannot_fit_is_refused_with_the_figures() {
         desk.arrive("c"),
         [
             "refuse j1: model `c` takes about 9.00 GiB, and models may take 8.00 GiB; take a \
-          smaller quantisation, or raise `model_memory_max`"
+          smaller quantisation, raise `model_memory_max`, or load it all the same with \
+          `--force`"
         ]
     );
     desk.use_once("a");
@@ -288,8 +290,8 @@ fn what_cannot_fit_is_refused_with_the_figures() {
         desk.arrive("b"),
         [
             "refuse j3: model `b` takes about 5.00 GiB, and models may take 8.00 GiB, of which \
-          5.00 GiB are kept by `a` (pinned, 5.00 GiB); unload one of them, or raise \
-          `model_memory_max`"
+          5.00 GiB are kept by `a` (pinned, 5.00 GiB); unload one of them, raise \
+          `model_memory_max`, or load it all the same with `--force`"
         ]
     );
     let refused = desk.load("b", 5, false);
@@ -307,6 +309,7 @@ fn a_context_that_would_fit_is_named() {
         kv_bytes: 4 * GIB,
         other_bytes: GIB,
         context: 32_768,
+        ..MemoryCost::default()
     };
     assert_eq!(cost.context_that_fits(7 * GIB), Some(16_384));
     assert_eq!(cost.context_that_fits(9 * GIB), None, "it fits as it is");
@@ -337,8 +340,8 @@ fn a_helper_never_takes_the_place_of_what_it_helps() {
         desk.arrive("helper"),
         [
             "refuse j2: model `helper` takes about 4.00 GiB, and models may take 8.00 GiB, of \
-          which 6.00 GiB are kept by `main` (which it helps, 6.00 GiB); unload one of them, or \
-          raise `model_memory_max`"
+          which 6.00 GiB are kept by `main` (which it helps, 6.00 GiB); unload one of them, raise \
+          `model_memory_max`, or load it all the same with `--force`"
         ]
     );
     // The other way round it gives way, and only where nobody else can.
@@ -781,7 +784,7 @@ impl World {
                     self.tell(Event::Ended { id });
                 }
             }
-            Action::Measure { .. } => {}
+            Action::Measure { .. } | Action::Compare { .. } => {}
             Action::AnswerLoad { .. } | Action::AnswerUnload { .. } => {
                 panic!("nobody has asked")
             }
