@@ -383,7 +383,7 @@ pub const SETTINGS: &[Setting] = &[
             min: 1 << 20,
             max: 1 << 50,
         },
-        unset: "what is available at the start, less a tenth and at least 128 MiB",
+        unset: "what is available at the start, less a tenth",
         unit: Some("bytes"),
         ..BASE
     },

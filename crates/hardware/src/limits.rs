@@ -13,8 +13,10 @@ use crate::memory::Memory;
 use crate::mounts::{Mount, mounts};
 use crate::{CpuSet, Root};
 
-/// What other programs and the endpoint itself keep free: a tenth, and at least this.
-const MARGIN_BYTES_MIN: u64 = 128 << 20;
+/// What other programs keep free of a machine: a tenth, and at least this.
+const MACHINE_MARGIN_BYTES_MIN: u64 = 128 << 20;
+/// What the endpoint itself keeps free of a control group: a tenth, and at least this.
+const GROUP_MARGIN_BYTES_MIN: u64 = 32 << 20;
 const MARGIN_SHARE: u64 = 10;
 /// Version 1 writes "no limit" as the highest multiple of a page in 63 bits.
 const NO_LIMIT: u64 = 1 << 60;
@@ -152,9 +154,15 @@ impl Limits {
 /// this process leave, whichever is less.
 #[must_use]
 pub fn budget(memory: &Memory, limits: &Limits) -> Option<Bytes> {
-    let available = least(Some(memory.available?), limits.memory_left)?;
-    let margin = (available.0 / MARGIN_SHARE).max(MARGIN_BYTES_MIN);
-    Some(available.saturating_sub(Bytes(margin)))
+    let less = |bytes: Bytes, margin_min: u64| {
+        let margin = (bytes.0 / MARGIN_SHARE).max(margin_min);
+        bytes.saturating_sub(Bytes(margin))
+    };
+    let machine = less(memory.available?, MACHINE_MARGIN_BYTES_MIN);
+    let group = limits
+        .memory_left
+        .map(|left| less(left, GROUP_MARGIN_BYTES_MIN));
+    least(Some(machine), group)
 }
 
 /// The lesser of those there are.
