@@ -334,7 +334,9 @@ fn little(root: &Root, cpus: &[Cpu]) -> CpuSet {
     let set = |path: &str| root.line(path)?.parse::<CpuSet>().ok();
     let core = set("/sys/devices/cpu_core/cpus").filter(|cpus| !cpus.is_empty());
     if let (Some(_), Some(atom)) = (core, set("/sys/devices/cpu_atom/cpus")) {
-        return atom;
+        // Some have a third kind, of still lower power.
+        let lowest = set("/sys/devices/cpu_lowpower/cpus").unwrap_or_default();
+        return atom.iter().chain(lowest.iter()).collect();
     }
     let below = |value: fn(&Cpu) -> Option<u64>| {
         let known: Option<Vec<u64>> = cpus.iter().map(value).collect();

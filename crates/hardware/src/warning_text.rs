@@ -3,6 +3,13 @@
 use crate::memory::SwapKind;
 use crate::warning::{Severity, Warning};
 
+fn place(kind: SwapKind) -> &'static str {
+    match kind {
+        SwapKind::Disk => "a disk",
+        SwapKind::Compressed => "compressed memory",
+    }
+}
+
 impl Warning {
     /// A name for programs.
     #[must_use]
@@ -67,10 +74,7 @@ impl Warning {
             Self::OnlyLittleCores { usable, big } => {
                 format!("only CPUs {usable} may be used, and the big ones are {big}")
             }
-            Self::SwapInUse { used, kind } => match kind {
-                SwapKind::Disk => format!("{used} are swapped out to a disk"),
-                SwapKind::Compressed => format!("{used} are swapped out to compressed memory"),
-            },
+            Self::SwapInUse { used, kind } => format!("{used} are swapped out to {}", place(*kind)),
             Self::HotZone {
                 zone,
                 celsius,
@@ -97,9 +101,7 @@ impl Warning {
             Self::OldNpuDriver { version } => {
                 format!("the NPU's driver is {version}, and RKLLM wants 0.9.7 at least")
             }
-            Self::MainlineNpuDriver => {
-                "the NPU has the mainline driver `rocket`, which RKLLM cannot use".to_owned()
-            }
+            Self::MainlineNpuDriver => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
             Self::SmallCma { total } => format!(
                 "drivers can have {total} in one piece (CMA), which may be too little for the NPU"
             ),
@@ -107,13 +109,8 @@ impl Warning {
                 "memory is spread over {n_nodes} nodes, and a core reads that of another one \
                  more slowly"
             ),
-            Self::OneMemoryChannel => {
-                "memory modules are on one channel, which halves what decoding can read".to_owned()
-            }
-            Self::ChannelsUnknown => {
-                "whether all memory channels have modules cannot be read without being root"
-                    .to_owned()
-            }
+            Self::OneMemoryChannel => "all memory modules are on one channel".to_owned(),
+            Self::ChannelsUnknown => "only root can read which memory slots are filled".to_owned(),
             Self::SlowStorage { storage } => format!(
                 "models lie on `{}` ({}), so loading takes its time",
                 storage.device,

@@ -420,6 +420,17 @@ fn intel_hybrids_without_their_lists_are_told_by_clock() {
 }
 
 #[test]
+fn a_third_kind_of_core_is_little_as_well() {
+    let cpu = "/sys/devices/system/cpu/cpu{16-17}/topology/core_cpus_list = {}\n\
+               /sys/devices/system/cpu/online = 0-17\n\
+               /proc/self/status:\n| Cpus_allowed_list:\t0-17\n\
+               /sys/devices/cpu_lowpower/cpus = 16-17\n";
+    let machine = with("intel-i7-1360p-laptop", cpu);
+    assert_eq!(machine.processor.cpus.len(), 18);
+    assert_eq!(machine.plan.decode.cpus.to_string(), "0,2,4,6");
+}
+
+#[test]
 fn this_machine_is_read_without_a_fault() {
     let machine = Machine::read(&Root::live());
     assert!(!machine.processor.cpus.is_empty());

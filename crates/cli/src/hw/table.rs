@@ -404,10 +404,12 @@ fn measured(report: &Report, lines: &mut Lines) {
         lines.add(
             "measured",
             &format!(
-                "the machine was busy: others took {} %, a host {} %; the figures may be too low \
-                 and are not kept",
+                "the machine was busy: others took {} %, a host {} %, load {} a CPU before; the \
+                 figures may be too low and are not kept",
                 percent(busy.others_percent),
-                percent(busy.stolen_percent)
+                percent(busy.stolen_percent),
+                busy.load_a_cpu
+                    .map_or("?".to_owned(), |load| format!("{load:.1}"))
             ),
         );
     }

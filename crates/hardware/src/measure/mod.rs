@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(measured.bandwidth.last().unwrap().n_cores, n_cores);
         for point in &measured.bandwidth {
             let best = point.best_gb_per_second;
-            assert!((0.1..20_000.0).contains(&best), "{best} GB/s");
+            assert!(best > 0.0 && best < 20_000.0, "{best} GB/s");
             assert!(point.median_gb_per_second <= best && point.n_rounds >= 3);
         }
         assert!(measured.enough_cores().unwrap() <= n_cores);
