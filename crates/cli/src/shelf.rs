@@ -132,7 +132,7 @@ pub(crate) fn estimate(spec: &LoadSpec) -> MemoryCost {
     facts.map_or_else(|_| MemoryCost::default(), |facts| cost(spec, &facts))
 }
 
-fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
     let context = context(spec, facts);
     let of = |numbers: u64, cache: Option<CacheType>| {
         let bits = u64::from(bits(cache.unwrap_or(CacheType::F16)));

@@ -26,12 +26,7 @@ impl Demand<'_> {
         let Self {
             weights, kv, other, ..
         } = self;
-        Bytes(
-            weights
-                .0
-                .saturating_add(kv.0)
-                .saturating_add(other.0),
-        )
+        Bytes(weights.0.saturating_add(kv.0).saturating_add(other.0))
     }
 
     fn in_words(&self) -> String {
@@ -115,7 +110,10 @@ fn vram(demand: &Demand<'_>, machine: &Machine) -> Option<Finding> {
                 demand.in_words(),
                 gpu.name
             ),
-            format!("{}; a part in slower memory sets the pace", smaller(demand, free)),
+            format!(
+                "{}; a part in slower memory sets the pace",
+                smaller(demand, free)
+            ),
         )
     })
 }
@@ -129,9 +127,7 @@ pub fn of_cma(examination: &Examination, machine: &Machine, file: Bytes) -> Opti
     (!machine.npus.is_empty() && file > free).then(|| {
         Finding::new(
             Code::CmaShort,
-            format!(
-                "`{path}` has {file}, and drivers can have {free} in one piece (CMA)"
-            ),
+            format!("`{path}` has {file}, and drivers can have {free} in one piece (CMA)"),
             "most boards reach the NPU's memory otherwise; if loading fails, add `cma=512M` to \
              the kernel's command line",
         )

@@ -14,7 +14,8 @@ struct Line {
 }
 
 const NEWER_DRIVER: &str = "install a kernel of the vendor with rknpu 0.9.8";
-const GGUF_INSTEAD: &str = "get the file again for this runtime's version, or the GGUF of this model";
+const GGUF_INSTEAD: &str =
+    "get the file again for this runtime's version, or the GGUF of this model";
 
 const LINES: &[Line] = &[
     Line {
@@ -125,7 +126,10 @@ mod tests {
                 "while loading, the worker was ended by SIGILL (an instruction this CPU does not have)",
                 "illegal_instruction",
             ),
-            ("it was ended by SIGKILL (possibly ...)", "killed_for_memory"),
+            (
+                "it was ended by SIGKILL (possibly ...)",
+                "killed_for_memory",
+            ),
             (
                 "error loading model architecture: unknown model architecture: 'x'",
                 "architecture_unknown",
@@ -142,7 +146,10 @@ mod tests {
                 "E rkllm: The number of enabled CPUs must be greater than or equal to the number of NPU cores.",
                 "npu_cores",
             ),
-            ("failed to malloc npu memory, size: 5, flags: 0x2", "npu_memory"),
+            (
+                "failed to malloc npu memory, size: 5, flags: 0x2",
+                "npu_memory",
+            ),
             (
                 "Platform error: must be either RK3588, RK3576, RV1126B, or RK3562. Your platform is lite.",
                 "npu_unsupported",

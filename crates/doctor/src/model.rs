@@ -184,7 +184,9 @@ fn of_tokenizer(path: &Path, flaw: &TokenizerFlaw) -> Finding {
     match flaw {
         TokenizerFlaw::Unknown { model } => Finding::new(
             Code::TokenizerUnknown,
-            format!("`{path}` has a tokenizer of the kind `{model}`, which llama.cpp does not know"),
+            format!(
+                "`{path}` has a tokenizer of the kind `{model}`, which llama.cpp does not know"
+            ),
             "update this program, or get another conversion of this model",
         ),
         TokenizerFlaw::NoTokens => Finding::new(

@@ -230,7 +230,9 @@ fn of_clock(clock: Clock) -> Option<Finding> {
     let off_by = |other: u64| now.abs_diff(other);
     let what = if now < CLOCK_MIN_UNIX_S {
         let days = (CLOCK_MIN_UNIX_S - now) / 86_400;
-        format!("the clock is at least {days} days behind: it says a time before this program was made")
+        format!(
+            "the clock is at least {days} days behind: it says a time before this program was made"
+        )
     } else if let Some(other) = hardware.filter(|other| off_by(*other) > CLOCK_OFF_MAX_SECS) {
         let (days, way) = (off_by(other) / 86_400, way(now, other));
         format!("the clock is {days} days {way} the one that runs on a battery")

@@ -26,7 +26,14 @@ const TABLES: &[&str] = &["tokenizer.ggml.scores", "tokenizer.ggml.token_type"];
 
 /// Tokens with a meaning of their own.
 const SPECIAL: &[&str] = &[
-    "bos", "eos", "eot", "eom", "unknown", "seperator", "padding", "mask",
+    "bos",
+    "eos",
+    "eot",
+    "eom",
+    "unknown",
+    "seperator",
+    "padding",
+    "mask",
 ];
 
 /// What is wrong with a tokenizer.
@@ -47,11 +54,7 @@ pub enum TokenizerFlaw {
         n_tokens: u64,
     },
     /// A special token that is none of the tokens.
-    OutOfRange {
-        key: String,
-        id: u64,
-        n_tokens: u64,
-    },
+    OutOfRange { key: String, id: u64, n_tokens: u64 },
 }
 
 impl TokenizerFlaw {

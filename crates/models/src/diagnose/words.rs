@@ -104,9 +104,7 @@ impl ArtifactFault {
                 "update this program, or get the model in another quantisation"
             }
             Self::Empty { .. } | Self::Corrupt { .. } => "delete it and pull the model again",
-            Self::MissingShard { .. } => {
-                "pull the model again, or put that file beside the others"
-            }
+            Self::MissingShard { .. } => "pull the model again, or put that file beside the others",
             Self::MixedShards { .. } => "delete all of its shards and pull the model again",
             Self::ShardName { count, .. } => {
                 return format!("rename it to NAME-00001-of-{count:05}.gguf");
