@@ -309,7 +309,7 @@ fn doctor() -> Command {
                 .help("Judge this folder or recording instead of this machine"),
         )
         .arg(json());
-    augment(command, |_| true)
+    augment(command, |setting| setting.name != "load")
 }
 
 fn configuration() -> Command {

@@ -27,7 +27,9 @@ pub(super) fn read(matches: &ArgMatches, report: &mut Report) -> Outcome<Config>
         None => "the settings (no file)".to_owned(),
     });
     let raw = RawConfig::from_process(matches);
-    let unknown = raw.as_ref().map_or(&[][..], |raw| &raw.unknown_env);
+    let unknown = raw
+        .as_ref()
+        .map_or(&[][..], |raw| raw.unknown_env.as_slice());
     report.add(unknown.iter().map(|name| {
         Finding::new(
             Code::VariableUnknown,
