@@ -1,9 +1,10 @@
-//! Reference documents that come from code, so that they cannot drift from it.
+//! Documents and tables that come from code, so that they cannot drift from it.
 
-use crate::shell::root;
-use anyhow::{Result, bail};
+use crate::shell::{self, cargo, root};
+use anyhow::{Context, Result, bail};
 use std::fmt::Write;
 use std::fs;
+use std::path::Path;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -19,7 +20,7 @@ struct Document {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut stale = Vec::new();
-    for document in documents() {
+    for document in documents()? {
         let path = root().join(document.path);
         if fs::read_to_string(&path).is_ok_and(|found| found == document.text) {
             continue;
@@ -42,8 +43,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn documents() -> Vec<Document> {
-    vec![
+fn documents() -> Result<Vec<Document>> {
+    Ok(vec![
         Document {
             path: "docs/reference/settings.md",
             text: config::reference_markdown(),
@@ -56,7 +57,41 @@ fn documents() -> Vec<Document> {
             path: "docs/reference/openapi.json",
             text: gateway::openapi_json().trim_end().to_owned() + "\n",
         },
-    ]
+        Document {
+            path: "crates/models/src/architectures.txt",
+            text: architectures()?,
+        },
+    ])
+}
+
+/// The package that llama.cpp comes in.
+const LLAMA_PACKAGE: &str = "llama-cpp-sys-2";
+/// The names in llama.cpp's table that are no models'.
+const NO_MODELS: [&str; 2] = ["clip", "(unknown)"];
+
+/// The architectures that the llama.cpp in our workers has, from its own table, a name a line.
+fn architectures() -> Result<String> {
+    let arguments = ["metadata", "--format-version", "1", "--locked"];
+    let metadata: serde_json::Value =
+        serde_json::from_str(&shell::output(&mut cargo(&arguments))?)?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let package = packages.iter().find(|one| one["name"] == LLAMA_PACKAGE);
+    let manifest = package.and_then(|one| one["manifest_path"].as_str());
+    let folder = manifest.and_then(|path| Path::new(path).parent());
+    let folder = folder.with_context(|| format!("{LLAMA_PACKAGE} is not in the workspace"))?;
+    let path = folder.join("llama.cpp/src/llama-arch.cpp");
+    let source = fs::read_to_string(&path).with_context(|| format!("{}", path.display()))?;
+    let table = source
+        .split_once("LLM_ARCH_NAMES = {")
+        .and_then(|(_, rest)| Some(rest.split_once("};")?.0))
+        .with_context(|| format!("{} has no table of names", path.display()))?;
+    let names = table.lines().filter_map(|line| line.split('"').nth(1));
+    let mut names: Vec<&str> = names.filter(|name| !NO_MODELS.contains(name)).collect();
+    names.sort_unstable();
+    if names.is_empty() {
+        bail!("the table of names in {} is empty", path.display());
+    }
+    Ok(names.join("\n") + "\n")
 }
 
 const ERRORS_HEAD: &str = "\

@@ -33,6 +33,7 @@ pub(crate) fn command() -> Command {
             audit(),
             providers(),
             hw(),
+            doctor(),
             configuration(),
             completions_command(),
             tether(),
@@ -331,6 +332,24 @@ fn hw() -> Command {
     augment(command, |setting| {
         ["threads", "models_dir"].contains(&setting.name)
     })
+}
+
+fn doctor() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let command = Command::new("doctor")
+        .about("Find what is wrong with a model, the settings and this machine, each with its fix")
+        .arg(model())
+        .arg(flag("checksum").help("Read the whole model and compare it with its store's checksum"))
+        .arg(flag("network").help("Ask the providers whether they answer"))
+        .arg(
+            Arg::new("root")
+                .long("root")
+                .value_name("PATH")
+                .value_parser(value_parser!(PathBuf))
+                .help("Judge this folder or recording instead of this machine"),
+        )
+        .arg(json());
+    augment(command, |setting| setting.name != "load")
 }
 
 fn configuration() -> Command {

@@ -10,7 +10,7 @@ use crate::outcome::{Code, Outcome, WithCode, fault};
 
 /// The folder of the database: the setting, else ours in the user's data directory; `None`
 /// where there is no such directory.
-fn folder(config: &Config) -> Option<PathBuf> {
+pub(crate) fn folder(config: &Config) -> Option<PathBuf> {
     let default = || Some(models_here::environment(config).data_dir()?.join("sextant"));
     config.data_dir.clone().or_else(default)
 }

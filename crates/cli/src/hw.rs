@@ -97,7 +97,11 @@ pub(crate) fn kept(environment: &Environment) -> Option<(Machine, Measured)> {
 
 /// Where models lie, with links followed as far as it exists: on another machine's tree the
 /// folder that is configured, else all of it.
-fn models_folder(root: &Root, environment: &Environment, configured: Option<&Path>) -> PathBuf {
+pub(crate) fn models_folder(
+    root: &Root,
+    environment: &Environment,
+    configured: Option<&Path>,
+) -> PathBuf {
     if !root.is_live() {
         return configured.unwrap_or(Path::new("/")).to_owned();
     }

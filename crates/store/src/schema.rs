@@ -1,6 +1,8 @@
 //! The file, its schema, and the way from one version of the schema to the next.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
@@ -52,6 +54,46 @@ pub(crate) fn prepare(path: &Path) -> Result<(), StoreError> {
         set.map_err(|error| told(&error))?;
     }
     transaction.commit().map_err(|error| told(&error))
+}
+
+/// Looks at the file without changing anything, not even beside it.
+pub(crate) fn inspect(path: &Path) -> Result<(), StoreError> {
+    let told = |error: rusqlite::Error| StoreError::of(path, &error);
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let connection = if Path::new(&log).exists() {
+        Connection::open_with_flags(path, flags)
+    } else {
+        // Nobody writes, and SQLite need not make files of its own to read along.
+        let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+        Connection::open_with_flags(immutable(path), flags)
+    };
+    let connection = connection.map_err(told)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
+    version(&connection, path)?;
+    let check = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0));
+    let detail: String = check.map_err(told)?;
+    match detail.as_str() {
+        "ok" => Ok(()),
+        _ => Err(StoreError::Corrupt {
+            path: path.to_owned(),
+            detail,
+        }),
+    }
+}
+
+/// The address by which SQLite opens a file that does not change.
+fn immutable(path: &Path) -> OsString {
+    let mut address = b"file:".to_vec();
+    for byte in path.as_os_str().as_bytes() {
+        match byte {
+            b'%' | b'?' | b'#' => address.extend(format!("%{byte:02X}").bytes()),
+            byte => address.push(*byte),
+        }
+    }
+    address.extend(b"?immutable=1");
+    OsString::from_vec(address)
 }
 
 /// Others of this machine read neither the folder, if it is new, nor the file; SQLite gives

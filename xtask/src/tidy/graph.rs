@@ -14,7 +14,7 @@ const LEVELS: &[&[&str]] = &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",
     ],
     &["engine", "chat", "planner", "providers"],
-    &["worker", "supervisor"],
+    &["doctor", "worker", "supervisor"],
     &["gateway"],
     &["cli"],
 ];

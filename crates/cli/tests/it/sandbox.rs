@@ -3,11 +3,15 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 
 use models::gguf::write::Writer;
+
+/// The user without rights, by custom.
+const NOBODY: u32 = 65_534;
 
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
@@ -77,6 +81,20 @@ impl Sandbox {
         // A program that does not read its input may be gone already.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         let output = child.wait_with_output().unwrap();
+        Ran {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Runs a program as nobody where this is root, else as who this is.
+    pub(crate) fn run_without_rights(&self, program: &Path, args: &[&str]) -> Ran {
+        let mut command = self.command(program.to_str().unwrap());
+        if rustix::process::geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.args(args).output().unwrap();
         Ran {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),

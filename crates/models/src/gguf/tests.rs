@@ -14,7 +14,10 @@ fn reads_a_small_model() {
     assert_eq!(gguf.weights_bytes(), 4 * 144 + 1024);
     assert_eq!(gguf.data_end(), Writer::tiny_model().bytes().len() as u64);
     let tokens = gguf.get_array("tokenizer.ggml.tokens").unwrap();
-    assert_eq!(tokens.strings().collect::<Vec<_>>(), ["<s>", "a", "b"]);
+    assert_eq!(
+        tokens.strings().collect::<Vec<_>>(),
+        ["<s>", "a", "b", "ab"]
+    );
     let embedding = &gguf.tensors()[0];
     assert_eq!(embedding.dims(), [256, 4]);
     assert_eq!(embedding.tensor_type().name(), "Q4_K");

@@ -1,0 +1,203 @@
+//! `sextant doctor`: what is wrong with a model, the configuration and this machine.
+//!
+//! Here everything is read, and nothing written; `doctor`, the crate, judges.
+
+mod look;
+mod ports;
+mod report;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use clap::ArgMatches;
+use config::Config;
+use doctor::{Demand, Finding, Severity, Templates, Wishes};
+use hardware::warning::Context;
+use hardware::{Machine, Root};
+use models::examine::{Checksum, Depth};
+use models::{Environment, Examination, Resolved};
+use proto::LoadSpec;
+use stdx::Bytes;
+
+use self::report::Report;
+use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::{hw, load, models_here, output, shelf};
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    let mut report = Report::default();
+    let root = match matches.get_one::<PathBuf>("root") {
+        None => Root::live(),
+        Some(path) => Root::open(path).code(Code::Usage)?,
+    };
+    let config = settings::read(matches, &mut report)?;
+    let environment = models_here::environment(&config);
+    let machine = Machine::read(&root);
+    if let Some(name) = matches.get_one::<String>("model") {
+        let depth = match matches.get_flag("checksum") {
+            true => Depth::Whole,
+            false => Depth::Headers,
+        };
+        let mut patient = Patient {
+            config: &config,
+            environment: &environment,
+            machine: &machine,
+            report: &mut report,
+        };
+        patient.model(name, depth);
+    }
+    if root.is_live() {
+        settings::names(&config, &environment, &mut report);
+        settings::providers(&config, matches.get_flag("network"), &mut report)?;
+    } else {
+        report.skip(
+            "settings, folders and the database",
+            "they are this machine's, and `--root` names another",
+        );
+    }
+    report.add(look::around(&root, &config, &environment));
+    let folder = hw::models_folder(&root, &environment, config.models_dir.as_deref());
+    let context = Context {
+        threads: config.threads,
+        storage: hardware::storage::of_folder(&root, &folder),
+    };
+    report.look("the machine");
+    report.add(doctor::of_machine(&machine, &context));
+    if root.is_live() {
+        let compiled = doctor::compiled_features();
+        report.add(doctor::of_program(&compiled, &machine.processor));
+    }
+    finish(matches, report)
+}
+
+fn finish(matches: &ArgMatches, report: Report) -> Outcome {
+    let report = report.in_order();
+    if output::wants_json(matches) {
+        output::json(&report.as_json())?;
+    } else {
+        output::piece(&report.as_text())?;
+    }
+    match report.count(Severity::Fault) {
+        0 => Ok(()),
+        1 => Err(fault(Code::Faults, "there is a fault; its fix is with it")),
+        n => Err(fault(
+            Code::Faults,
+            format!("there are {n} faults; each has its fix with it"),
+        )),
+    }
+}
+
+/// One model, looked at with everything around it.
+struct Patient<'a> {
+    config: &'a Config,
+    environment: &'a Environment,
+    machine: &'a Machine,
+    report: &'a mut Report,
+}
+
+impl Patient<'_> {
+    fn model(&mut self, name: &str, depth: Depth) {
+        self.report.look(&format!("the model `{name}`"));
+        let preset = self.config.presets.iter().find(|one| one.name == name);
+        let (wanted, config) = match preset {
+            Some(preset) => (preset.model.as_str(), preset.config.as_ref()),
+            None => (name, self.config),
+        };
+        let path = match self.path(wanted) {
+            Ok(path) => path,
+            Err(finding) => return self.report.add([finding]),
+        };
+        let examination = models::examine(&path, depth);
+        let template = config.read_chat_template().ok().flatten();
+        let wishes = Wishes {
+            context: config.context,
+            template: template.as_deref(),
+            templates: Templates::Run,
+            chip: chip(self.machine),
+        };
+        self.report.add(doctor::of_model(&examination, &wishes));
+        let is_unread = |one: &(PathBuf, Checksum)| one.1 == Checksum::NotRead;
+        if examination.checksums.iter().any(is_unread) {
+            self.report
+                .skip("its checksum", "`--checksum` reads the whole file");
+        }
+        if let Ok(settings) = load::settings(config) {
+            let spec = LoadSpec {
+                name: name.to_owned(),
+                path: path.clone(),
+                ..settings
+            };
+            self.report
+                .add(of_memory(&spec, &examination, self.machine));
+        }
+    }
+
+    /// The file that the name means.
+    fn path(&self, name: &str) -> Result<PathBuf, Finding> {
+        let as_path = Path::new(name);
+        // Also what is no model is a patient.
+        if as_path.symlink_metadata().is_ok() && !as_path.is_dir() {
+            return Ok(as_path.to_owned());
+        }
+        let unknown = |message: &str| Finding::of_message(doctor::Code::ModelUnknown, message);
+        match models::resolve(self.environment, name) {
+            Ok(Resolved::Present(found)) => Ok(found.path),
+            Ok(Resolved::Pull(source)) => Err(unknown(&format!(
+                "`{source}` is not here yet; get it with `sextant pull {source}`"
+            ))),
+            Err(models::stores::ResolveError::Fault(_)) => Ok(as_path.to_owned()),
+            Err(error) => Err(unknown(&error.to_string())),
+        }
+    }
+}
+
+/// The chip of a machine that RKLLM makes files for.
+fn chip(machine: &Machine) -> Option<&'static str> {
+    let mut platforms = models::rkllm::PLATFORMS.iter().copied();
+    platforms.find(|name| machine.surroundings.is_chip(&format!("rockchip,{name}")))
+}
+
+/// Whether it fits, by the estimate that the shelf loads by.
+fn of_memory(spec: &LoadSpec, examination: &Examination, machine: &Machine) -> Vec<Finding> {
+    let Ok(facts) = &examination.diagnosis else {
+        let bytes = std::fs::metadata(&spec.path).map_or(0, |metadata| metadata.len());
+        return doctor::of_cma(examination, machine, Bytes(bytes))
+            .into_iter()
+            .collect();
+    };
+    let cost = shelf::cost(spec, facts);
+    let demand = Demand {
+        model: &spec.name,
+        weights: Bytes(cost.weights_bytes),
+        kv: Bytes(cost.kv_bytes),
+        other: Bytes(cost.other_bytes),
+        context: cost.context,
+        gpu_layers: spec.gpu_layers,
+    };
+    doctor::of_demand(&demand, machine)
+}
+
+/// What is found about a model whose load has failed, as lines below the error; nothing where
+/// nothing is found. Blocking.
+pub(crate) fn below_error(spec: &LoadSpec, message: &str) -> String {
+    let machine = Machine::read(&Root::live());
+    let examination = models::examine(&spec.path, Depth::Headers);
+    let wishes = Wishes {
+        context: spec.context,
+        template: None,
+        // What a template does with memory ends a worker at most.
+        templates: Templates::Skip,
+        chip: chip(&machine),
+    };
+    let mut findings = doctor::of_model(&examination, &wishes);
+    let is_known = |findings: &[Finding], code| findings.iter().any(|one| one.code == code);
+    for finding in doctor::of_failure(message) {
+        if !is_known(&findings, finding.code) {
+            findings.push(finding);
+        }
+    }
+    findings.extend(of_memory(spec, &examination, &machine));
+    let compiled = doctor::compiled_features();
+    findings.extend(doctor::of_program(&compiled, &machine.processor));
+    findings.retain(|finding| finding.severity > Severity::Note);
+    report::lines(&doctor::in_order(findings))
+}
