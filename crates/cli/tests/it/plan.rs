@@ -102,7 +102,7 @@ fn bad_input_names_the_limit_the_value_and_the_fix() {
         ),
     ];
     for (flags, code, told) in cases {
-        let ran = sandbox.run(&[&["plan", "plain", "--memory", "1GiB"], flags].concat());
+        let ran = sandbox.run(&[&["plan", "plain"], flags].concat());
         assert_eq!((ran.code, ran.stdout.as_str()), (code, ""), "{flags:?}");
         assert!(ran.stderr.contains(told), "{flags:?}: {}", ran.stderr);
     }

@@ -7,6 +7,7 @@
 //! the two models whose output is a matrix of its own leave out one table of Q6_K.
 
 use kv::{CacheType, Header, Part, Plan, Pool, Request, Shape, Types, WindowCells};
+use planner::{Compute, Loading, Model, Role, Setup, Tensor, device_named, predict};
 
 const MIB: f64 = 1024.0 * 1024.0;
 const N_VOCAB: f64 = 248_320.0;
@@ -28,6 +29,9 @@ struct Row {
     context: u64,
     weights_mib: f64,
     kv_mib: f64,
+    /// Tokens a second.
+    prefill: f64,
+    decode: f64,
 }
 
 const fn row(
@@ -36,7 +40,7 @@ const fn row(
     [heads, heads_kv, value_heads]: [u64; 3],
     is_tied: bool,
     [bits_per_weight, weights_mib, kv_mib]: [f64; 3],
-    context: u64,
+    (context, [prefill, decode]): (u64, [f64; 2]),
 ) -> Row {
     Row {
         name,
@@ -51,6 +55,8 @@ const fn row(
         context,
         weights_mib,
         kv_mib,
+        prefill,
+        decode,
     }
 }
 
@@ -61,7 +67,7 @@ const ROWS: [Row; 5] = [
         [8, 2, 16],
         true,
         [5.55, 497.39, 70.0],
-        16_384,
+        (16_384, [54.58, 12.07]),
     ),
     row(
         "2B",
@@ -69,7 +75,7 @@ const ROWS: [Row; 5] = [
         [8, 2, 16],
         true,
         [5.40, 1211.05, 140.0],
-        32_768,
+        (32_768, [32.44, 8.68]),
     ),
     row(
         "4B",
@@ -77,7 +83,7 @@ const ROWS: [Row; 5] = [
         [16, 4, 32],
         true,
         [5.19, 2603.5, 176.0],
-        16_384,
+        (16_384, [13.01, 3.62]),
     ),
     row(
         "9B",
@@ -85,7 +91,7 @@ const ROWS: [Row; 5] = [
         [16, 4, 32],
         false,
         [5.07, 4611.21, 88.0],
-        8_192,
+        (8_192, [7.61, 2.48]),
     ),
     row(
         "27B",
@@ -93,7 +99,7 @@ const ROWS: [Row; 5] = [
         [24, 4, 48],
         false,
         [4.92, 14_768.92, 80.0],
-        4_096,
+        (4_096, [1.37, 0.62]),
     ),
 ];
 
@@ -170,6 +176,74 @@ impl Row {
         let tokens = Plan::new(&shape, &request).unwrap().bytes_of(Part::Tokens);
         let inferred = 2 * 256 * self.heads_kv * self.context;
         (tokens + inferred) as f64 / MIB
+    }
+}
+
+impl Row {
+    /// The model as one matrix, which is all that its speed depends on.
+    fn model(&self) -> Model {
+        let table = if self.is_tied {
+            0.0
+        } else {
+            N_VOCAB * self.embd as f64
+        };
+        let weight = Tensor {
+            name: "all.weight".to_owned(),
+            kind: "Q4_K",
+            row: 1,
+            rows: (self.parameters() - table) as u64,
+            bytes: (self.weights_mib * MIB) as u64,
+            role: Role::Weight,
+            layer: None,
+            is_matrix: true,
+        };
+        Model {
+            shape: Shape::read(self).unwrap(),
+            tensors: vec![weight],
+            n_vocab: N_VOCAB as u64,
+            n_embd: self.embd,
+            n_layers: self.layers,
+            n_ff: self.ff,
+            n_head: self.heads,
+            experts: 0,
+            experts_used: 0,
+            is_tied: false,
+        }
+    }
+}
+
+/// The same table's speeds, of which the largest model's were taken with half of the cores.
+#[test]
+fn published_speeds_lie_in_the_bands() {
+    let board = device_named("rk3588-lpddr5").unwrap().machine;
+    for row in ROWS {
+        let model = row.model();
+        let setup = Setup {
+            context: row.context as u32,
+            slots: 1,
+            batch: 2048,
+            ubatch: 512,
+            types: Types {
+                keys: CacheType::Q4_0,
+                values: CacheType::Q4_0,
+            },
+            window: WindowCells::Window,
+            has_flash_attention: true,
+            compute: Compute::Ggml,
+            loading: Loading::Mapped,
+            gpu_layers: 0,
+        };
+        let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
+        let speed = predict(&model, &setup, &plan, &board);
+        let prefill = speed.prefill.unwrap();
+        let bands = [(speed.decode, row.decode), (prefill, row.prefill)];
+        for (band, measured) in bands {
+            let name = row.name;
+            assert!(
+                (band.low..band.high).contains(&measured),
+                "{name}: {measured} is not in {band:?}"
+            );
+        }
     }
 }
 
