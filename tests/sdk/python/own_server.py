@@ -44,9 +44,9 @@ def model_path(base_url):
 
 class OwnServer:
     """Started with `flags`, stopped at the end of the `with` block. Without a model it
-    serves those of its configuration."""
+    serves those of its configuration. `group` is the folder of a control group to run in."""
 
-    def __init__(self, model, log, **flags):
+    def __init__(self, model, log, group=None, **flags):
         self.port = free_port()
         self.log = log
         models = [model] if model else []
@@ -59,7 +59,11 @@ class OwnServer:
             arguments += [f"--{name.replace('_', '-')}", str(value)]
         with open(log, "wb") as file:
             self.process = subprocess.Popen(
-                arguments, stdin=subprocess.DEVNULL, stdout=file, stderr=file
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                preexec_fn=group and (lambda: (group / "cgroup.procs").write_text("0")),
             )
         self.http = httpx2.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=120)
 
