@@ -1,6 +1,10 @@
 //! The program as a user meets it, for everything that needs no model in memory.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
 
 mod doctor;
 mod plan;
