@@ -376,9 +376,12 @@ fn what_cannot_be_used_is_named_with_a_way_out() {
         told.contains("sextant.db") && told.contains("move it away"),
         "{told}"
     );
+    let looked = Store::inspect(folder.path()).unwrap_err().to_string();
+    assert_eq!(looked, told);
 
     std::fs::remove_file(&path).unwrap();
     Store::open(folder.path()).unwrap();
+    Store::inspect(folder.path()).unwrap();
     let connection = Connection::open(&path).unwrap();
     connection.pragma_update(None, "user_version", 99).unwrap();
     let told = Store::open(folder.path()).unwrap_err().to_string();
@@ -386,12 +389,19 @@ fn what_cannot_be_used_is_named_with_a_way_out() {
         told.contains("version 99") && told.contains("up to 1"),
         "{told}"
     );
+    let looked = Store::inspect(folder.path()).unwrap_err().to_string();
+    assert_eq!(looked, told);
 
     let other = tempfile::tempdir().unwrap();
     let connection = Connection::open(other.path().join(crate::FILE_NAME)).unwrap();
     connection.execute_batch("CREATE TABLE theirs (x)").unwrap();
     let told = Store::open(other.path()).unwrap_err().to_string();
     assert!(told.contains("another program"), "{told}");
+    let looked = Store::inspect(other.path()).unwrap_err().to_string();
+    assert_eq!(looked, told);
+    let nowhere = tempfile::tempdir().unwrap();
+    Store::inspect(nowhere.path()).unwrap();
+    assert_eq!(std::fs::read_dir(nowhere.path()).unwrap().count(), 0);
 
     std::fs::write(other.path().join("file"), "").unwrap();
     let told = Store::open(&other.path().join("file")).unwrap_err();
