@@ -79,7 +79,7 @@ impl Warning {
                 zone,
                 celsius,
                 slows_at,
-            } => format!("`{zone}` is at {celsius:.0} C and clocks are lowered at {slows_at:.0} C"),
+            } => format!("`{zone}` is at {celsius:.0} C, and {slows_at:.0} C slow or stop it"),
             Self::GroupBelowAvailable { left, available } => format!(
                 "a control group leaves {left} of memory, and {available} are available on the \
                  machine"

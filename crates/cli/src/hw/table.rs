@@ -7,6 +7,7 @@ use hardware::gpu::GpuMemory;
 use hardware::limits::GroupVersion;
 use hardware::plan::Choice;
 use hardware::root::Access;
+use hardware::sensors::TripKind;
 use hardware::warning::Severity;
 use hardware::{CacheKind, CoreKind, Gpu, Machine, Npu};
 use stdx::Bytes;
@@ -294,9 +295,14 @@ fn npu_line(npu: &Npu) -> String {
 fn sensors(machine: &Machine, lines: &mut Lines) {
     let sensors = &machine.sensors;
     let zones = sensors.zones.iter().map(|zone| {
+        let only_stops = zone
+            .trips
+            .iter()
+            .all(|trip| matches!(trip.kind, TripKind::Active | TripKind::Critical));
+        let does = if only_stops { "stops" } else { "slows" };
         let slows = zone
             .slows_at()
-            .map_or(String::new(), |at| format!(" (slows at {at:.0})"));
+            .map_or(String::new(), |at| format!(" ({does} at {at:.0})"));
         format!("{} {:.0} C{slows}", zone.name, zone.celsius)
     });
     let zones: Vec<_> = zones.collect();
