@@ -6,7 +6,7 @@ use std::path::Path;
 use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
 use models::{Environment, Facts, Found};
-use planner::Place;
+use planner::{Kind, Place};
 use proto::{CacheType, LoadSpec};
 use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
 
@@ -142,8 +142,8 @@ pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
             return upper_bound(spec, facts);
         }
     };
-    let of = |names: &[&str]| names.iter().map(|name| ledger.bytes_of(name)).sum::<u64>();
-    let (weights_bytes, kv_bytes) = (of(&planner::WEIGHTS), of(&planner::CACHES));
+    let weights_bytes = ledger.bytes_for(Kind::Weights);
+    let kv_bytes = ledger.bytes_for(Kind::Caches);
     let all = ledger
         .bytes_in(Place::Device)
         .saturating_add(ledger.host_needed());
@@ -152,9 +152,7 @@ pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
         kv_bytes,
         other_bytes: all.saturating_sub(weights_bytes.saturating_add(kv_bytes)),
         context: context(spec, facts),
-        resident_bytes: ledger
-            .resident()
-            .saturating_sub(of(&planner::WRITTEN_BY_PASSES)),
+        resident_bytes: ledger.resident_when_loaded(),
     }
 }
 

@@ -121,7 +121,7 @@ fn machines() -> Vec<(&'static str, Found, &'static str, Class, &'static str)> {
             || on("rock-5b-plus", "/sys/class/thermal/thermal_zone0/temp = 84000\n"),
             "hot_zone", Runtime, "cool"),
         ("a governor that keeps clocks low",
-            || on("rock-5b-plus", "/sys/devices/system/cpu/cpu{4-7}/cpufreq/scaling_governor = powersave\n"),
+            || on("jetson-orin-nano", "/sys/devices/system/cpu/cpu{0-5}/cpufreq/scaling_governor = powersave\n"),
             "slow_governor", Runtime, "performance"),
         ("swapping",
             || on("", "/proc/meminfo:\n| MemTotal: 8000000 kB\n| SwapTotal: 2000000 kB\n| SwapFree: 500000 kB\n/proc/swaps:\n| Filename Type Size Used Priority\n| /dev/sda2 partition 2000000 1500000 -2\n"),

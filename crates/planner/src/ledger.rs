@@ -32,28 +32,24 @@ pub enum Basis {
     Given,
 }
 
-/// Names of the terms that are weights.
-pub const WEIGHTS: [&str; 4] = [
-    "weights, packed",
-    "weights, read",
-    "weights, mapped",
-    "weights on the GPU",
-];
-/// Names of the terms that are reserved and not resident before the first pass.
-pub const WRITTEN_BY_PASSES: [&str; 2] = ["output rows", "compute buffer"];
-/// Names of the terms that are caches.
-pub const CACHES: [&str; 5] = [
-    "keys and values",
-    "keys and values of windows",
-    "index keys",
-    "states",
-    "caches on the GPU",
-];
+/// What a term is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Weights,
+    Caches,
+    /// Of the computation: reserved, and resident once a pass has written them.
+    Buffers,
+    /// The process, what it knows of the model, and pages of the file.
+    Process,
+    /// What is not this model's.
+    Others,
+}
 
 /// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Term {
     pub name: &'static str,
+    pub kind: Kind,
     pub bytes: Bytes,
     pub place: Place,
     pub basis: Basis,
@@ -83,87 +79,83 @@ impl Ledger {
         let weights = Weights::of(model, setup);
         let buffers = Buffers::of(model, setup, plan);
         let (kv_device, kv_host) = split_kv(model, setup, plan);
+        let host = |kind, basis| (kind, Place::Host, basis);
+        let device = |kind| (kind, Place::Device, Basis::Exact);
         let mut ledger = Self::default();
-        let lines = [
-            ("weights, packed", weights.packed, Place::Host, Basis::Exact),
-            ("weights, read", weights.read, Place::Host, Basis::Exact),
-            ("weights, mapped", weights.mapped, Place::Host, Basis::Exact),
-            (
-                "weights on the GPU",
-                weights.device,
-                Place::Device,
-                Basis::Exact,
-            ),
-            ("keys and values", kv_host.tokens, Place::Host, Basis::Exact),
-            (
-                "keys and values of windows",
-                kv_host.windows,
-                Place::Host,
-                Basis::Exact,
-            ),
-            ("index keys", kv_host.index, Place::Host, Basis::Exact),
-            ("states", kv_host.states, Place::Host, Basis::Exact),
-            ("caches on the GPU", kv_device, Place::Device, Basis::Exact),
-            ("output rows", buffers.output, Place::Host, Basis::Exact),
-            (
-                "compute buffer",
-                buffers.compute,
-                compute_place(setup),
-                Basis::Fitted,
-            ),
-            ("cells", buffers.cells, Place::Host, Basis::Fitted),
-            ("vocabulary", buffers.vocabulary, Place::Host, Basis::Fitted),
-            ("process", buffers.process, Place::Host, Basis::Fitted),
-            ("binary", buffers.binary, Place::Host, Basis::Fitted),
-            ("draft model", others.draft, Place::Host, Basis::Given),
-            (
-                "prompt cache",
-                others.prompt_cache,
-                Place::Host,
-                Basis::Given,
-            ),
-            ("other models", others.models, Place::Host, Basis::Given),
-            (
-                "file pages left over",
-                weights.left_over,
-                Place::Cached,
-                Basis::Exact,
-            ),
-            (
-                "compute buffer, full",
-                buffers.compute_more,
-                compute_later(setup),
-                Basis::Fitted,
-            ),
-            (
-                "output rows of drafts",
-                buffers.output_more,
-                Place::Later,
-                Basis::Exact,
-            ),
+        let weights_host = [
+            ("weights, packed", weights.packed),
+            ("weights, read", weights.read),
+            ("weights, mapped", weights.mapped),
         ];
-        for (name, bytes, place, basis) in lines {
-            ledger.add(name, bytes, place, basis);
-        }
+        ledger.add(host(Kind::Weights, Basis::Exact), &weights_host);
+        ledger.add(
+            device(Kind::Weights),
+            &[("weights on the GPU", weights.device)],
+        );
+        let caches_host = [
+            ("keys and values", kv_host.tokens),
+            ("keys and values of windows", kv_host.windows),
+            ("index keys", kv_host.index),
+            ("states", kv_host.states),
+        ];
+        ledger.add(host(Kind::Caches, Basis::Exact), &caches_host);
+        ledger.add(device(Kind::Caches), &[("caches on the GPU", kv_device)]);
+        ledger.add(
+            host(Kind::Buffers, Basis::Exact),
+            &[("output rows", buffers.output)],
+        );
+        let compute = (Kind::Buffers, compute_place(setup), Basis::Fitted);
+        ledger.add(compute, &[("compute buffer", buffers.compute)]);
+        let process = [
+            ("cells", buffers.cells),
+            ("vocabulary", buffers.vocabulary),
+            ("process", buffers.process),
+            ("binary", buffers.binary),
+        ];
+        ledger.add(host(Kind::Process, Basis::Fitted), &process);
+        let beside = [
+            ("draft model", others.draft),
+            ("prompt cache", others.prompt_cache),
+            ("other models", others.models),
+        ];
+        ledger.add(host(Kind::Others, Basis::Given), &beside);
+        let pages = (Kind::Process, Place::Cached, Basis::Exact);
+        ledger.add(pages, &[("file pages left over", weights.left_over)]);
+        let later = (Kind::Buffers, compute_later(setup), Basis::Fitted);
+        ledger.add(later, &[("compute buffer, full", buffers.compute_more)]);
+        let drafts = (Kind::Buffers, Place::Later, Basis::Exact);
+        ledger.add(drafts, &[("output rows of drafts", buffers.output_more)]);
         ledger
     }
 
-    fn add(&mut self, name: &'static str, bytes: u64, place: Place, basis: Basis) {
-        if bytes > 0 {
-            self.terms.push(Term {
-                name,
-                bytes: Bytes(bytes),
-                place,
-                basis,
-            });
-        }
+    fn add(&mut self, (kind, place, basis): (Kind, Place, Basis), lines: &[(&'static str, u64)]) {
+        let taken = lines.iter().filter(|(_, bytes)| *bytes > 0);
+        self.terms.extend(taken.map(|(name, bytes)| Term {
+            name,
+            kind,
+            bytes: Bytes(*bytes),
+            place,
+            basis,
+        }));
+    }
+
+    /// Bytes of the terms of one kind, wherever they are.
+    #[must_use]
+    pub fn bytes_for(&self, kind: Kind) -> u64 {
+        self.sum(|term| term.kind == kind)
+    }
+
+    fn sum(&self, counts: impl Fn(&Term) -> bool) -> u64 {
+        let counted = self.terms.iter().filter(|term| counts(term));
+        counted
+            .map(|term| term.bytes.0)
+            .fold(0, u64::saturating_add)
     }
 
     /// Bytes of the terms in one place.
     #[must_use]
     pub fn bytes_in(&self, place: Place) -> u64 {
-        let there = self.terms.iter().filter(|term| term.place == place);
-        there.map(|term| term.bytes.0).fold(0, u64::saturating_add)
+        self.sum(|term| term.place == place)
     }
 
     /// Bytes that must be free on the host: what is kept, and what may come later.
@@ -180,11 +172,15 @@ impl Ledger {
             .saturating_add(self.bytes_in(Place::Cached))
     }
 
-    /// Bytes of one term; 0 where it is not there.
+    /// Bytes that it will show once it is loaded, before the first pass has written buffers.
     #[must_use]
-    pub fn bytes_of(&self, name: &str) -> u64 {
-        let found = self.terms.iter().find(|term| term.name == name);
-        found.map_or(0, |term| term.bytes.0)
+    pub fn resident_when_loaded(&self) -> u64 {
+        let is_there = |term: &Term| match term.place {
+            Place::Host => term.kind != Kind::Buffers,
+            Place::Cached => true,
+            Place::Device | Place::Later => false,
+        };
+        self.sum(is_there)
     }
 }
 

@@ -18,7 +18,7 @@ mod weights;
 pub use answer::{Answer, Available, Change, Fit, TypeChoice, answer};
 pub use buffers::Buffers;
 pub use device::{DEVICES, Device, device_named, unmeasured};
-pub use ledger::{Basis, CACHES, Ledger, Others, Place, Term, WEIGHTS, WRITTEN_BY_PASSES};
+pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};
 pub use model::{Model, ModelError, Role, Tensor};
 pub use roofline::{Band, Class, Machine, Speed, predict};
 pub use setup::{Compute, Loading, Setup};
