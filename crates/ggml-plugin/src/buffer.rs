@@ -16,7 +16,7 @@ use crate::device;
 use crate::guard::guard;
 use crate::tensor::weight_type;
 use kernels::matmul::{PANEL_ROWS, WeightType, pack_panel, unpack_row};
-use std::alloc::Layout;
+use kernels::memory::HugeMemory;
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
@@ -282,19 +282,11 @@ extern "C" fn alloc_packed(_: *mut BufferType, size: usize) -> *mut Buffer {
     guard(ptr::null_mut(), || allocate(packed(), size))
 }
 
-fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size.max(ALIGNMENT), ALIGNMENT).ok()
-}
-
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
-    let Some(layout) = layout(size) else {
+    let Some(memory) = HugeMemory::new(size) else {
         return ptr::null_mut();
     };
-    // SAFETY: the size is not zero.
-    let memory = unsafe { std::alloc::alloc(layout) };
-    if memory.is_null() {
-        return ptr::null_mut();
-    }
+    let memory = memory.into_raw();
     // SAFETY: the functions live as long as the process; ggml owns what it returns.
     unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory.cast(), size) }
 }
@@ -314,12 +306,8 @@ const INTERFACE: BufferInterface = BufferInterface {
 };
 
 extern "C" fn free_buffer(buffer: *mut Buffer) {
-    // SAFETY: ggml frees a buffer of ours once; the memory has this layout.
-    unsafe {
-        if let Some(layout) = layout((*buffer).size) {
-            std::alloc::dealloc((*buffer).context.cast(), layout);
-        }
-    }
+    // SAFETY: ggml frees a buffer of ours once; the memory has this size.
+    drop(unsafe { HugeMemory::from_raw((*buffer).context.cast(), (*buffer).size) });
 }
 
 extern "C" fn base(buffer: *mut Buffer) -> *mut c_void {
