@@ -92,7 +92,7 @@ pub fn gguf(family: Family) -> Vec<u8> {
     tiny.0.u32("embedding_length", N_EMBD);
     tiny.0.f32("attention.layer_norm_rms_epsilon", 1e-5);
     tiny.0.f32("rope.freq_base", 10_000.0);
-    tiny.0.tokenizer();
+    tiny.0.tokenizer(N_VOCAB);
     tiny.0.matrix("token_embd.weight", &[N_EMBD, N_VOCAB]);
     match family {
         Family::Llama => tiny.llama(),

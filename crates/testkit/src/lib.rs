@@ -3,10 +3,18 @@
 //! [`tiny::gguf`] makes a GGUF file of a few hundred kilobytes with random 32-bit weights and
 //! a token for each byte, which llama.cpp loads and runs. The text that comes out means
 //! nothing; caches, states and buffers are as those of a large model of that family.
+//! [`sized::write`] makes a llama of any size and type of weights, for what depends on those.
 
 mod families;
+mod llama;
+mod weights;
 mod writer;
 
 pub mod tiny {
     pub use crate::families::{Family, gguf};
+}
+
+pub mod sized {
+    pub use crate::llama::{Llama, write};
+    pub use crate::weights::WeightKind;
 }
