@@ -19,6 +19,7 @@ mod plan_check;
 mod sdk;
 mod server;
 mod shell;
+mod speed_check;
 mod tidy;
 mod tools;
 
@@ -70,6 +71,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
+    /// Compares the speed that the planner predicts with that of running servers.
+    SpeedCheck(speed_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -101,5 +104,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
+        Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
     }
 }

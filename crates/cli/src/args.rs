@@ -318,7 +318,7 @@ fn hw() -> Command {
     let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let command = Command::new("hw")
         .about("Show what this machine is, which cores to use, and what stands in the way")
-        .arg(flag("measure").help("Measure memory and arithmetic again, for about a second"))
+        .arg(flag("measure").help("Measure memory and arithmetic again, for a second or two"))
         .arg(flag("record").help("Print what was read, for `--root` on another machine"))
         .arg(
             Arg::new("root")

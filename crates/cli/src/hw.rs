@@ -1,6 +1,7 @@
 //! `sextant hw`: what this machine is, which cores to compute on, and what stands in the way.
 
 mod measured;
+pub(crate) mod rates;
 mod table;
 mod view;
 

@@ -13,7 +13,10 @@ use hardware::Tier;
 use hardware::measure::Measured;
 use kv::{CacheType, Types, WindowCells};
 use models::{Environment, Facts, Gguf, diagnose};
-use planner::{Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Setup};
+use planner::{
+    Answer, Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Rates, Setup,
+    Source, Speed,
+};
 use proto::{Kernels, LoadSpec};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -112,14 +115,14 @@ pub(crate) fn planned(
             .or(config.model_memory_max.map(|max| max.0))
             .or_else(|| hardware::budget().map(|bytes| bytes.0))
             .unwrap_or(0),
-        device: ask.gpu_bytes.unwrap_or(0),
+        device: ask.gpu_bytes.or(on.gpu_bytes).unwrap_or(0),
     };
     let answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
     Ok(Planned {
         model: models_here::served_name(&found),
         architecture: facts.architecture,
         sequences: answer.setup.sequences(&model),
-        speed: planner::predict(&model, &answer.setup, &answer.plan, &on.machine),
+        speed: on.speed(&model, &answer),
         machine: on.name,
         machine_source: on.source,
         answer,
@@ -235,8 +238,22 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
 /// A machine whose speed is predicted.
 struct Predicted {
     machine: Machine,
+    /// Of this build's kernels, where they were timed there.
+    rates: Option<Rates>,
+    /// Memory of its GPU, where a table has it.
+    gpu_bytes: Option<u64>,
     name: String,
     source: String,
+}
+
+impl Predicted {
+    fn speed(&self, model: &Model, answer: &Answer) -> Speed {
+        let (setup, plan) = (&answer.setup, &answer.plan);
+        let rates = self.rates.as_ref();
+        rates
+            .and_then(|rates| planner::predict_measured(model, setup, plan, rates))
+            .unwrap_or_else(|| planner::predict(model, setup, plan, &self.machine))
+    }
 }
 
 /// The device of that name; without one this machine, as it was measured.
@@ -254,6 +271,8 @@ fn machine(name: Option<&str>, environment: &Environment) -> Outcome<Predicted> 
     })?;
     Ok(Predicted {
         machine: device.machine,
+        rates: None,
+        gpu_bytes: device.gpu_bytes,
         name: device.describes.to_owned(),
         source: device.source.to_owned(),
     })
@@ -262,16 +281,21 @@ fn machine(name: Option<&str>, environment: &Environment) -> Outcome<Predicted> 
 fn this_machine(environment: &Environment) -> Predicted {
     let known = hw::kept(environment).and_then(|(machine, measured)| {
         let predicted = of_measured(machine.tier, &measured)?;
-        Some((machine.processor.name(), predicted))
+        let rates = hw::rates::of_measured(&measured);
+        Some((machine.processor.name(), predicted, rates))
     });
     match known {
-        Some((name, machine)) => Predicted {
+        Some((name, machine, rates)) => Predicted {
             machine,
+            rates,
+            gpu_bytes: None,
             name,
             source: "as `sextant hw` measured it".to_owned(),
         },
         None => Predicted {
             machine: planner::unmeasured(),
+            rates: None,
+            gpu_bytes: None,
             name: "a slow desktop, which nobody measured".to_owned(),
             source: "an assumption; `sextant hw` measures this one, `device` names another"
                 .to_owned(),
@@ -292,8 +316,8 @@ fn of_measured(tier: Tier, measured: &Measured) -> Option<Machine> {
             Tier::RockchipBoard | Tier::ArmBoard => Class::Board,
             _ => Class::Cpu,
         },
+        source: Source::Measured,
         bandwidth_bytes_s: measured.best_gb_per_second()? * GIGA,
         int8_ops_s: int8,
-        host_bandwidth_bytes_s: None,
     })
 }

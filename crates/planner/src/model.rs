@@ -161,7 +161,7 @@ impl Model {
             .map_or(0, |table| table.bytes)
     }
 
-    fn active(&self, tensor: &Tensor, of_all: u64) -> u64 {
+    pub(crate) fn active(&self, tensor: &Tensor, of_all: u64) -> u64 {
         match tensor.role {
             Role::Table => of_all / tensor.rows.max(1),
             Role::Weight => of_all,
