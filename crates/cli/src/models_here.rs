@@ -1,8 +1,9 @@
 //! Finding models on this machine, with the command line's exit codes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::Config;
+use models::pull::{Options, Puller};
 use models::{Environment, Found, Resolved, Store};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -28,6 +29,26 @@ pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
             format!("`{source}` is not here yet; get it with `sextant pull {source}`"),
         )),
     }
+}
+
+/// The name of a model that is here; for one that can be pulled the path of its header, which is
+/// fetched into `folder`. Blocking.
+pub(crate) fn find_or_header(
+    environment: &Environment,
+    spec: &str,
+    folder: &Path,
+) -> Outcome<String> {
+    let Resolved::Pull(source) = models::resolve(environment, spec).code(Code::ModelNotFound)?
+    else {
+        return Ok(spec.to_owned());
+    };
+    let options = Options::from_environment(environment).code(Code::Download)?;
+    let puller = Puller::new(options).code(Code::Download)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let path = runtime
+        .block_on(puller.headers(&source, folder))
+        .code(Code::Download)?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// The models to load: those configured, else the only one on this machine.

@@ -28,7 +28,10 @@ const CONTEXT_MIN: u32 = 8;
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let environment = models_here::environment(&config);
-    let ask = ask(matches)?;
+    // Headers of a model that is not here; they go with the end of this command.
+    let headers = tempfile::tempdir()?;
+    let mut ask = ask(matches)?;
+    ask.model = models_here::find_or_header(&environment, &ask.model, headers.path())?;
     let names = |flag: &str| -> Vec<String> {
         let given = matches.get_many::<String>(flag).unwrap_or_default();
         given.cloned().collect()
