@@ -29,6 +29,7 @@ pub(crate) fn command() -> Command {
             unload(),
             show(),
             plan(),
+            presets(),
             key(),
             audit(),
             providers(),
@@ -128,6 +129,22 @@ fn show() -> Command {
         .arg(model().required(true))
         .arg(json());
     augment(command, |setting| setting.name == "models_dir")
+}
+
+fn presets() -> Command {
+    let command = Command::new("presets")
+        .about("Choose a model for every day and a strong one among those here, with settings")
+        .arg(
+            Arg::new("toml")
+                .long("toml")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("json")
+                .help("Print them as tables for the configuration file"),
+        )
+        .arg(json());
+    augment(command, |setting| {
+        ["models_dir", "model_memory_max"].contains(&setting.name)
+    })
 }
 
 fn plan() -> Command {

@@ -21,6 +21,7 @@ mod models_here;
 mod outcome;
 mod output;
 mod plan;
+mod presets;
 mod progress;
 mod pull;
 mod remote;
@@ -62,6 +63,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("rm", matches)) => list::rm(matches),
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
+        Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),

@@ -12,6 +12,7 @@ mod device;
 mod ledger;
 mod measured;
 mod model;
+pub mod preset;
 mod roofline;
 mod setup;
 mod weights;

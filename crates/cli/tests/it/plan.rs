@@ -123,3 +123,27 @@ fn models_beside_it_are_counted() {
         3 * alone
     );
 }
+
+#[test]
+fn presets_name_a_model_and_their_tables_are_a_configuration() {
+    let sandbox = sandbox();
+    let ran = sandbox.run(&["presets", "--json", "--model-memory-max", "1GiB"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let presets = report["presets"].as_array().unwrap();
+    let names: Vec<_> = presets.iter().map(|preset| &preset["name"]).collect();
+    assert_eq!(names, ["daily", "strong"]);
+    // They are all fast; the mixture of windows and the hybrid have more weights than the plain.
+    assert_ne!(presets[1]["model"]["id"], "plain");
+    assert!(presets[1]["model"]["decode"]["low"].as_f64().unwrap() > 0.0);
+
+    let tables = sandbox.run(&["presets", "--toml", "--model-memory-max", "1GiB"]);
+    sandbox.write("sextant.toml", &tables.stdout);
+    let file = sandbox.dir().join("sextant.toml");
+    let file = file.to_string_lossy();
+    let doctor = sandbox.run(&["doctor", "daily", "--config", &file]);
+    assert_eq!(doctor.code, 0, "{}\n{}", tables.stdout, doctor.stdout);
+
+    let ran = sandbox.run(&["presets", "--model-memory-max", "1MiB"]);
+    assert!(ran.stdout.contains("no model here fits"), "{}", ran.stdout);
+}
