@@ -118,8 +118,11 @@ fn write(Chosen { preset, model }: &Chosen) -> Outcome {
         Bytes(used.planned.answer.ledger.host_needed())
     ))?;
     output::line(&format!(
-        "          context {}, {} slots, KV {}/{}",
-        used.context, preset.slots, preset.types.keys, preset.types.values
+        "          context {}, {}, KV {}/{}",
+        used.context,
+        slots(preset.slots),
+        preset.types.keys,
+        preset.types.values
     ))?;
     output::line(&format!("          {}", preset.reason))?;
     if decode < preset.decode_min {
@@ -173,4 +176,11 @@ fn as_toml(chosen: &[Chosen]) -> Outcome {
         output::line("")?;
     }
     Ok(())
+}
+
+fn slots(n_slots: u32) -> String {
+    match n_slots {
+        1 => "1 slot".to_owned(),
+        n => format!("{n} slots"),
+    }
 }

@@ -11,7 +11,7 @@ mod weights;
 mod writer;
 
 pub mod tiny {
-    pub use crate::families::{Family, gguf};
+    pub use crate::families::{Family, Purpose, gguf, gguf_for};
 }
 
 pub mod sized {

@@ -87,6 +87,11 @@ impl Writer {
         self.pairs.extend(values.flat_map(u32::to_le_bytes));
     }
 
+    pub(crate) fn bool(&mut self, last: &str, value: bool) {
+        self.key(&format!("{}.{last}", self.architecture), TYPE_BOOL);
+        self.pairs.push(u8::from(value));
+    }
+
     pub(crate) fn bools(&mut self, last: &str, values: &[bool]) {
         self.array(
             &format!("{}.{last}", self.architecture),
@@ -136,10 +141,12 @@ impl Writer {
 
     /// Random weights about 1, as norms have them.
     pub(crate) fn norm(&mut self, name: &str, n: u64) {
-        let spread = Spread {
-            mean: 1.0,
-            width: 0.1,
-        };
+        self.norm_about(name, n, 1.0);
+    }
+
+    /// Random weights about another number.
+    pub(crate) fn norm_about(&mut self, name: &str, n: u64, mean: f32) {
+        let spread = Spread { mean, width: 0.1 };
         self.tensor(name, &[n], WeightKind::F32, spread);
     }
 
