@@ -52,106 +52,126 @@ const FOUR_BIT_VALUES: Types = Types {
     values: CacheType::Q4_0,
 };
 
-/// The presets of a class of machine. Those of Rockchip boards follow published runs on an
-/// RK3588 with 24 GB: a 2 B model at 8.7 tokens/s was stable with 32,768 tokens of context, a
-/// 9 B model at 2.5 with 8,192, keys in q8_0 and values in q4_0 on the four big cores. The
-/// others are rules of thumb until `sextant tune` has measured.
-#[must_use]
-pub fn presets(tier: Tier) -> [Preset; 2] {
-    let preset = |purpose, (decode_min, context, slots), types, reason| Preset {
+const fn preset(
+    purpose: Purpose,
+    (decode_min, context, slots): (f64, u32, u32),
+    types: Types,
+    reason: &'static str,
+) -> Preset {
+    Preset {
         purpose,
         decode_min,
         context,
         slots,
         types,
         reason,
-    };
-    let (daily, strong) = (Purpose::Daily, Purpose::Strong);
+    }
+}
+
+/// After published runs on an RK3588 with 24 GB: a 2 B model at 8.7 tokens/s was stable with 32,768
+/// tokens of context, a 9 B model at 2.5 with 8,192; keys in q8_0 and values in q4_0 on the four
+/// big cores.
+const ROCKCHIP: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (8.0, 16_384, 1),
+        FOUR_BIT_VALUES,
+        "one person, a 2 B model on the big cores; a small cache leaves the narrow memory to the weights",
+    ),
+    preset(
+        Purpose::Strong,
+        (2.0, 8192, 1),
+        FOUR_BIT_VALUES,
+        "up to a 9 B model was stable with this context; larger ones fall below a token a second",
+    ),
+];
+
+const ARM: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (6.0, 8192, 1),
+        FOUR_BIT_VALUES,
+        "one person on a narrow memory, and often 4 to 8 GB of it for everything",
+    ),
+    preset(
+        Purpose::Strong,
+        (2.0, 4096, 1),
+        FOUR_BIT_VALUES,
+        "a short context, so that its cache and a larger model fit together",
+    ),
+];
+
+const LAPTOP: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (15.0, 16_384, 2),
+        EIGHT_BITS,
+        "heat lowers the clocks after minutes, so half as fast must still be pleasant",
+    ),
+    preset(
+        Purpose::Strong,
+        (4.0, 16_384, 1),
+        FOUR_BIT_VALUES,
+        "on mains power; the cache stays small beside a model that fills the memory",
+    ),
+];
+
+const UNIFIED: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (25.0, 32_768, 4),
+        EIGHT_BITS,
+        "much memory at a middling pace: long contexts and several streams are cheap",
+    ),
+    preset(
+        Purpose::Strong,
+        (6.0, 32_768, 2),
+        EIGHT_BITS,
+        "a mixture of experts reads a part of its weights only, and is the best use of such memory",
+    ),
+];
+
+const NUMA: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (20.0, 32_768, 8),
+        PLAIN,
+        "memory is plenty and streams share each pass over the weights",
+    ),
+    preset(
+        Purpose::Strong,
+        (4.0, 32_768, 2),
+        PLAIN,
+        "a large model reads memory of both nodes: fewer streams keep it usable",
+    ),
+];
+
+const DESKTOP: [Preset; 2] = [
+    preset(
+        Purpose::Daily,
+        (20.0, 16_384, 4),
+        EIGHT_BITS,
+        "an editor, a chat and an agent at once; keys and values in 8 bits cost next to no quality",
+    ),
+    preset(
+        Purpose::Strong,
+        (5.0, 16_384, 1),
+        FOUR_BIT_VALUES,
+        "one stream, so that the largest model and its cache fit",
+    ),
+];
+
+/// The presets of a class of machine. But for Rockchip's they are rules of thumb until
+/// `sextant tune` has measured.
+#[must_use]
+pub const fn presets(tier: Tier) -> [Preset; 2] {
     match tier {
-        Tier::RockchipBoard => [
-            preset(
-                daily,
-                (8.0, 16_384, 1),
-                FOUR_BIT_VALUES,
-                "one person, a 2 B model on the big cores; a small cache leaves the narrow memory to the weights",
-            ),
-            preset(
-                strong,
-                (2.0, 8192, 1),
-                FOUR_BIT_VALUES,
-                "up to a 9 B model was stable with this context; larger ones fall below a token a second",
-            ),
-        ],
-        Tier::ArmBoard => [
-            preset(
-                daily,
-                (6.0, 8192, 1),
-                FOUR_BIT_VALUES,
-                "one person on a narrow memory, and often 4 to 8 GB of it for everything",
-            ),
-            preset(
-                strong,
-                (2.0, 4096, 1),
-                FOUR_BIT_VALUES,
-                "a short context, so that its cache and a larger model fit together",
-            ),
-        ],
-        Tier::Laptop => [
-            preset(
-                daily,
-                (15.0, 16_384, 2),
-                EIGHT_BITS,
-                "heat lowers the clocks after minutes, so half as fast must still be pleasant",
-            ),
-            preset(
-                strong,
-                (4.0, 16_384, 1),
-                FOUR_BIT_VALUES,
-                "on mains power; the cache stays small beside a model that fills the memory",
-            ),
-        ],
-        Tier::NvidiaUnified | Tier::AmdUnified => [
-            preset(
-                daily,
-                (25.0, 32_768, 4),
-                EIGHT_BITS,
-                "much memory at a middling pace: long contexts and several streams are cheap",
-            ),
-            preset(
-                strong,
-                (6.0, 32_768, 2),
-                EIGHT_BITS,
-                "a mixture of experts reads a part of its weights only, and is the best use of such memory",
-            ),
-        ],
-        Tier::NumaServer => [
-            preset(
-                daily,
-                (20.0, 32_768, 8),
-                PLAIN,
-                "memory is plenty and streams share each pass over the weights",
-            ),
-            preset(
-                strong,
-                (4.0, 32_768, 2),
-                PLAIN,
-                "a large model reads memory of both nodes: fewer streams keep it usable",
-            ),
-        ],
-        Tier::Workstation | Tier::VirtualMachine | Tier::Unknown => [
-            preset(
-                daily,
-                (20.0, 16_384, 4),
-                EIGHT_BITS,
-                "an editor, a chat and an agent at once; keys and values in 8 bits cost next to no quality",
-            ),
-            preset(
-                strong,
-                (5.0, 16_384, 1),
-                FOUR_BIT_VALUES,
-                "one stream, so that the largest model and its cache fit",
-            ),
-        ],
+        Tier::RockchipBoard => ROCKCHIP,
+        Tier::ArmBoard => ARM,
+        Tier::Laptop => LAPTOP,
+        Tier::NvidiaUnified | Tier::AmdUnified => UNIFIED,
+        Tier::NumaServer => NUMA,
+        Tier::Workstation | Tier::VirtualMachine | Tier::Unknown => DESKTOP,
     }
 }
 
