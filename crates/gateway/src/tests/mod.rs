@@ -3,6 +3,7 @@ mod anthropic;
 mod bad_inputs;
 mod edge;
 mod fault_matrix;
+mod images;
 mod managed;
 mod ollama;
 mod properties;
