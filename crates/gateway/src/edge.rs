@@ -19,6 +19,7 @@ use tracing::Instrument;
 
 use crate::AppState;
 use crate::access::{Need, Visit, VisitEnd, need};
+use crate::aside::{aside, is_large};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::linger::Lingering;
@@ -58,12 +59,14 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
         Err(error) => (error.into_response(), None),
         Ok(Admission::Preflight) => (preflight(request.headers()), None),
         Ok(Admission::Enter(permit)) => {
+            let is_large = is_large(&request);
             let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
-            let response = handled
-                .instrument(span)
-                .await
-                .unwrap_or_else(|_| panicked());
-            (response, permit)
+            let handled = handled.instrument(span);
+            let handled = match is_large {
+                true => aside(handled).await.and_then(Result::ok),
+                false => handled.await.ok(),
+            };
+            (handled.unwrap_or_else(panicked), permit)
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {

@@ -4,6 +4,7 @@ mod bad_inputs;
 mod edge;
 mod fault_matrix;
 mod images;
+mod large;
 mod managed;
 mod ollama;
 mod properties;
