@@ -14,7 +14,7 @@ mod scopes;
 mod span;
 mod visit;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -96,7 +96,15 @@ struct Looking {
 
 /// Tells the time.
 #[derive(Debug)]
-pub(crate) enum Clock {
+pub(crate) struct Clock {
+    time: Time,
+    /// The latest time of day that was ever told.
+    latest_ms: AtomicU64,
+}
+
+/// Where the time comes from.
+#[derive(Debug)]
+pub(crate) enum Time {
     System(Instant),
     #[cfg(test)]
     Manual(Arc<Mutex<Moment>>),
@@ -105,7 +113,29 @@ pub(crate) enum Clock {
 impl Clock {
     pub(crate) fn now(&self) -> Moment {
         match self {
+    pub(crate) fn new(time: Time) -> Self {
+        Self {
+            time,
+            latest_ms: AtomicU64::new(0),
+        }
+    }
+
             Self::System(start) => {
+        let now = self.time.now();
+        self.latest_ms.fetch_max(now.unix_ms, Ordering::Relaxed);
+        now
+    }
+
+    /// The time by which keys expire, seconds since 1970: it never goes back, whatever is done
+    /// to the clock of the machine, so an expired key does not come to life again.
+    fn expiry_s(&self) -> u64 {
+        let now = self.now().unix_ms;
+        now.max(self.latest_ms.load(Ordering::Relaxed)) / 1000
+    }
+}
+
+impl Time {
+    fn now(&self) -> Moment {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH);
                 Moment {
                     elapsed: start.elapsed(),
@@ -126,7 +156,7 @@ impl Control {
     /// # Errors
     /// What is wrong with the database.
     pub fn open(store: Store, options: ControlOptions) -> Result<Self, StoreError> {
-        Self::with_clock(store, options, Clock::System(Instant::now()))
+        Self::with_clock(store, options, Clock::new(Time::System(Instant::now())))
     }
 
     pub(crate) fn with_clock(
@@ -202,7 +232,7 @@ impl Control {
     }
 
     pub(crate) fn find(&self, key: &str) -> Option<Arc<Holder>> {
-        self.0.keyring.load().find(key, self.now().unix_s())
+        self.0.keyring.load().find(key, self.0.clock.expiry_s())
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -260,6 +290,8 @@ impl Inner {
             Err(_) => {}
         }
     }
+        // A key that expires while nobody asks has expired all the same.
+        inner.clock.now();
 
     fn try_look(&self, looking: &mut Looking) -> Result<(), StoreError> {
         let data_version = looking.session.data_version()?;

@@ -22,7 +22,7 @@ use super::scripted::{
     Reply, Scripted, Step, config, done, finished, hello, request, routed, send, started, text,
 };
 use super::upstream::{Fate, Upstream};
-use crate::access::{Clock, Moment};
+use crate::access::{Clock, Moment, Time};
 use crate::{
     Control, ControlOptions, GatewayConfig, Price, Prices, RoutedProvider, Routing, serve,
 };
@@ -53,6 +53,12 @@ impl Desk {
 
     fn pass(&self, time: Duration) {
         let mut now = self.clock.lock().unwrap();
+    /// As somebody sets the clock of the machine.
+    fn set_back(&self, time: Duration) {
+        let mut clock = self.clock.lock().unwrap();
+        clock.unix_ms -= u64::try_from(time.as_millis()).unwrap();
+    }
+
         now.elapsed += time;
         now.unix_ms += u64::try_from(time.as_millis()).unwrap();
     }
@@ -71,7 +77,7 @@ impl Desk {
 
     /// As a process that starts.
     fn control(&self) -> Control {
-        let clock = Clock::Manual(Arc::clone(&self.clock));
+        let clock = Clock::new(Time::Manual(Arc::clone(&self.clock)));
         Control::with_clock(self.store(), self.options, clock).unwrap()
     }
 
@@ -224,6 +230,9 @@ async fn keys_come_and_go_while_the_server_runs() {
     control.look();
     assert_eq!(status(address, &other).await, "401");
     assert_eq!(status(address, &bearer).await, "200");
+    // Not even a clock that is set back brings it to life again.
+    desk.set_back(Duration::from_secs(3600));
+    assert_eq!(status(address, &bearer).await, "401");
 
     desk.pass(Duration::from_secs(3599));
     assert_eq!(status(address, &bearer).await, "200");
