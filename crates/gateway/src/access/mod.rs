@@ -78,6 +78,8 @@ struct Inner {
     looking: Mutex<Looking>,
     strangers: Mutex<Bucket>,
     clock: Arc<Clock>,
+    #[cfg(test)]
+    visit: Mutex<Weak<Visit>>,
     /// `None`: they are kept in memory.
     responses: Option<Arc<Responses>>,
     /// The thread that looks ends when this is dropped.
@@ -198,6 +200,8 @@ impl Control {
             looking: Mutex::new(looking),
             strangers: Mutex::new(Bucket::new(STRANGERS_NOTED_PER_MINUTE, clock.now().elapsed)),
             clock: Arc::new(clock),
+            #[cfg(test)]
+            visit: Mutex::default(),
             _stop: stop,
             store,
         }));
@@ -223,6 +227,19 @@ impl Control {
     pub fn flush(&self) {
         self.0.save_usage();
         self.0.writer.flush();
+    }
+
+    /// The request that came last, while it runs.
+    #[cfg(test)]
+    pub(crate) fn visit(&self) -> Option<Arc<Visit>> {
+        let visit = self.0.visit.lock();
+        visit.unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    #[cfg(test)]
+    fn began(&self, visit: &Arc<Visit>) {
+        let last = self.0.visit.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(visit);
     }
 
     /// Looks for changed keys now.

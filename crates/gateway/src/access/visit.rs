@@ -178,7 +178,7 @@ impl Visit {
         (id, route): (&str, &str),
     ) -> Arc<Self> {
         let control = state.control();
-        Arc::new(Self {
+        let visit = Arc::new(Self {
             id: id.to_owned(),
             route: route.to_owned(),
             began: Instant::now(),
@@ -188,7 +188,19 @@ impl Visit {
             clock: control.map(|control| Arc::clone(control.clock())),
             caller: OnceLock::new(),
             record: Mutex::default(),
-        })
+        });
+        #[cfg(test)]
+        if let Some(control) = control {
+            control.began(&visit);
+        }
+        visit
+    }
+
+    /// Tokens of its prompts and of its answers so far.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self) -> (u64, u64) {
+        let (prompt, completion, _) = Self::used(&self.record());
+        (prompt, completion)
     }
 
     /// Held for a few assignments, never over an await.

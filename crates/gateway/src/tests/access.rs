@@ -21,6 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::scripted::{
     Reply, Scripted, Step, config, done, finished, hello, request, routed, send, started, text,
 };
+use super::server::eventually;
 use super::upstream::{Fate, Upstream};
 use crate::access::{Clock, Moment, Time};
 use crate::{
@@ -200,14 +201,7 @@ async fn keys_come_and_go_while_the_server_runs() {
         ..key("phone")
     });
     // Seen by the server itself.
-    let seen = async {
-        while !control.asks_for_a_key() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), seen)
-        .await
-        .unwrap();
+    eventually(|| control.asks_for_a_key()).await;
     let bearer = format!("authorization: Bearer {}\r\n", phone.expose());
     assert_eq!(status(address, "").await, "401");
     assert_eq!(

@@ -193,20 +193,14 @@ async fn keep_alive_of_a_key_without_admin_takes_no_model_away() {
     }
 }
 
-/// Sends a request and leaves some time after its jobs have arrived.
-async fn abandoned(app: &Router, request: Request<Body>, arrived: impl Fn() -> bool) {
+/// Sends a request and leaves once that much was used: tokens of prompts and of answers.
+async fn abandoned(app: &Router, control: &Control, request: Request<Body>, used: (u64, u64)) {
     let answer = tower::ServiceExt::oneshot(app.clone(), request);
     let mut answer = std::pin::pin!(answer);
-    let arrives = async {
-        while !arrived() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        // The engine's text is on its way.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    };
+    let is_used = || control.visit().is_some_and(|visit| visit.tokens() == used);
     tokio::select! {
         answer = &mut answer => panic!("answered: {}", answer.unwrap().status()),
-        () = arrives => {}
+        () = eventually(is_used) => {}
     }
 }
 
@@ -228,7 +222,7 @@ async fn a_whole_answer_that_is_abandoned_costs_what_was_done() {
     let app = app(&empty(), &control, providers);
     let body = chat("m", "123456789012").to_string();
     let request = keyed(Method::POST, CHAT, &phone, body);
-    abandoned(&app, request, || !slow.seen().is_empty()).await;
+    abandoned(&app, &control, request, (3, 2)).await;
     let row = desk.rows(&control).pop().unwrap();
     assert_eq!((row.prompt_tokens, row.completion_tokens), (3, 2));
     assert_eq!(row.cost, Cost(7_000));
@@ -256,7 +250,7 @@ async fn each_prompt_of_a_request_counts_by_itself() {
     let prompts = ["123456789012", "1234"];
     let body = json!({ "model": "tiny", "prompt": prompts }).to_string();
     let request = keyed(Method::POST, "/v1/completions", &phone, body);
-    abandoned(&app, request, || backend.jobs.lock().unwrap().len() == 2).await;
+    abandoned(&app, &control, request, (15, 7)).await;
     let row = desk.rows(&control).pop().unwrap();
     // Told of the second: 12 and 5. By estimate of the first: 3 and 2.
     assert_eq!((row.prompt_tokens, row.completion_tokens), (15, 7));
