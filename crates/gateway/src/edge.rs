@@ -14,6 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Frame, SizeHint};
+use store::Scope;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
@@ -145,6 +146,9 @@ fn admit(
     visit.identify(need, headers, operator, state.control())?;
     if POLLED.contains(&route) {
         return Ok(Admission::Enter(None));
+    }
+    if need == Need::Scope(Scope::Admin) && request.method() != Method::GET {
+        visit.acts();
     }
     let slots = state.request_slots();
     let kept_free = visit.caller().places_kept_free(state.config().requests_max);

@@ -75,6 +75,11 @@ impl Head {
         targets.any(|target| holder.may_use(Some(name), target))
     }
 
+    /// For what changes what is on disk: the audit log notes it.
+    pub(crate) fn changes(&self, model: &str) {
+        self.visit.asks(Some(model));
+    }
+
     /// For what loads or unloads a model of this process without asking it for an answer:
     /// the audit log notes it, and a key does it to the models that it may use.
     pub(crate) fn manages(&self, model: &str) -> Result<(), ApiError> {
@@ -271,6 +276,11 @@ impl Visit {
         record.has_place = entered.is_ok();
         record.is_due |= entered.is_err();
         entered.map_err(|refusal| refused(holder.name(), refusal))
+    }
+
+    /// It is an act of an administrator, and worth a row whatever comes of it.
+    pub(crate) fn acts(&self) {
+        self.record().is_due = true;
     }
 
     /// It asks for an answer of this model.

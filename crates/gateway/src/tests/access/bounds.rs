@@ -2,6 +2,7 @@
 
 use supervisor::ModelStatus;
 
+use super::super::ollama::library::{Step as Pull, pulling};
 use super::super::scripted::{failed, ready_model, shelved, status};
 use super::*;
 
@@ -148,6 +149,94 @@ async fn an_administrators_key_manages_the_models_that_it_may_use() {
             ("two", 403),
             ("one", 200),
             ("one", 200)
+        ]
+    );
+}
+
+/// Reads nothing new.
+#[derive(Debug)]
+struct Unchanged;
+
+impl RoutingSource for Unchanged {
+    fn read(&self) -> Result<Routing, String> {
+        Ok(Routing::default())
+    }
+}
+
+#[tokio::test]
+async fn every_act_of_an_administrator_leaves_a_row() {
+    let desk = Desk::new();
+    let admin = desk.add(NewKey {
+        scopes: Scopes::ALL,
+        ..key("admin")
+    });
+    let control = desk.control();
+    let library = pulling(vec![
+        vec![Pull::File("a.gguf", 1)],
+        vec![
+            Pull::File("a.gguf", 1),
+            Pull::Wait(Duration::from_millis(1)),
+            Pull::Fail(LibraryFailureKind::Failed),
+        ],
+    ]);
+    let config = GatewayConfig {
+        library: Some(library),
+        routing_source: Some(Arc::new(Unchanged)),
+        ..with(&control)
+    };
+    let backend = Scripted::with_models(vec![ready_model("one")]);
+    let app = routed(&backend, config, Routing::default());
+    let pull = json!({ "model": "smollm2" });
+    let acts = [
+        (
+            Method::POST,
+            "/admin/models/load",
+            json!({ "path": "/two.gguf" }),
+        ),
+        (Method::POST, "/admin/models/load", json!({ "path": 5 })),
+        (
+            Method::POST,
+            "/admin/models/unload",
+            json!({ "model": "one" }),
+        ),
+        (
+            Method::POST,
+            "/admin/models/unload",
+            json!({ "model": "one" }),
+        ),
+        (Method::POST, "/api/pull", pull.clone()),
+        (Method::POST, "/api/pull", pull),
+        (Method::DELETE, "/api/delete", json!({ "model": "nobody" })),
+        (Method::POST, "/admin/reload", json!({})),
+        // To look is no act.
+        (Method::GET, "/admin/models", json!({})),
+    ];
+    for (method, path, body) in acts {
+        send(app.clone(), keyed(method, path, &admin, body.to_string())).await;
+    }
+    let rows = desk.rows(&control);
+    let by_admin = |row: &AuditRow| row.key_name.as_deref() == Some("admin");
+    assert!(rows.iter().all(by_admin) && rows.iter().all(|row| row.at_ms == START_MS));
+    let told = rows.iter().map(|row| {
+        let error = row.error.as_deref();
+        (&*row.route, row.model.as_deref(), row.status, error)
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            ("/admin/models/load", Some("two"), 200, None),
+            ("/admin/models/load", None, 400, Some("invalid_type")),
+            ("/admin/models/unload", Some("one"), 200, None),
+            (
+                "/admin/models/unload",
+                Some("one"),
+                404,
+                Some("model_not_found")
+            ),
+            ("/api/pull", Some("smollm2"), 200, None),
+            ("/api/pull", Some("smollm2"), 200, Some("library_failed")),
+            ("/api/delete", Some("nobody"), 404, Some("model_unknown")),
+            ("/admin/reload", None, 200, None),
         ]
     );
 }
