@@ -113,8 +113,6 @@ pub(crate) enum Time {
 }
 
 impl Clock {
-    pub(crate) fn now(&self) -> Moment {
-        match self {
     pub(crate) fn new(time: Time) -> Self {
         Self {
             time,
@@ -122,7 +120,7 @@ impl Clock {
         }
     }
 
-            Self::System(start) => {
+    pub(crate) fn now(&self) -> Moment {
         let now = self.time.now();
         self.latest_ms.fetch_max(now.unix_ms, Ordering::Relaxed);
         now
@@ -138,6 +136,8 @@ impl Clock {
 
 impl Time {
     fn now(&self) -> Moment {
+        match self {
+            Self::System(start) => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH);
                 Moment {
                     elapsed: start.elapsed(),
@@ -290,6 +290,8 @@ impl Control {
 fn watch(inner: &Weak<Inner>, stopped: &std::sync::mpsc::Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
         let Some(inner) = inner.upgrade() else { return };
+        // A key that expires while nobody asks has expired all the same.
+        inner.clock.now();
         inner.look();
         inner.save_usage();
     }
@@ -307,8 +309,6 @@ impl Inner {
             Err(_) => {}
         }
     }
-        // A key that expires while nobody asks has expired all the same.
-        inner.clock.now();
 
     fn try_look(&self, looking: &mut Looking) -> Result<(), StoreError> {
         let data_version = looking.session.data_version()?;
