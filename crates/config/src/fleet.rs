@@ -94,6 +94,9 @@ pub struct ProviderTable {
     /// The models that are used of it; left out: all it lists.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Models that see images, where the engine does not say so; `*` stands for all.
+    #[serde(default)]
+    pub vision: Vec<String>,
     /// Whether answers are asked for as streams also where they are shown whole; left out:
     /// of all but services on the internet (`openai`).
     pub stream_always: Option<bool>,
@@ -181,6 +184,8 @@ pub struct RoutingTable {
     pub place: String,
     /// How far requests travel that say nothing of it: `local_only`, `lan_only` or `any`.
     pub privacy: Option<String>,
+    /// How far requests with images travel; left out: as far as the strictest rule allows.
+    pub image_privacy: Option<String>,
     /// What `auto` means, in order.
     pub auto: Vec<String>,
     /// What answers where the model that was named cannot, in order.

@@ -23,8 +23,9 @@ pub use event::{
     TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
-    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,
-    Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice, ToolDefinition,
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,
+    Message, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
+    ToolDefinition,
 };
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.

@@ -12,7 +12,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use proto::{Event, FailureKind, JobFailure, Timings, UpstreamFault};
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, Response, Url};
-use router::Reach;
+use router::{Model, Reach};
 use serde_json::Value;
 use stdx::Secret;
 use thread_local::ThreadLocal;
@@ -52,6 +52,8 @@ pub struct RemoteConfig {
     pub timeouts: Timeouts,
     /// Its models, where it does not list them; with a list, those that are used of it.
     pub models: Vec<String>,
+    /// Its models that see images, where it does not say so; `*` stands for all.
+    pub vision: Vec<String>,
     pub streams: Streams,
 }
 
@@ -193,7 +195,7 @@ impl Remote {
             Err(NoList::Cause(cause)) => return Err(cause),
         };
         let listed = match (listed, self.config.models.is_empty()) {
-            (Some(models), true) => return Ok(Survey { models }),
+            (Some(models), true) => return Ok(self.survey_of(models)),
             (None, true) => return Err("it does not list its models; name them".to_owned()),
             (listed, false) => listed.unwrap_or_default(),
         };
@@ -203,9 +205,13 @@ impl Remote {
                 .cloned()
                 .unwrap_or_else(|| survey::named(self.config.kind, name))
         };
-        Ok(Survey {
-            models: self.config.models.iter().map(known).collect(),
-        })
+        Ok(self.survey_of(self.config.models.iter().map(known).collect()))
+    }
+
+    /// The models with what the operator knows of them.
+    fn survey_of(&self, mut models: Vec<Model>) -> Survey {
+        survey::let_see(&mut models, &self.config.vision);
+        Survey { models }
     }
 
     async fn get(&self, route: Route) -> Result<Value, NoList> {

@@ -90,6 +90,12 @@ impl Rules {
         self.rules.is_empty()
     }
 
+    /// How far the strictest rule lets go what it finds; `None` without rules.
+    #[must_use]
+    pub fn strictest(&self) -> Option<Reach> {
+        self.rules.iter().map(|(limit, _)| limit.reach).min()
+    }
+
     /// The limits of all rules that find something in one of the texts.
     pub fn limits<'a>(&'a self, texts: &'a [&'a str]) -> impl Iterator<Item = Limit> + 'a {
         let matches = |set: &RegexSet| texts.iter().any(|text| set.is_match(text));

@@ -246,7 +246,8 @@ impl Fleet {
         self.inner.apply(shelf::Event::Pin { model, pin });
     }
 
-    /// Says how long a model stays in memory after its next job.
+    /// Says how long a model that is in memory stays there from now on when it has nothing to
+    /// do. Whoever wishes that of one request says so when the request is over.
     pub fn keep(&self, name: &str, keep: Keep) {
         let model = name.to_owned();
         self.inner.apply(shelf::Event::Keep { model, keep });

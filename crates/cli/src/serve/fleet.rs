@@ -73,6 +73,11 @@ fn terms(
             Some(label) => reach("`routing.privacy`", label)?,
             None => default.reach_default,
         },
+        image_reach: table
+            .image_privacy
+            .as_ref()
+            .map(|label| reach("`routing.image_privacy`", label))
+            .transpose()?,
         embedded_priority: table.embedded_priority.unwrap_or(default.embedded_priority),
         queue_timeout: table
             .queue_timeout_secs
@@ -120,6 +125,7 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
             silence: Duration::from_secs(table.silence_timeout_secs),
         },
         models: table.models.clone(),
+        vision: table.vision.clone(),
         streams: match table.stream_always {
             Some(true) => Streams::Always,
             Some(false) => Streams::AsShown,

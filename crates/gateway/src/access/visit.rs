@@ -75,6 +75,11 @@ impl Head {
         targets.any(|target| holder.may_use(Some(name), target))
     }
 
+    /// For what changes what is on disk: the audit log notes it.
+    pub(crate) fn changes(&self, model: &str) {
+        self.visit.asks(Some(model));
+    }
+
     /// For what loads or unloads a model of this process without asking it for an answer:
     /// the audit log notes it, and a key does it to the models that it may use.
     pub(crate) fn manages(&self, model: &str) -> Result<(), ApiError> {
@@ -178,7 +183,7 @@ impl Visit {
         (id, route): (&str, &str),
     ) -> Arc<Self> {
         let control = state.control();
-        Arc::new(Self {
+        let visit = Arc::new(Self {
             id: id.to_owned(),
             route: route.to_owned(),
             began: Instant::now(),
@@ -188,7 +193,19 @@ impl Visit {
             clock: control.map(|control| Arc::clone(control.clock())),
             caller: OnceLock::new(),
             record: Mutex::default(),
-        })
+        });
+        #[cfg(test)]
+        if let Some(control) = control {
+            control.began(&visit);
+        }
+        visit
+    }
+
+    /// Tokens of its prompts and of its answers so far.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self) -> (u64, u64) {
+        let (prompt, completion, _) = Self::used(&self.record());
+        (prompt, completion)
     }
 
     /// Held for a few assignments, never over an await.
@@ -259,6 +276,11 @@ impl Visit {
         record.has_place = entered.is_ok();
         record.is_due |= entered.is_err();
         entered.map_err(|refusal| refused(holder.name(), refusal))
+    }
+
+    /// It is an act of an administrator, and worth a row whatever comes of it.
+    pub(crate) fn acts(&self) {
+        self.record().is_due = true;
     }
 
     /// It asks for an answer of this model.

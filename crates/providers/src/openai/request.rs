@@ -1,8 +1,9 @@
 //! From a job to a request body. Pure.
 
 use proto::{
-    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, FailureKind, Generation, Job,
-    JobFailure, Message, Prompt, Reasoning, Role, SamplingOverrides, ToolChoice, ToolDefinition,
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, FailureKind, Generation,
+    Image, Job, JobFailure, Message, Prompt, Reasoning, Role, SamplingOverrides, ToolChoice,
+    ToolDefinition,
 };
 use serde_json::{Map, Value, json};
 
@@ -156,7 +157,8 @@ impl Writer {
 
     fn chat(&mut self, job: ChatJob) -> Result<(), JobFailure> {
         let messages = job.messages.into_iter();
-        let messages: Vec<Value> = messages.map(|one| message(self.kind, one)).collect();
+        let messages = messages.map(|one| message(self.kind, one));
+        let messages = messages.collect::<Result<Vec<Value>, _>>()?;
         self.set("messages", messages);
         if job.continues && matches!(self.kind, Kind::Sextant | Kind::Vllm) {
             // To the others a last message of the assistant's says it.
@@ -308,7 +310,7 @@ fn short(value: f32) -> Value {
     value.to_string().parse::<f64>().unwrap_or_default().into()
 }
 
-fn message(kind: Kind, message: Message) -> Value {
+fn message(kind: Kind, mut message: Message) -> Result<Value, JobFailure> {
     let role = match message.role {
         Role::System => "system",
         // Templates of open models know no other name for it.
@@ -323,7 +325,14 @@ fn message(kind: Kind, message: Message) -> Value {
         out.insert(name.to_owned(), value);
     };
     set("role", role.into());
-    set("content", message.content.into());
+    let images = std::mem::take(&mut message.images);
+    match images.is_empty() {
+        true => set("content", message.content.into()),
+        false => {
+            let text = message.content.unwrap_or_default();
+            set("content", parts(kind, &text, images)?.into());
+        }
+    }
     if let Some(thought) = message.reasoning_content {
         set("reasoning_content", thought.into());
     }
@@ -343,7 +352,34 @@ fn message(kind: Kind, message: Message) -> Value {
     if let Some(name) = message.name {
         set("name", name.into());
     }
-    out.into()
+    Ok(out.into())
+}
+
+/// A text with the images at their places.
+fn parts(kind: Kind, text: &str, images: Vec<Image>) -> Result<Vec<Value>, JobFailure> {
+    let mut parts = Vec::new();
+    let add_text = |parts: &mut Vec<Value>, text: &str| {
+        if !text.is_empty() {
+            parts.push(json!({ "type": "text", "text": text }));
+        }
+    };
+    let mut told = 0;
+    for image in images {
+        // They take images themselves only, and the address is not ours to ask.
+        if matches!(kind, Kind::Ollama | Kind::LmStudio) && !image.is_inline() {
+            return Err(unsupported("images that are given by their address"));
+        }
+        let before = text.get(told..image.at).unwrap_or_default();
+        add_text(&mut parts, before);
+        told += before.len();
+        let mut fields = json!({ "url": image.url });
+        if let Some(detail) = image.detail {
+            fields["detail"] = detail.into();
+        }
+        parts.push(json!({ "type": "image_url", "image_url": fields }));
+    }
+    add_text(&mut parts, &text[told..]);
+    Ok(parts)
 }
 
 fn tool(tool: ToolDefinition) -> Value {

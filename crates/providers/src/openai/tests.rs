@@ -1,6 +1,6 @@
 use proto::{
-    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
-    SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
+    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Image, Job, Message,
+    Role, SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
 };
 use router::Reach;
 use serde_json::{Value, json};
@@ -13,7 +13,11 @@ use crate::Order;
 use crate::kind::Kind;
 
 fn written(kind: Kind, job: ChatJob) -> Request {
-    let order = Order {
+    request(kind, true, order(job)).unwrap()
+}
+
+fn order(job: ChatJob) -> Order {
+    Order {
         model: "m".into(),
         job: Job::Chat(Box::new(job)),
         reach_max: Reach::Lan,
@@ -21,8 +25,7 @@ fn written(kind: Kind, job: ChatJob) -> Request {
         priority: Priority::Normal,
         is_whole: false,
         trace_parent: None,
-    };
-    request(kind, true, order).unwrap()
+    }
 }
 
 fn user(text: &str) -> Message {
@@ -30,6 +33,43 @@ fn user(text: &str) -> Message {
         role: Role::User,
         content: Some(text.into()),
         ..Message::default()
+    }
+}
+
+#[test]
+fn images_are_written_where_they_stand() {
+    let image = |url: &str, at| Image {
+        url: url.into(),
+        detail: (at == 0).then(|| "low".into()),
+        at,
+    };
+    let inline = "data:image/png;base64,AAAA";
+    let job = |images| ChatJob {
+        messages: vec![Message {
+            images,
+            ..user("Onetwo")
+        }],
+        ..ChatJob::default()
+    };
+    let both = || job(vec![image(inline, 0), image("https://a/b", 3)]);
+    for kind in [Kind::Vllm, Kind::LlamaServer, Kind::OpenAi, Kind::Sextant] {
+        let expected = json!([
+            { "type": "image_url", "image_url": { "url": inline, "detail": "low" } },
+            { "type": "text", "text": "One" },
+            { "type": "image_url", "image_url": { "url": "https://a/b" } },
+            { "type": "text", "text": "two" },
+        ]);
+        assert_eq!(
+            written(kind, both()).body["messages"][0]["content"],
+            expected
+        );
+    }
+    // Engines that take no addresses.
+    for kind in [Kind::Ollama, Kind::LmStudio] {
+        let body = written(kind, job(vec![image(inline, 6)])).body;
+        assert_eq!(body["messages"][0]["content"].as_array().unwrap().len(), 2);
+        let refused = request(kind, true, order(both())).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Unsupported);
     }
 }
 

@@ -577,17 +577,17 @@ async fn a_pinned_model_is_not_swapped_and_what_does_not_fit_is_an_error() {
 async fn a_model_goes_after_the_answer_that_was_its_last() {
     let fleet = small_fleet(serve);
     let mut statuses = fleet.subscribe();
-    fleet.keep("a", Keep::For(Duration::ZERO));
     let stream = fleet.submit("a", job()).await.unwrap();
     assert_eq!(all(stream).await, [text("hi"), done()]);
+    fleet.keep("a", Keep::For(Duration::ZERO));
     statuses
         .wait_for(|statuses| statuses[0].phase == ModelPhase::Unloaded)
         .await
         .unwrap();
-    fleet.keep("a", Keep::For(Duration::from_secs(60)));
     let began = Instant::now();
     let stream = fleet.submit("a", job()).await.unwrap();
     assert_eq!(all(stream).await, [text("hi"), done()]);
+    fleet.keep("a", Keep::For(Duration::from_secs(60)));
     statuses
         .wait_for(|statuses| matches!(statuses[0].phase, ModelPhase::Ready(_)))
         .await

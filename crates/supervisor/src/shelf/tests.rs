@@ -367,13 +367,16 @@ fn an_idle_model_goes_when_its_time_is_over() {
         keep,
     };
     assert_eq!(desk.place("a").expires_in_ms, None);
-    // A wish counts from the end of the request that has it.
-    assert!(desk.step(keep(Keep::For(Duration::ZERO))).is_empty());
+    // The wish of a request that is over waits for those that are not.
     desk.arrive("a");
+    assert!(desk.step(keep(Keep::For(Duration::ZERO))).is_empty());
     assert_eq!(desk.end(2), ["unload a"]);
     desk.gone("a");
+    // Of a model that is not here there is nothing to keep.
     desk.step(keep(Keep::For(Duration::from_secs(5))));
     desk.use_once("a");
+    assert_eq!(desk.place("a").expires_in_ms, None);
+    desk.step(keep(Keep::For(Duration::from_secs(5))));
     assert_eq!(desk.place("a").expires_in_ms, Some(5_000));
     assert_eq!(desk.shelf.next_deadline(desk.now), Some(desk.now + 5_000));
     desk.now += 4_000;
@@ -386,6 +389,7 @@ fn an_idle_model_goes_when_its_time_is_over() {
     desk.gone("a");
     desk.use_once("a");
     assert!(desk.pass(1_000_000).is_empty());
+    assert_eq!(desk.step(keep(Keep::For(Duration::ZERO))), ["unload a"]);
 }
 
 #[test]
@@ -398,11 +402,11 @@ fn pinned_models_stay_and_kept_ones_go_last() {
         listing("c", 4 * GIB),
     ];
     let mut desk = Desk::new(limits, models);
+    desk.use_once("kept");
     desk.step(Event::Keep {
         model: "kept".into(),
         keep: Keep::Forever,
     });
-    desk.use_once("kept");
     desk.use_once("b");
     assert_eq!(desk.arrive("c"), ["unload b"]);
     assert_eq!(desk.pass(1_000_000), [""; 0], "kept stays");
