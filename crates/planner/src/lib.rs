@@ -21,5 +21,5 @@ pub use device::{DEVICES, Device, device_named, unmeasured};
 pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};
 pub use model::{Model, ModelError, Role, Tensor};
 pub use roofline::{Band, Class, Machine, Speed, predict};
-pub use setup::{Compute, Loading, Setup};
+pub use setup::{Compute, Loading, Purpose, Setup};
 pub use weights::Weights;
