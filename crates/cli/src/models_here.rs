@@ -16,6 +16,12 @@ pub(crate) fn environment(config: &Config) -> Environment {
     }
 }
 
+/// Which model a name means and the settings in force for it: of a preset those of its table.
+pub(crate) fn with_settings<'a>(config: &'a Config, name: &'a str) -> (&'a str, &'a Config) {
+    let preset = config.presets.iter().find(|one| one.name == name);
+    preset.map_or((name, config), |preset| (&preset.model, &preset.config))
+}
+
 /// The model that `spec` names, which must be here and sound.
 pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
     match models::resolve(environment, spec).code(Code::ModelNotFound)? {
