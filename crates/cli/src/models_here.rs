@@ -17,6 +17,12 @@ pub(crate) fn environment(config: &Config) -> Environment {
     }
 }
 
+/// Which model a name means and the settings in force for it: of a preset those of its table.
+pub(crate) fn with_settings<'a>(config: &'a Config, name: &'a str) -> (&'a str, &'a Config) {
+    let preset = config.presets.iter().find(|one| one.name == name);
+    preset.map_or((name, config), |preset| (&preset.model, &preset.config))
+}
+
 /// The model that `spec` names, which must be here and sound.
 pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
     match models::resolve(environment, spec).code(Code::ModelNotFound)? {
@@ -31,15 +37,14 @@ pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
     }
 }
 
-/// The name of a model that is here; for one that can be pulled the path of its header, which is
+/// The name as it is given; for a model that is not here and can be pulled the path of its header, which is
 /// fetched into `folder`. Blocking.
 pub(crate) fn find_or_header(
     environment: &Environment,
     spec: &str,
     folder: &Path,
 ) -> Outcome<String> {
-    let Resolved::Pull(source) = models::resolve(environment, spec).code(Code::ModelNotFound)?
-    else {
+    let Ok(Resolved::Pull(source)) = models::resolve(environment, spec) else {
         return Ok(spec.to_owned());
     };
     let options = Options::from_environment(environment).code(Code::Download)?;

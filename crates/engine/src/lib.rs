@@ -15,7 +15,8 @@ mod text;
 mod thought;
 
 pub use llama_engine::{
-    EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError, OpenOptions,
+    CONTEXT_MIN, EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError,
+    OpenOptions,
 };
 pub use request::{JobKey, Output, Request, ThoughtSpec};
 pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};

@@ -128,8 +128,10 @@ impl LlamaEngine {
     }
 }
 
+/// The least context of a model, tokens.
+pub const CONTEXT_MIN: u32 = 8;
+
 fn choose_context(options: &OpenOptions, model: &Model) -> Result<u32, OpenError> {
-    const CONTEXT_MIN: u32 = 8;
     let trained = model.context_train().max(CONTEXT_MIN);
     let Some(given) = options.context else {
         return Ok(trained.min(options.context_max));

@@ -1,6 +1,8 @@
 //! The words of warnings: what is wrong, and what to do.
 
+use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
+use crate::npu::{NEWER_DRIVER, RKNPU_DRIVER_MIN};
 use crate::warning::{Severity, Warning};
 
 fn place(kind: SwapKind) -> &'static str {
@@ -80,7 +82,9 @@ impl Warning {
                 celsius,
                 slows_at,
             } => format!("`{zone}` is at {celsius:.0} C, and {slows_at:.0} C slow or stop it"),
-            Self::GroupBelowAvailable { left, available } => format!(
+            Self::GroupBelowAvailable {
+                left, available, ..
+            } => format!(
                 "a control group leaves {left} of memory, and {available} are available on the \
                  machine"
             ),
@@ -99,7 +103,9 @@ impl Warning {
                 format!("the GPU may map {mapped} of {total} of memory")
             }
             Self::OldNpuDriver { version } => {
-                format!("the NPU's driver is {version}, and RKLLM wants 0.9.7 at least")
+                format!(
+                    "the NPU's driver is {version}, and RKLLM wants {RKNPU_DRIVER_MIN} at least"
+                )
             }
             Self::MainlineNpuDriver => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
             Self::SmallCma { total } => format!(
@@ -142,10 +148,13 @@ impl Warning {
                 "stop what is not needed, then `sudo swapoff -a && sudo swapon -a`".to_owned()
             }
             Self::HotZone { .. } => "see to its cooling, or measure after it has cooled".to_owned(),
-            Self::GroupBelowAvailable { .. } => {
-                "raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"
-                    .to_owned()
-            }
+            Self::GroupBelowAvailable { limit, .. } => match limit {
+                GroupLimit::Max => {
+                    "raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"
+                        .to_owned()
+                }
+                GroupLimit::High => "raise the group's limit: `MemoryHigh=` of the unit".to_owned(),
+            },
             Self::QuotaBelowCores { .. } => {
                 "raise the group's quota: `CPUQuota=` of the unit, `--cpus` of the container"
                     .to_owned()
@@ -162,7 +171,7 @@ impl Warning {
                 "add `ttm.pages_limit={}` to the kernel's command line",
                 total.0 / 4096 / 100 * 90
             ),
-            Self::OldNpuDriver { .. } => "install a kernel of the vendor with 0.9.8".to_owned(),
+            Self::OldNpuDriver { .. } => NEWER_DRIVER.to_owned(),
             Self::MainlineNpuDriver => {
                 "boot the vendor's kernel (5.10 or 6.1) to use RKLLM".to_owned()
             }

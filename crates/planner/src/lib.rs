@@ -24,5 +24,5 @@ pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};
 pub use measured::{KernelRate, PROMPT, Rates, predict_measured};
 pub use model::{Model, ModelError, Role, Tensor};
 pub use roofline::{Band, Class, Machine, Source, Speed, predict};
-pub use setup::{Compute, Loading, Setup};
+pub use setup::{Compute, Loading, Purpose, Setup};
 pub use weights::Weights;

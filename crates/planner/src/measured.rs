@@ -216,6 +216,7 @@ mod tests {
 
     fn setup(context: u32) -> Setup {
         Setup {
+            purpose: crate::setup::Purpose::Generate,
             context,
             slots: 1,
             batch: 512,

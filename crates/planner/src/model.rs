@@ -165,7 +165,10 @@ impl Model {
         match tensor.role {
             Role::Table => of_all / tensor.rows.max(1),
             Role::Weight => of_all,
-            Role::Expert => of_all / self.experts.max(1) * self.experts_used,
+            Role::Expert => {
+                let picked = self.experts_used.min(self.experts.max(1));
+                of_all / self.experts.max(1) * picked
+            }
         }
     }
 }

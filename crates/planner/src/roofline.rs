@@ -190,6 +190,7 @@ mod tests {
         let card = device_named("rtx4090").unwrap().machine;
         let with = |gpu_layers| {
             let setup = Setup {
+                purpose: crate::setup::Purpose::Generate,
                 context: 512,
                 slots: 1,
                 batch: 512,

@@ -266,7 +266,7 @@ impl Tiny {
 
     fn gemma4(&mut self) {
         /// Layers with and without a window have heads of these widths.
-        const WIDTHS: [u64; 2] = [32, 64];
+        const WIDTHS: [u64; 2] = [64, 128];
         const LAYERS: u64 = 6;
         /// Layers that read the cache of others.
         const SHARED: u64 = 2;

@@ -24,9 +24,10 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use engine::CONTEXT_MIN;
 pub use load::{
     BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader, SLOTS_DEFAULT, UBATCH_DEFAULT,
-    kernels_of,
+    has_gpu, kernels_of,
 };
 pub use serve::{ServeError, serve};
 

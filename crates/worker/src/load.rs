@@ -107,6 +107,12 @@ fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
     }
 }
 
+/// Whether the llama.cpp of this program has a GPU: without one `gpu_layers` does nothing.
+#[must_use]
+pub fn has_gpu() -> bool {
+    llama::has_gpu()
+}
+
 /// Whose kernels a model will run on: what was asked for, else what its weights are for.
 #[must_use]
 pub fn kernels_of(spec: &LoadSpec, file: &models::Facts) -> proto::Kernels {

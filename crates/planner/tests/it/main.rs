@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod architectures;
 mod exact;
+mod ledger;
 mod published;
 mod sized;
