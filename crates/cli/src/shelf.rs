@@ -72,7 +72,11 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
     for preset in &config.presets {
         for alias in &preset.aliases {
             let target = format!("{EMBEDDED}:{}", preset.name);
-            let aliases = &mut tables.routing.aliases;
+            let routing = &mut tables.routing;
+            let place = || format!("`[[models]]` `{}`", preset.name);
+            let places = routing.places.entry(format!("aliases.{alias}"));
+            places.or_insert_with(place);
+            let aliases = &mut routing.aliases;
             aliases.entry(alias.clone()).or_default().push(target);
         }
     }
