@@ -7,7 +7,7 @@ use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
 use models::{Environment, Facts, Found};
 use planner::{Kind, Place};
-use proto::{CacheType, LoadSpec};
+use proto::{CacheType, LoadFailure, LoadFailureKind, LoadSpec};
 use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
 
 use crate::outcome::{Code, Outcome, fault};
@@ -84,7 +84,16 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
 }
 
 fn of_preset(preset: &Preset, environment: &Environment) -> Outcome<Listing> {
-    let found = models_here::find(environment, &preset.model)?;
+    let found = models_here::present(environment, &preset.model)?;
+    // Of a broken one it is told when it is asked for; the others are served.
+    let fault = found.fault.as_ref().map(|fault| LoadFailure {
+        kind: LoadFailureKind::Artifact,
+        message: fault.to_string(),
+    });
+    if let Some(fault) = &fault {
+        let (model, fault) = (&preset.name, &fault.message);
+        tracing::warn!(model, fault, "the model is broken; the others are served");
+    }
     let spec = LoadSpec {
         name: preset.name.clone(),
         ..load::spec(&preset.config, &found)?
@@ -95,6 +104,7 @@ fn of_preset(preset: &Preset, environment: &Environment) -> Outcome<Listing> {
             .keep_alive
             .map(|time| time.map_or(Keep::Forever, Keep::For)),
         helps: preset.helps.clone(),
+        fault,
         ..listing(spec, &found)
     })
 }
@@ -112,6 +122,7 @@ fn listing(spec: LoadSpec, found: &Found) -> Listing {
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     }
 }
 
