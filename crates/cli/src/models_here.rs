@@ -25,11 +25,17 @@ pub(crate) fn with_settings<'a>(config: &'a Config, name: &'a str) -> (&'a str, 
 
 /// The model that `spec` names, which must be here and sound.
 pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
+    let found = present(environment, spec)?;
+    match found.fault.clone() {
+        None => Ok(found),
+        Some(fault) => Err(fault).code(Code::ModelNotFound),
+    }
+}
+
+/// The model that `spec` names, which must be here and may be broken.
+pub(crate) fn present(environment: &Environment, spec: &str) -> Outcome<Found> {
     match models::resolve(environment, spec).code(Code::ModelNotFound)? {
-        Resolved::Present(found) => match found.fault.clone() {
-            None => Ok(*found),
-            Some(fault) => Err(fault).code(Code::ModelNotFound),
-        },
+        Resolved::Present(found) => Ok(*found),
         Resolved::Pull(source) => Err(fault(
             Code::ModelNotFound,
             format!("`{source}` is not here yet; get it with `sextant pull {source}`"),

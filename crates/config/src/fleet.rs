@@ -135,6 +135,18 @@ impl FleetTables {
         let DeValue::Table(routing) = routing.get_ref() else {
             return;
         };
+        for (key, value) in routing {
+            let places = &mut self.routing.places;
+            let name = key.get_ref();
+            places.insert(name.to_string(), at(key.span().start).to_string());
+            let DeValue::Table(entries) = value.get_ref() else {
+                continue;
+            };
+            for entry in entries.keys() {
+                let path = format!("{name}.{}", entry.get_ref());
+                places.insert(path, at(entry.span().start).to_string());
+            }
+        }
         let places = items(routing.get("rules"));
         for (rule, place) in self.routing.rules.iter_mut().zip(places) {
             rule.place = place;
@@ -182,6 +194,9 @@ pub struct RoutingTable {
     /// Where it stands: file and line.
     #[serde(skip)]
     pub place: String,
+    /// Where its keys stand, and those of its tables (`aliases.NAME`).
+    #[serde(skip)]
+    pub places: BTreeMap<String, String>,
     /// How far requests travel that say nothing of it: `local_only`, `lan_only` or `any`.
     pub privacy: Option<String>,
     /// How far requests with images travel; left out: as far as the strictest rule allows.
@@ -219,6 +234,14 @@ pub struct RuleTable {
     /// Regular expressions, or `secrets` or `pii`.
     pub patterns: Vec<String>,
     pub privacy: String,
+}
+
+impl RoutingTable {
+    /// Where a key stands: file and line; that of the whole table where nobody knows.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> &str {
+        self.places.get(key).unwrap_or(&self.place)
+    }
 }
 
 impl ProviderTable {

@@ -391,3 +391,23 @@ fn what_is_wrong_with_a_model_is_told_with_its_name() {
         assert!(told.contains(part), "{part}: {told}");
     }
 }
+
+#[test]
+fn every_key_of_the_routing_says_where_it_stands() {
+    let text = "[routing]\nprivacy = \"any\"\n\n[routing.aliases]\n\
+        good = [\"a:b\"]\n\"odd.one\" = []\n[routing.tasks]\ncode = [\"a:b\"]\n";
+    let routing = from_file(text).resolve().unwrap().fleet.routing;
+    for (key, line) in [
+        ("privacy", 2),
+        ("aliases.good", 5),
+        ("aliases.odd.one", 6),
+        ("tasks.code", 8),
+        ("aliases.nobody", 1),
+    ] {
+        assert_eq!(
+            routing.place_of(key),
+            format!("sextant.toml:{line}"),
+            "{key}"
+        );
+    }
+}

@@ -23,6 +23,14 @@ pub struct RuleError {
     error: regex::Error,
 }
 
+impl RuleError {
+    /// The name of the rule that is at fault.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
 /// Rules, ready to be asked.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {

@@ -138,6 +138,9 @@ pub struct Listing {
     pub keep_alive: Option<Keep>,
     /// The model that this one is for; it is never taken out of memory for this one.
     pub helps: Option<String>,
+    /// Why it cannot be loaded, where that is known: requests are told so, and it is not tried
+    /// before it is listed anew or loaded by hand.
+    pub fault: Option<LoadFailure>,
 }
 
 /// How long an idle model stays in memory.

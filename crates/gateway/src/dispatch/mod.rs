@@ -24,7 +24,7 @@ use proto::{Job, ModelFacts};
 use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider, discover};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
-    Reach, Rules, Target, Wanted,
+    Reach, Rules, Target, Wanted, same_name,
 };
 use stdx::Priority;
 use supervisor::{ModelPhase, ModelStatus};
@@ -565,14 +565,18 @@ impl Dispatch {
             let models = models.map(|model| RoutedModel::new(&provider.name, model));
             models.collect::<Vec<_>>()
         });
+        let fleet = self.picture();
         let aliases = self.policy.aliases.iter();
-        let aliases = aliases.map(|(alias, names)| RoutedModel {
-            id: alias.clone(),
-            targets: names.iter().flat_map(|name| self.targets(name)).collect(),
-            provider: "alias".to_owned(),
-            is_loaded: true,
-            context: None,
-            capabilities: Vec::new(),
+        let aliases = aliases.map(|(alias, names)| {
+            let targets: Vec<_> = names.iter().flat_map(|name| self.targets(name)).collect();
+            RoutedModel {
+                id: alias.clone(),
+                is_loaded: targets.iter().any(|target| is_loaded(&fleet, target)),
+                targets,
+                provider: "alias".to_owned(),
+                context: None,
+                capabilities: Vec::new(),
+            }
         });
         models.chain(aliases).collect()
     }
@@ -584,7 +588,8 @@ impl Dispatch {
             model: model.to_owned(),
         };
         let named = name.split_once(':');
-        if let Some((provider, model)) = named.filter(|(name, _)| self.post(name).is_some()) {
+        let is_known = |name: &str| name == EMBEDDED || self.post(name).is_some();
+        if let Some((provider, model)) = named.filter(|(name, _)| is_known(name)) {
             return vec![target(provider, model)];
         }
         let posts = self.posts.iter().map(|post| &*post.name);
@@ -612,6 +617,19 @@ impl Dispatch {
             models: statuses.iter().map(model).collect(),
         }
     }
+}
+
+/// Whether what a target stands for is in memory where it is.
+fn is_loaded(fleet: &Fleet, target: &Target) -> bool {
+    let Some(provider) = fleet.provider(&target.provider) else {
+        return false;
+    };
+    let name = match target.model.as_str() {
+        "" => provider.default_model.as_deref(),
+        name => Some(name),
+    };
+    let mut models = provider.models.iter();
+    models.any(|model| model.is_loaded && name.is_some_and(|name| same_name(name, &model.name)))
 }
 
 fn no_such_task(model: &str) -> ApiError {

@@ -505,6 +505,7 @@ where
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     });
     fleet.shelve(listings.into());
     fleet

@@ -61,6 +61,8 @@ pub(super) struct Entry {
     reload_ms: Option<u64>,
     n_failures: u32,
     cooldown: Option<(LoadFailure, u64)>,
+    /// What its listing says is wrong with it.
+    fault: Option<LoadFailure>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +126,7 @@ impl Entry {
             reload_ms: None,
             n_failures: 0,
             cooldown: None,
+            fault: None,
         }
     }
 
@@ -132,6 +135,7 @@ impl Entry {
         if self.phase == Phase::Off {
             self.set_spec(listing.spec.clone(), listing.cost);
         }
+        self.fault = listing.fault.clone().filter(|_| self.phase == Phase::Off);
         self.pin |= listing.pin;
         self.traits = listing.traits.clone();
         self.helps = listing.helps.clone();
@@ -285,9 +289,15 @@ impl Entry {
         Some((failure, in_ms))
     }
 
+    /// Why nobody tries to load it, however long that is.
+    pub(super) fn fault(&self) -> Option<&LoadFailure> {
+        self.fault.as_ref()
+    }
+
     /// Lets it be tried again at once.
     pub(super) fn forgive(&mut self) {
         self.cooldown = None;
+        self.fault = None;
     }
 
     /// Somebody wants it, whatever was before.

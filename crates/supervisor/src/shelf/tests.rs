@@ -36,6 +36,7 @@ fn listing(name: &str, bytes: u64) -> Listing {
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     }
 }
 
@@ -413,6 +414,31 @@ fn pinned_models_stay_and_kept_ones_go_last() {
     let (model, pin) = ("kept".to_owned(), true);
     desk.step(Event::Pin { model, pin });
     assert_eq!(desk.place("kept").expires_in_ms, None);
+}
+
+#[test]
+fn a_broken_model_is_listed_with_its_fault_and_the_others_are_served() {
+    let fault = LoadFailure {
+        kind: LoadFailureKind::Artifact,
+        message: "it ends early".into(),
+    };
+    let broken = Listing {
+        fault: Some(fault.clone()),
+        ..listing("broken", GIB)
+    };
+    let mut desk = Desk::new(limits(8 * GIB), vec![broken, listing("a", GIB)]);
+    let refused = "refuse j1: model `broken` cannot be loaded: it ends early";
+    assert_eq!(desk.arrive("broken"), [refused]);
+    desk.pass(1_000_000);
+    let (place, told) = desk.shelf.place("broken", desk.now).unwrap();
+    assert_eq!((place.retry_in_ms, told), (None, Some(fault)));
+    desk.use_once("a");
+    // Mended, it is one like the others.
+    desk.step(Event::Shelve(vec![
+        listing("broken", GIB),
+        listing("a", GIB),
+    ]));
+    desk.use_once("broken");
 }
 
 #[test]
