@@ -102,15 +102,9 @@ impl Warning {
             Self::MappedBelowMemory { mapped, total } => {
                 format!("the GPU may map {mapped} of {total} of memory")
             }
-            Self::OldNpuDriver { version } => {
-                format!(
-                    "the NPU's driver is {version}, and RKLLM wants {RKNPU_DRIVER_MIN} at least"
-                )
+            Self::OldNpuDriver { .. } | Self::MainlineNpuDriver | Self::SmallCma { .. } => {
+                self.message_of_npu()
             }
-            Self::MainlineNpuDriver => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
-            Self::SmallCma { total } => format!(
-                "drivers can have {total} in one piece (CMA), which may be too little for the NPU"
-            ),
             Self::SeveralNodes { n_nodes } => format!(
                 "memory is spread over {n_nodes} nodes, and a core reads that of another one \
                  more slowly"
@@ -125,6 +119,18 @@ impl Warning {
             Self::NoDotProducts { wanted } => format!(
                 "the processor has no `{wanted}`, so quantised models are computed by slower means"
             ),
+        }
+    }
+
+    fn message_of_npu(&self) -> String {
+        match self {
+            Self::OldNpuDriver { version } => format!(
+                "the NPU's driver is {version}, and RKLLM wants {RKNPU_DRIVER_MIN} at least"
+            ),
+            Self::SmallCma { total } => format!(
+                "drivers can have {total} in one piece (CMA), which may be too little for the NPU"
+            ),
+            _ => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
         }
     }
 
