@@ -231,8 +231,8 @@ impl Remote {
             true => ANSWER_BYTES_MAX,
             false => usize::MAX,
         };
-        let request = request::request(self.config.kind, is_streamed, order)?;
-        let answer = match timeout(self.config.timeouts.first_token, self.send(&request)).await
+        let mut request = request::request(self.config.kind, is_streamed, order)?;
+        let answer = match timeout(self.config.timeouts.first_token, self.send(&mut request)).await
         {
             Ok(answer) => answer?,
             Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
@@ -261,12 +261,12 @@ impl Remote {
         self.read_whole(answer.body, reader, Clock::new(sent)).await
     }
 
-    async fn send(&self, request: &Request) -> Result<Answer, JobFailure> {
+    /// Sends a request and takes its body.
+    async fn send(&self, request: &mut Request) -> Result<Answer, JobFailure> {
         let url = &self.endpoints[request.endpoint as usize];
         let message = Message::Post {
             headers: &request.headers,
-            // Names and values always serialise.
-            body: serde_json::to_vec(&request.body).unwrap_or_default(),
+            body: std::mem::take(&mut request.body),
         };
         let answer = self.way.send(url, message).await;
         let answer = answer.map_err(|error| error.told(&self.config.name))?;
