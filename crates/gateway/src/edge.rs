@@ -212,8 +212,8 @@ fn host_name(host: &str) -> &str {
 
 fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.');
-    let lower = name.to_ascii_lowercase();
-    lower == "localhost" || lower.ends_with(".localhost")
+    let last = name.rsplit('.').next();
+    last.is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// Pages of this machine, pages that this endpoint served itself, applications, and

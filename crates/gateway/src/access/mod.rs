@@ -10,6 +10,7 @@ mod holder;
 mod keyring;
 mod quota;
 mod refusals;
+mod row;
 mod scopes;
 mod span;
 mod visit;
