@@ -21,7 +21,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A cache line, and a vector of AVX-512.
 const ALIGNMENT: usize = 64;
@@ -282,9 +282,50 @@ extern "C" fn alloc_packed(_: *mut BufferType, size: usize) -> *mut Buffer {
     guard(ptr::null_mut(), || allocate(packed(), size))
 }
 
-fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size.max(ALIGNMENT), ALIGNMENT).ok()
+/// The usual large page of x86-64 and of Arm with pages of 4 KiB.
+const HUGE_PAGE: usize = 2 << 20;
+/// Buffers from this size on lie at the start of a large page: then nearly all of them can
+/// be in such pages.
+const HUGE_SIZE_MIN: usize = 2 * HUGE_PAGE;
+
+static HUGE_PAGES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the memory that is allocated from now on is to be in large pages, where the
+/// system has them. It must let the process: see `PR_SET_THP_DISABLE`.
+pub fn ask_for_huge_pages(ask: HugePages) {
+    HUGE_PAGES.store(ask == HugePages::Ask, Ordering::Relaxed);
 }
+
+/// Pages for the weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    AsTheSystemDoes,
+    Ask,
+}
+
+fn layout(size: usize) -> Option<Layout> {
+    let alignment = match size {
+        HUGE_SIZE_MIN.. => HUGE_PAGE,
+        _ => ALIGNMENT,
+    };
+    Layout::from_size_align(size.max(ALIGNMENT), alignment).ok()
+}
+
+/// Asks for large pages for a buffer; the system may decline.
+///
+/// # Safety
+/// `memory` must have `size` bytes that nothing uses yet.
+#[cfg(target_os = "linux")]
+unsafe fn advise(memory: *mut u8, size: usize) {
+    if HUGE_PAGES.load(Ordering::Relaxed) && size >= HUGE_SIZE_MIN {
+        let advice = rustix::mm::Advice::LinuxHugepage;
+        // SAFETY: the caller's promise; the advice changes no contents.
+        let _ = unsafe { rustix::mm::madvise(memory.cast(), size, advice) };
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+unsafe fn advise(_: *mut u8, _: usize) {}
 
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
     let Some(layout) = layout(size) else {
@@ -295,6 +336,8 @@ fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
     if memory.is_null() {
         return ptr::null_mut();
     }
+    // SAFETY: it was just allocated with that size.
+    unsafe { advise(memory, size) };
     // SAFETY: the functions live as long as the process; ggml owns what it returns.
     unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory.cast(), size) }
 }

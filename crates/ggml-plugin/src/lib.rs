@@ -27,6 +27,7 @@ mod pool;
 mod support;
 mod tensor;
 
+pub use buffer::{HugePages, ask_for_huge_pages};
 pub use device::{Refusal, registry};
 
 /// Whether weights of the type with that name are packed and multiplied here.

@@ -16,6 +16,7 @@
 mod answer;
 mod engine_thread;
 mod load;
+mod place;
 mod prepare;
 mod serve;
 
@@ -26,7 +27,7 @@ use tokio::net::UnixStream;
 
 pub use load::{
     BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader, SLOTS_DEFAULT, UBATCH_DEFAULT,
-    kernels_of,
+    build, kernels_of,
 };
 pub use serve::{ServeError, serve};
 

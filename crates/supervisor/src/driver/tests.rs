@@ -402,7 +402,7 @@ async fn a_caller_that_does_not_read_loses_its_job_and_no_other() {
     });
     let config = FleetConfig::default();
     let (limits, shelf) = (Limits::new(&config), shelf::Limits::new(&config));
-    let fleet = Fleet::with_limits((limits, shelf), backlog, None, launcher);
+    let fleet = Fleet::with_limits((limits, shelf), backlog, (None, None), launcher);
     fleet.load(spec("m")).await.unwrap();
     let slow = fleet.submit("m", job()).await.unwrap();
     let quick = fleet.submit("m", job()).await.unwrap();
