@@ -21,6 +21,7 @@ mod server;
 mod shell;
 mod tidy;
 mod tools;
+mod tune_check;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -70,6 +71,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
+    /// Compares `sextant tune` with an exhaustive sweep, a part a call.
+    TuneCheck(tune_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -101,5 +104,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
+        Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }
 }

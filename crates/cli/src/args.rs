@@ -172,7 +172,11 @@ fn tune() -> Command {
     let command = Command::new("tune")
         .about("Measure which settings are fastest for a model on this machine, and use them")
         .arg(model().required(true))
-        .arg(flag("quick").conflicts_with("thorough").help("20 seconds, and fewer repetitions"))
+        .arg(
+            flag("quick")
+                .conflicts_with("thorough")
+                .help("20 seconds, and fewer repetitions"),
+        )
         .arg(flag("thorough").help("300 seconds, more repetitions, and settings that seldom win"))
         .arg(
             option("budget", "SECONDS")

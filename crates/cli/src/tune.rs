@@ -81,7 +81,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     config.tuned = false;
     logging::start(config.log_level, config.log_format);
     let environment = models_here::environment(&config);
-    let name = matches.get_one::<String>("model").map_or("", String::as_str);
+    let name = matches
+        .get_one::<String>("model")
+        .map_or("", String::as_str);
     let found = models_here::find(&environment, name)?;
     if matches.get_flag("forget") {
         return forget(&config, &found);
@@ -125,8 +127,12 @@ impl Ask {
             (_, true) => (Effort::Thorough, 2),
             _ => (Effort::Usual, 1),
         };
-        let budget = matches.get_one::<u32>("budget").map(|budget| f64::from(*budget));
-        let purpose = matches.get_one::<String>("for").map_or("chat", String::as_str);
+        let budget = matches
+            .get_one::<u32>("budget")
+            .map(|budget| f64::from(*budget));
+        let purpose = matches
+            .get_one::<String>("for")
+            .map_or("chat", String::as_str);
         let (workload, text) = workload(purpose)?;
         let axes = matches.get_many::<String>("axes").unwrap_or_default();
         let shape = matches.get_one::<String>("run-tokens");
@@ -144,7 +150,10 @@ impl Ask {
             purpose: purpose.to_owned(),
             workload,
             text,
-            kv_loss_max: matches.get_one::<f64>("kv-loss-max").copied().unwrap_or(0.0),
+            kv_loss_max: matches
+                .get_one::<f64>("kv-loss-max")
+                .copied()
+                .unwrap_or(0.0),
             reach: match effort {
                 Effort::Thorough => Reach::All,
                 _ => Reach::Usual,
@@ -201,18 +210,28 @@ async fn prepare(config: &Config, found: &Found, ask: &Ask) -> Outcome<Prepared>
     }
     let fleet = load::fleet(config)?;
     let gate = Gate::new(ask.budget_seconds * COOLING_SHARE);
-    let mut bench = Bench::new(fleet, base.clone(), usize::try_from(sides_max).unwrap_or(1), gate);
+    let mut bench = Bench::new(
+        fleet,
+        base.clone(),
+        usize::try_from(sides_max).unwrap_or(1),
+        gate,
+    );
     let facts = bench.begin(ask.text).await?;
     if !facts.can_complete {
         return Err(fault(
             Code::Usage,
-            format!("`{}` only embeds; there is nothing to tune for answers", base.name),
+            format!(
+                "`{}` only embeds; there is nothing to tune for answers",
+                base.name
+            ),
         ));
     }
     // The first pass over new memory is slow, and says nothing.
     bench.probe(PROBE).await?;
     let seen = bench.probe(PROBE).await?;
-    let shape = ask.shape.unwrap_or_else(|| shape(ask, &seen, facts.context));
+    let shape = ask
+        .shape
+        .unwrap_or_else(|| shape(ask, &seen, facts.context));
     bench.set_shape(shape);
     let (given, axes, facts) = (base, ask.axes.clone(), facts.clone());
     let (kv_loss_max, reach) = (ask.kv_loss_max, ask.reach);
@@ -272,7 +291,9 @@ fn shape(ask: &Ask, seen: &Sample, context: u32) -> Shape {
     let answer = answer.clamp(ANSWER_TOKENS_MIN, ANSWER_TOKENS_MAX);
     Shape {
         // Whole steps of the engine's tiles.
-        prompt_tokens: (prompt / 64 * 64).min(context.saturating_sub(answer + 1)).max(1),
+        prompt_tokens: (prompt / 64 * 64)
+            .min(context.saturating_sub(answer + 1))
+            .max(1),
         answer_tokens: answer,
     }
 }
@@ -329,7 +350,11 @@ async fn tune(config: &Config, found: &Found, (ask, keep): (&Ask, bool)) -> Outc
 }
 
 /// Keeps the result for the loads that follow, and says so.
-fn store(config: &Config, found: &Found, (report, chosen, keep): (&Report, &LoadSpec, bool)) -> String {
+fn store(
+    config: &Config,
+    found: &Found,
+    (report, chosen, keep): (&Report, &LoadSpec, bool),
+) -> String {
     let Some(sample) = report.chosen else {
         return "nothing is kept".to_owned();
     };

@@ -22,8 +22,8 @@ pub use context::{
     Pooling,
 };
 pub use log::{Level, LogSink};
-pub use threads::Placement;
 pub use model::{LoadError, LoadMode, Model, ModelParams, Token, TokenKind};
+pub use threads::Placement;
 
 use std::sync::Once;
 

@@ -9,8 +9,8 @@
 
 use std::ptr::NonNull;
 
-use crate::plugin;
 use crate::affinity::{self, Mask};
+use crate::plugin;
 use llama_cpp_sys_2 as sys;
 
 /// On how many threads to compute, and on which CPUs; none stands for wherever the system
@@ -70,7 +70,9 @@ impl Threads {
     pub(crate) unsafe fn attach(&self, context: *mut sys::llama_context) {
         let prefill = self.prefill.as_ref().unwrap_or(&self.decode);
         // SAFETY: the caller's promise; the pools are live.
-        unsafe { sys::llama_attach_threadpool(context, self.decode.0.as_ptr(), prefill.0.as_ptr()) };
+        unsafe {
+            sys::llama_attach_threadpool(context, self.decode.0.as_ptr(), prefill.0.as_ptr())
+        };
     }
 
     /// Binds the calling thread to the CPUs for a pass over so many tokens.

@@ -82,8 +82,13 @@ mod tests {
 
     fn told(speeds: &[f64], threads_max: usize) -> Vec<Vec<u32>> {
         let cores = speeds.iter().zip(0..);
-        let cores: Vec<_> = cores.map(|(speed, cpu)| Core { cpu, speed: *speed }).collect();
-        sets(&cores, threads_max).into_iter().map(|set| set.cpus).collect()
+        let cores: Vec<_> = cores
+            .map(|(speed, cpu)| Core { cpu, speed: *speed })
+            .collect();
+        sets(&cores, threads_max)
+            .into_iter()
+            .map(|set| set.cpus)
+            .collect()
     }
 
     #[test]

@@ -22,7 +22,9 @@ pub struct Gate {
 pub enum Wait {
     Go,
     /// Look again after so long.
-    For { seconds: f64 },
+    For {
+        seconds: f64,
+    },
 }
 
 impl Gate {

@@ -25,7 +25,10 @@ pub fn median(figures: &[f64]) -> f64 {
 /// Distances from the median.
 fn deviations(figures: &[f64]) -> Vec<f64> {
     let middle = median(figures);
-    figures.iter().map(|figure| (figure - middle).abs()).collect()
+    figures
+        .iter()
+        .map(|figure| (figure - middle).abs())
+        .collect()
 }
 
 /// How far single pairs scatter, as learned from all that were seen.
@@ -71,7 +74,10 @@ mod tests {
         let mut noise = Noise::default();
         assert!((noise.spread(&[]) - SPREAD_MIN).abs() < 1e-12);
         noise.learn(&[0.0, 0.1]);
-        assert!((noise.spread(&[]) - SPREAD_MIN).abs() < 1e-12, "two say nothing");
+        assert!(
+            (noise.spread(&[]) - SPREAD_MIN).abs() < 1e-12,
+            "two say nothing"
+        );
         noise.learn(&[-0.02, 0.0, 0.01, 0.02, -0.01, 5.0, 0.0]);
         assert!((noise.spread(&[]) - 0.01 * OF_DEVIATION).abs() < 1e-9);
         // One pair in seven that is far off changes nothing; a noisy race has its own say.

@@ -3,13 +3,13 @@
 use crate::noise::{Noise, median};
 
 /// Standard errors by which a race of the search is decided, and the last one.
-const ERRORS_SEARCH: f64 = 2.2;
+const ERRORS_SEARCH: f64 = 2.4;
 const ERRORS_FINAL: f64 = 2.6;
 /// Less than this is not worth the pairs that would prove it.
 const WORTH: f64 = 0.01;
-/// A first pair that is so far off decides, if noise is small against it.
-const HOPELESS: f64 = 0.25;
-const HOPELESS_SPREADS: f64 = 6.0;
+/// A first pair that is so far off decides: a run that is disturbed takes up to twice as
+/// long, and this is 2.2 times.
+const HOPELESS: f64 = 0.8;
 
 /// Natural logarithms of ratios of times, challenger by incumbent: below 0 it is faster.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -43,9 +43,8 @@ pub(crate) struct Estimate {
 impl Race {
     pub(crate) fn standing(&self, noise: &Noise, stage: Stage) -> Standing {
         let n = self.pairs.len();
-        let middle = median(&self.pairs);
-        let spread = noise.spread(&self.pairs);
-        if n == 1 && middle > HOPELESS.max(HOPELESS_SPREADS * spread) {
+        let middle = self.middle();
+        if n == 1 && middle > HOPELESS {
             return Standing::Slower;
         }
         let (errors, n_min) = match stage {
@@ -58,9 +57,9 @@ impl Race {
         let reach = errors * noise.error(&self.pairs);
         // Two pairs are enough where they are far apart from even; else a third must agree.
         let is_clear = n > 2 || middle.abs() > 2.0 * reach;
-        if middle + reach < 0.0 && is_clear && middle < -WORTH / 2.0 {
+        if middle + reach < 0.0 && is_clear && middle < -WORTH {
             Standing::Faster
-        } else if middle - reach > 0.0 && is_clear {
+        } else if middle - reach > WORTH && is_clear {
             Standing::Slower
         } else if middle - reach > -WORTH && is_clear {
             Standing::NotWorth
@@ -69,12 +68,22 @@ impl Race {
         }
     }
 
+    /// The median; of two the one that says less, since one of them may be disturbed.
+    fn middle(&self) -> f64 {
+        match *self.pairs.as_slice() {
+            [one, other] if one * other <= 0.0 => 0.0,
+            [one, other] if one.abs() < other.abs() => one,
+            [_, other] => other,
+            _ => median(&self.pairs),
+        }
+    }
+
     /// With the interval that the final's decision uses; `None` before the first pair.
     pub(crate) fn estimate(&self, noise: &Noise) -> Option<Estimate> {
         if self.pairs.is_empty() {
             return None;
         }
-        let middle = median(&self.pairs);
+        let middle = self.middle();
         let reach = ERRORS_FINAL * noise.error(&self.pairs);
         Some(Estimate {
             ratio: middle.exp(),
@@ -97,12 +106,14 @@ mod tests {
             };
             race.standing(&noise, stage)
         };
-        let cases: [(&[f64], Standing); 7] = [
+        let cases: [(&[f64], Standing); 9] = [
             (&[], Standing::Open),
-            (&[0.7], Standing::Slower),
+            (&[0.9], Standing::Slower),
+            (&[0.5], Standing::Open),
             (&[-0.7], Standing::Open),
             (&[-0.7, -0.6], Standing::Faster),
             (&[0.1, 0.12], Standing::Slower),
+            (&[0.0, 0.4], Standing::Open),
             (&[0.0, 0.002, -0.002, 0.0], Standing::NotWorth),
             (&[-0.2, 0.2, -0.2, 0.2], Standing::Open),
         ];

@@ -67,7 +67,9 @@ impl Recheck {
     /// Takes an answer in; once, when the last of them are clearly slower than what was
     /// measured, it says so.
     pub fn see(&mut self, answer: &Answer) -> Option<Stale> {
-        let depth = answer.prompt_tokens.saturating_add(answer.completion_tokens);
+        let depth = answer
+            .prompt_tokens
+            .saturating_add(answer.completion_tokens);
         let is_comparable = depth <= self.measured.depth.saturating_mul(DEPTH_TIMES);
         if self.is_stale || !is_comparable {
             return None;
@@ -142,7 +144,9 @@ mod tests {
         for _ in 0..100 {
             assert_eq!(recheck.see(&answer(75.0)), None);
         }
-        let told: Vec<_> = (0..100).filter_map(|_| recheck.see(&answer(60.0))).collect();
+        let told: Vec<_> = (0..100)
+            .filter_map(|_| recheck.see(&answer(60.0)))
+            .collect();
         let [stale] = told.as_slice() else {
             panic!("told {} times", told.len());
         };

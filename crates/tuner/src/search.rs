@@ -91,7 +91,10 @@ pub struct Sample {
 pub enum Outcome {
     Measured(Sample),
     /// These settings do not work here; it took so long to find out.
-    Failed { why: String, took_seconds: f64 },
+    Failed {
+        why: String,
+        took_seconds: f64,
+    },
 }
 
 /// The state machine.
@@ -126,8 +129,8 @@ enum State {
 /// A race and its two sides.
 #[derive(Debug, Clone)]
 struct Contest {
-    /// What is on trial; `None` in the final.
-    choice: Option<Choice>,
+    /// What is on trial, and what had to change with it; `None` in the final.
+    choice: Option<(Choice, Option<Choice>)>,
     incumbent: Point,
     challenger: Point,
     part: Part,
@@ -371,25 +374,28 @@ impl Tuner {
             if self.incumbent.has(choice) || self.broken.contains(&choice) {
                 continue;
             }
-            let challenger = self.incumbent.with(choice);
-            if let Some(pair) = self.space.forbids(&challenger) {
-                let other = pair.into_iter().find(|one| one.axis != choice.axis);
-                let judgement = Judgement::Excluded(other.unwrap_or(choice));
-                self.row(choice, &Race::default(), judgement);
-                continue;
-            }
-            let part = self.part(choice);
+            let (challenger, also) = match self.challenger(choice) {
+                Ok(challenger) => challenger,
+                Err(other) => {
+                    self.row((choice, None), &Race::default(), Judgement::Excluded(other));
+                    continue;
+                }
+            };
+            let part = match also {
+                None => self.part(choice),
+                Some(_) => Part::Both,
+            };
             let load = match self.space.switch(&self.incumbent, &challenger) {
                 Switch::Load => self.costs.load_seconds * COST_MARGIN,
                 Switch::Live => 0.0,
             };
             if !self.can_search(2.0 * self.costs.expect(part) + load) {
                 self.is_cut = true;
-                self.row(choice, &Race::default(), Judgement::OutOfTime);
+                self.row((choice, also), &Race::default(), Judgement::OutOfTime);
                 continue;
             }
             self.state = State::Racing(Contest {
-                choice: Some(choice),
+                choice: Some((choice, also)),
                 incumbent: self.incumbent.clone(),
                 challenger,
                 part,
@@ -406,6 +412,26 @@ impl Tuner {
         self.last();
     }
 
+    /// The incumbent with another level. Where the incumbent's level of another axis is in
+    /// the way, that goes back to its default with it; what is still in the way is the error.
+    fn challenger(&self, choice: Choice) -> Result<(Point, Option<Choice>), Choice> {
+        let alone = self.incumbent.with(choice);
+        let Some(pair) = self.space.forbids(&alone) else {
+            return Ok((alone, None));
+        };
+        let other = pair.into_iter().find(|one| one.axis != choice.axis);
+        let other = other.unwrap_or(choice);
+        let back = Choice {
+            axis: other.axis,
+            level: self.space.axes[other.axis].default,
+        };
+        let both = alone.with(back);
+        match self.space.forbids(&both) {
+            None if both.has(choice) => Ok((both, Some(back))),
+            _ => Err(other),
+        }
+    }
+
     fn part(&self, choice: Choice) -> Part {
         match self.space.axes[choice.axis].phase {
             Phase::Prefill => Part::Prefill,
@@ -416,7 +442,10 @@ impl Tuner {
 
     /// Levels that lost narrowly, or could not be, before something else changed.
     fn second_chances(&self) -> VecDeque<Choice> {
-        let Some(changed) = self.rows.iter().rposition(|row| row.judgement == Judgement::Faster)
+        let Some(changed) = self
+            .rows
+            .iter()
+            .rposition(|row| row.judgement == Judgement::Faster)
         else {
             return VecDeque::new();
         };
@@ -445,7 +474,10 @@ impl Tuner {
     }
 
     fn shares_phase(&self, one: Choice, other: Choice) -> bool {
-        let (one, other) = (self.space.axes[one.axis].phase, self.space.axes[other.axis].phase);
+        let (one, other) = (
+            self.space.axes[one.axis].phase,
+            self.space.axes[other.axis].phase,
+        );
         one == other || one == Phase::Both || other == Phase::Both
     }
 
@@ -527,8 +559,9 @@ impl Tuner {
 
     fn fail(&mut self, contest: Contest, why: String) {
         match contest.choice {
-            Some(choice) if contest.is_challengers_turn() => {
+            Some((choice, also)) if contest.is_challengers_turn() => {
                 self.broken.push(choice);
+                let choice = (choice, also);
                 self.row(choice, &contest.race, Judgement::Failed(why));
                 self.next();
             }
@@ -541,7 +574,7 @@ impl Tuner {
         }
     }
 
-    fn row(&mut self, choice: Choice, race: &Race, judgement: Judgement) {
+    fn row(&mut self, (choice, also): (Choice, Option<Choice>), race: &Race, judgement: Judgement) {
         let estimate = race.estimate(&self.noise);
         self.rows.push(Row {
             choice,
@@ -549,6 +582,7 @@ impl Tuner {
                 axis: choice.axis,
                 level: self.incumbent.level(choice.axis),
             },
+            also,
             n_pairs: race.pairs.len(),
             ratio: estimate.map(|of| of.ratio.recip()),
             low: estimate.map(|of| of.high.recip()),

@@ -106,7 +106,9 @@ impl Space {
             points = longer.collect();
         }
         let points = points.into_iter().map(Point);
-        points.filter(|point| self.forbids(point).is_none()).collect()
+        points
+            .filter(|point| self.forbids(point).is_none())
+            .collect()
     }
 
     /// What a level is called.

@@ -47,6 +47,8 @@ pub struct Row {
     pub choice: Choice,
     /// The level that it was held against.
     pub against: Choice,
+    /// What had to change with it.
+    pub also: Option<Choice>,
     pub n_pairs: usize,
     /// Of speeds, above 1 the level is faster; `None` without a pair.
     pub ratio: Option<f64>,
@@ -61,7 +63,7 @@ pub enum Judgement {
     Slower,
     /// No difference that these runs could show.
     WithinNoise,
-    /// Faster by less than one percent, if at all.
+    /// Not faster by a percent or more.
     NotWorth,
     /// The time was over before it was decided, or begun.
     OutOfTime,
@@ -78,7 +80,7 @@ impl Judgement {
             Self::Faster => "faster",
             Self::Slower => "slower",
             Self::WithinNoise => "within noise",
-            Self::NotWorth => "under 1 %",
+            Self::NotWorth => "no gain",
             Self::OutOfTime => "out of time",
             Self::Excluded(_) => "excluded",
             Self::Failed(_) => "failed",

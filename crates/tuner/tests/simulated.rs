@@ -131,7 +131,9 @@ fn axis(name: &str, phase: Phase, switch: Switch, n_levels: usize) -> Axis {
         name: name.to_owned(),
         phase,
         switch,
-        levels: (0..n_levels).map(|level| format!("{name}{level}")).collect(),
+        levels: (0..n_levels)
+            .map(|level| format!("{name}{level}"))
+            .collect(),
         default: 0,
     }
 }
@@ -190,7 +192,10 @@ prop_compose! {
 /// A machine on which nothing makes a difference.
 fn even(random: u64, noise: f64) -> Machine {
     let space = space();
-    let effects = space.axes.iter().map(|axis| vec![[0.0; 2]; axis.levels.len()]);
+    let effects = space
+        .axes
+        .iter()
+        .map(|axis| vec![[0.0; 2]; axis.levels.len()]);
     Machine {
         effects: effects.collect(),
         space,
@@ -257,15 +262,22 @@ fn it_finds_settings_within_five_percent_of_the_best() {
     }
     let far = losses.iter().filter(|loss| **loss > 0.05).count();
     let mean = losses.iter().sum::<f64>() / n as f64;
-    println!("beyond 5 %: {far} of {n}; mean {:.2} %; {:.1} s", mean * 100.0, spent / n as f64);
+    println!(
+        "beyond 5 %: {far} of {n}; mean {:.2} %; {:.1} s",
+        mean * 100.0,
+        spent / n as f64
+    );
     // Descent along axes may stop where two would have to change together.
-    assert!(far * 100 <= n * 2, "{far} of {n} are more than 5 % from the best");
+    assert!(
+        far * 100 <= n * 2,
+        "{far} of {n} are more than 5 % from the best"
+    );
     assert!(mean < 0.01, "{mean}");
 }
 
 #[test]
 fn where_nothing_differs_the_defaults_stay() {
-    let mut wrong = 0;
+    let (mut wrong, mut n_told, mut n_rows) = (0, 0, 0);
     for seed in 0..1000 {
         let mut machine = even(seed, 0.002 + 0.00005 * seed as f64);
         let (verdict, _) = machine.tune(settings(120.0));
@@ -276,11 +288,13 @@ fn where_nothing_differs_the_defaults_stay() {
                 Judgement::WithinNoise | Judgement::NotWorth | Judgement::Excluded(_)
             )
         };
-        let n_told = verdict.rows.iter().filter(|row| told(row)).count();
-        assert!(n_told * 10 >= verdict.rows.len() * 6, "seed {seed}: {:?}", verdict.rows);
+        n_told += verdict.rows.iter().filter(|row| told(row)).count();
+        n_rows += verdict.rows.len();
     }
     println!("defaults left without a reason: {wrong} of 1000");
+    println!("told as no gain or within noise: {n_told} of {n_rows}");
     assert!(wrong <= 20, "{wrong} of 1000");
+    assert!(n_told * 100 >= n_rows * 85, "{n_told} of {n_rows}");
 }
 
 #[test]
@@ -316,7 +330,11 @@ fn a_level_that_fails_is_told_and_left_out_and_failing_defaults_end_it() {
     }
     let verdict = tuner.verdict();
     assert!(verdict.keeps_defaults() && verdict.failure.is_none());
-    let failed = verdict.rows.iter().find(|row| row.choice.axis == 2).unwrap();
+    let failed = verdict
+        .rows
+        .iter()
+        .find(|row| row.choice.axis == 2)
+        .unwrap();
     assert_eq!(failed.judgement, Judgement::Failed("no".to_owned()));
 
     let mut tuner = Tuner::new(machine.space.clone(), settings(60.0));

@@ -294,7 +294,8 @@ impl Desk {
                 send(&self.events, FromWorker::State { ticket, state });
             }
             ToWorker::Place(placement) => {
-                self.engine.send(Command::Place(place::of_message(&placement)));
+                self.engine
+                    .send(Command::Place(place::of_message(&placement)));
             }
             ToWorker::Drain => {
                 self.draining = true;

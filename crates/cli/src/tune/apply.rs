@@ -75,9 +75,19 @@ fn merged(mut spec: LoadSpec, tuned: &LoadSpec, drafts: Drafts) -> LoadSpec {
     take(&mut spec.kernels, tuned.kernels, "kernels", &mut names);
     take(&mut spec.mmap, tuned.mmap, "mmap", &mut names);
     take(&mut spec.mlock, tuned.mlock, "mlock", &mut names);
-    take(&mut spec.huge_pages, tuned.huge_pages, "huge_pages", &mut names);
+    take(
+        &mut spec.huge_pages,
+        tuned.huge_pages,
+        "huge_pages",
+        &mut names,
+    );
     if drafts == Drafts::Open {
-        take(&mut spec.speculation, tuned.speculation, "speculation", &mut names);
+        take(
+            &mut spec.speculation,
+            tuned.speculation,
+            "speculation",
+            &mut names,
+        );
     }
     spec.tuned = names.into_iter().map(str::to_owned).collect();
     spec
@@ -177,7 +187,13 @@ mod tests {
         let names = "threads threads_batch cpus cpus_batch kv_type_k kv_type_v ubatch huge_pages \
                      speculation";
         assert_eq!(all.tuned.join(" "), names);
-        assert_eq!(all, LoadSpec { tuned: all.tuned.clone(), ..tuned() });
+        assert_eq!(
+            all,
+            LoadSpec {
+                tuned: all.tuned.clone(),
+                ..tuned()
+            }
+        );
 
         let given = LoadSpec {
             threads: Some(2),

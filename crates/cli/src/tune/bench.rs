@@ -3,7 +3,9 @@
 use std::time::{Duration, Instant};
 
 use hardware::{Root, Sensors};
-use proto::{CompletionJob, Event, Generation, Job, LoadSpec, Placement, Prompt, SamplingOverrides};
+use proto::{
+    CompletionJob, Event, Generation, Job, LoadSpec, Placement, Prompt, SamplingOverrides,
+};
 use supervisor::Fleet;
 use tuner::{Gate, Outcome as Ran, Part, Run, Sample, Wait};
 
@@ -80,7 +82,10 @@ impl Bench {
     /// Loads the model as it is without tuning, and takes `shape` tokens of the text.
     pub(super) async fn begin(&mut self, text: Text) -> Outcome<std::sync::Arc<proto::ModelFacts>> {
         let spec = self.base.clone();
-        let index = self.side(&spec).await.map_err(|why| fault(Code::LoadFailed, why))?;
+        let index = self
+            .side(&spec)
+            .await
+            .map_err(|why| fault(Code::LoadFailed, why))?;
         let name = self.sides[index].name.clone();
         let text = match text {
             Text::Prose => PROSE,
@@ -92,10 +97,14 @@ impl Bench {
             parse_special: false,
             with_pieces: false,
         };
-        let ready = self.fleet.models().into_iter().find_map(|model| match model.phase {
-            supervisor::ModelPhase::Ready(facts) if model.name == name => Some(facts),
-            _ => None,
-        });
+        let ready = self
+            .fleet
+            .models()
+            .into_iter()
+            .find_map(|model| match model.phase {
+                supervisor::ModelPhase::Ready(facts) if model.name == name => Some(facts),
+                _ => None,
+            });
         let facts = ready.ok_or_else(|| fault(Code::LoadFailed, "the model is gone again"))?;
         let mut stream = self.fleet.submit(&name, job).await.map_err(failed)?;
         while let Some(event) = stream.next().await {
@@ -115,7 +124,10 @@ impl Bench {
     pub(super) async fn probe(&mut self, shape: Shape) -> Outcome<Sample> {
         self.shape = shape;
         let spec = self.base.clone();
-        let index = self.side(&spec).await.map_err(|why| fault(Code::LoadFailed, why))?;
+        let index = self
+            .side(&spec)
+            .await
+            .map_err(|why| fault(Code::LoadFailed, why))?;
         let name = self.sides[index].name.clone();
         let generation = self.generation(Part::Both, 0);
         let ran = self.job(&name, generation).await;

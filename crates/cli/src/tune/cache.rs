@@ -162,7 +162,11 @@ pub(crate) fn mark_stale(file: &Path, path: &Path, why: &str) -> io::Result<()> 
 /// None where there is no file, or one that cannot be read.
 fn read(file: &Path) -> Vec<Value> {
     let fits = fs::metadata(file).is_ok_and(|file| file.len() <= FILE_BYTES_MAX);
-    let text = if fits { fs::read_to_string(file).ok() } else { None };
+    let text = if fits {
+        fs::read_to_string(file).ok()
+    } else {
+        None
+    };
     let value: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
     match value {
         Some(mut value) if value["version"] == VERSION => match value["entries"].take() {
@@ -258,13 +262,29 @@ mod tests {
         assert_eq!(find(&file, &other), None, "of the same size");
         let moved = folder.path().join("moved.gguf");
         fs::copy(&one, &moved).unwrap();
-        assert_eq!(find(&file, &moved), Some(entry()), "the same model elsewhere");
+        assert_eq!(
+            find(&file, &moved),
+            Some(entry()),
+            "the same model elsewhere"
+        );
         for changed in [
-            Key { build: "another".into(), ..key.clone() },
-            Key { hardware: "another".into(), ..key.clone() },
-            Key { thermal: "hot", ..key.clone() },
+            Key {
+                build: "another".into(),
+                ..key.clone()
+            },
+            Key {
+                hardware: "another".into(),
+                ..key.clone()
+            },
+            Key {
+                thermal: "hot",
+                ..key.clone()
+            },
         ] {
-            let better = Entry { gain: 2.0, ..entry() };
+            let better = Entry {
+                gain: 2.0,
+                ..entry()
+            };
             keep(&file, &changed, &better).unwrap();
             assert_eq!(find(&file, &one), Some(entry()), "{changed:?}");
         }

@@ -145,7 +145,9 @@ impl Values {
         };
         let off = choices(|value| matches!(value, Value::FlashAttention(FlashAttention::Off)));
         let quantised = choices(|value| matches!(value, Value::Kv(_, v) if *v != CacheType::F16));
-        let pairs = off.iter().flat_map(|off| quantised.iter().map(|kv| [*off, *kv]));
+        let pairs = off
+            .iter()
+            .flat_map(|off| quantised.iter().map(|kv| [*off, *kv]));
         self.space.forbidden = pairs.collect();
     }
 
@@ -244,7 +246,10 @@ fn axes(ground: &Ground<'_>) -> Vec<AxisOf> {
             "flash attention",
             Phase::Both,
             Switch::Load,
-            when(given.flash_attention.is_none() && ground.facts.flash_attention, vec![off]),
+            when(
+                given.flash_attention.is_none() && ground.facts.flash_attention,
+                vec![off],
+            ),
         ),
         (
             "KV types",
@@ -271,9 +276,10 @@ fn axes(ground: &Ground<'_>) -> Vec<AxisOf> {
             "huge pages",
             Phase::Both,
             Switch::Load,
-            when(given.huge_pages.is_none() && is_own && can_have_huge_pages(), vec![
-                Value::HugePages(true),
-            ]),
+            when(
+                given.huge_pages.is_none() && is_own && can_have_huge_pages(),
+                vec![Value::HugePages(true)],
+            ),
         ),
         (
             "speculation",
@@ -297,10 +303,13 @@ fn axes(ground: &Ground<'_>) -> Vec<AxisOf> {
             "kernels",
             Phase::Both,
             Switch::Load,
-            when(is_all && given.kernels.is_none(), vec![Value::Kernels(match is_own {
-                true => Kernels::Ggml,
-                false => Kernels::Own,
-            })]),
+            when(
+                is_all && given.kernels.is_none(),
+                vec![Value::Kernels(match is_own {
+                    true => Kernels::Ggml,
+                    false => Kernels::Own,
+                })],
+            ),
         ),
     ]
 }
@@ -358,7 +367,8 @@ fn core_values(ground: &Ground<'_>) -> Vec<Value> {
         .collect();
     let quota = ground.machine.limits.quota_cpus().unwrap_or(usize::MAX);
     let sets = sets(&cores, quota.clamp(1, usize::MAX)).into_iter();
-    sets.map(|set| Value::Cores(set.cpus.into_iter().collect())).collect()
+    sets.map(|set| Value::Cores(set.cpus.into_iter().collect()))
+        .collect()
 }
 
 /// Without the set that is in force anyway.
@@ -374,12 +384,21 @@ fn other_than(ground: &Ground<'_>, (threads, cpus): (u32, &str), cores: &[Value]
         }
         _ => false,
     };
-    cores.iter().filter(|value| !is_now(value)).cloned().collect()
+    cores
+        .iter()
+        .filter(|value| !is_now(value))
+        .cloned()
+        .collect()
 }
 
 fn kv_values(loss_max: f64) -> Vec<Value> {
-    let allowed = KV_PAIRS.iter().skip(1).filter(|(_, _, loss)| *loss <= loss_max);
-    allowed.map(|(keys, values, _)| Value::Kv(*keys, *values)).collect()
+    let allowed = KV_PAIRS
+        .iter()
+        .skip(1)
+        .filter(|(_, _, loss)| *loss <= loss_max);
+    allowed
+        .map(|(keys, values, _)| Value::Kv(*keys, *values))
+        .collect()
 }
 
 /// One that is larger than the prompts that are measured does what the default does.

@@ -21,7 +21,11 @@ pub(super) enum Asked {
     /// From a place on, until the time is over.
     Sweep { from: usize, seconds: f64 },
     /// Pairs of two points, in turn.
-    Duel { one: usize, other: usize, pairs: usize },
+    Duel {
+        one: usize,
+        other: usize,
+        pairs: usize,
+    },
 }
 
 impl Asked {
@@ -94,13 +98,16 @@ async fn sweep(prepared: &mut Prepared, from: usize, seconds: f64) -> Outcome {
         }
         let axes = prepared.values.space.axes.iter().enumerate();
         let labels = axes.map(|(axis, of)| of.levels[point.level(axis)].clone());
-        output::line(&json!({
-            "point": place,
-            "of": points.len(),
-            "levels": labels.collect::<Vec<_>>(),
-            "samples": samples,
-            "seconds": begun.elapsed().as_secs_f64(),
-        }).to_string())?;
+        output::line(
+            &json!({
+                "point": place,
+                "of": points.len(),
+                "levels": labels.collect::<Vec<_>>(),
+                "samples": samples,
+                "seconds": begun.elapsed().as_secs_f64(),
+            })
+            .to_string(),
+        )?;
     }
     Ok(())
 }
@@ -114,12 +121,15 @@ async fn duel(prepared: &mut Prepared, places: [usize; 2], pairs: usize) -> Outc
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
         for side in order {
             let sample = once(prepared, places[side], pair).await?;
-            output::line(&json!({
-                "pair": pair,
-                "side": side,
-                "prefill": sample.prefill_seconds_a_token,
-                "decode": sample.decode_seconds_a_token,
-            }).to_string())?;
+            output::line(
+                &json!({
+                    "pair": pair,
+                    "side": side,
+                    "prefill": sample.prefill_seconds_a_token,
+                    "decode": sample.decode_seconds_a_token,
+                })
+                .to_string(),
+            )?;
         }
     }
     Ok(())

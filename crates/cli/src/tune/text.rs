@@ -80,9 +80,17 @@ fn cells(space: &Space, row: &Row) -> [String; 6] {
         Judgement::Failed(why) => format!("failed: {why}"),
         judgement => judgement.word().to_owned(),
     };
+    let value = match row.also {
+        None => space.label(row.choice).to_owned(),
+        Some(also) => {
+            let axis = space.axes.get(also.axis).map_or("?", |axis| &axis.name);
+            let label = space.label(also);
+            format!("{}, {axis} {label}", space.label(row.choice))
+        }
+    };
     [
         axis.map_or_else(String::new, |axis| axis.name.clone()),
-        space.label(row.choice).to_owned(),
+        value,
         space.label(row.against).to_owned(),
         row.n_pairs.to_string(),
         speed,
