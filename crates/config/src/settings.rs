@@ -499,7 +499,7 @@ pub const SETTINGS: &[Setting] = &[
         group: Group::Engine,
         doc: "CPUs on which `threads` may run, such as `4-7`.",
         kind: Kind::Cpus,
-        unset: "the big cores where there are little ones too, else wherever the system puts them",
+        unset: "the big cores, or anywhere where all are alike",
         ..BASE
     },
     Setting {

@@ -96,6 +96,8 @@ pub struct Context {
     model: Model,
     /// Freed after the context, which is freed in `drop`.
     threads: Threads,
+    /// Those before them: the back end looks at the last one once more when it changes over.
+    retired: Vec<Threads>,
     sequence_pointers: Vec<*mut i32>,
     sequence_counts: Vec<i32>,
 }
@@ -130,6 +132,7 @@ impl Context {
             abort,
             model: model.clone(),
             threads,
+            retired: Vec::new(),
             sequence_pointers: Vec::new(),
             sequence_counts: Vec::new(),
         })
@@ -166,7 +169,7 @@ impl Context {
     pub fn place(&mut self, placement: &Placement) -> Result<(), ContextError> {
         let threads = Threads::start(placement.clone()).ok_or(ContextError::Refused)?;
         let context = self.context.as_ptr();
-        // SAFETY: the context is live; it lets go of the old threads before they end.
+        // SAFETY: the context is live; the old threads end only after a pass with the new.
         unsafe {
             sys::llama_detach_threadpool(context);
             let count = |n: u32| i32::try_from(n).unwrap_or(1);
@@ -177,7 +180,8 @@ impl Context {
             );
             threads.attach(context);
         }
-        self.threads = threads;
+        self.retired
+            .push(std::mem::replace(&mut self.threads, threads));
         Ok(())
     }
 
@@ -189,7 +193,10 @@ impl Context {
         // SAFETY: the pointers in `raw` are valid for `n_tokens` entries and stay
         // so during the call: they belong to `batch` and `self`, both borrowed here.
         match unsafe { sys::llama_decode(self.context.as_ptr(), raw) } {
-            0 => Ok(()),
+            0 => {
+                self.retired.clear();
+                Ok(())
+            }
             1 => Err(DecodeError::NoRoom),
             2 => Err(DecodeError::Aborted),
             code => Err(DecodeError::Failed(code)),

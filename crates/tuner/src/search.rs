@@ -535,11 +535,7 @@ impl Tuner {
             let estimate = contest.race.estimate(&self.noise);
             self.gain = estimate.map(|of| Gain {
                 candidate: contest.challenger.clone(),
-                judgement: match judgement {
-                    // There were no more pairs to be had, and they did not show it.
-                    Judgement::OutOfTime => Judgement::WithinNoise,
-                    judgement => judgement,
-                },
+                judgement,
                 ratio: of.ratio.recip(),
                 low: of.high.recip(),
                 high: of.low.recip(),

@@ -116,6 +116,9 @@ fn conclusion(report: &Report) -> String {
         return format!("nothing was chosen: {why}\n");
     }
     match &verdict.gain {
+        None if verdict.rows.iter().all(|row| row.n_pairs == 0) => {
+            text.push_str("the defaults stay: there was no time to compare them with anything\n");
+        }
         None => text.push_str(
             "the defaults stay: no setting was faster than they are by more than the noise\n",
         ),
@@ -163,6 +166,10 @@ fn gained(gain: &Gain) -> String {
         Judgement::Faster => {
             format!("chosen: what won its comparisons is faster than the defaults: {interval}\n")
         }
+        Judgement::OutOfTime => format!(
+            "the defaults stay: there was no time to confirm what won its comparisons: \
+             {interval}\n"
+        ),
         _ => format!(
             "the defaults stay: what won its comparisons is within noise of them: {interval}\n"
         ),
