@@ -73,6 +73,14 @@ struct Ask {
     reach: Reach,
     axes: Vec<String>,
     shape: Option<Shape>,
+    keeping: Keeping,
+}
+
+/// Whether a result of a busy machine is worth keeping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keeping {
+    UnlessBusy,
+    Always,
 }
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
@@ -95,7 +103,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     }
     let report = runtime.block_on(async {
         tokio::select! {
-            report = tune(&config, &found, (&ask, matches.get_flag("keep"))) => report,
+            report = tune(&config, &found, &ask) => report,
             _ = tokio::signal::ctrl_c() => Err(fault(Code::Interrupted, "interrupted")),
         }
     })?;
@@ -160,6 +168,10 @@ impl Ask {
             },
             axes: axes.cloned().collect(),
             shape: shape.flatten(),
+            keeping: match matches.get_flag("keep") {
+                true => Keeping::Always,
+                false => Keeping::UnlessBusy,
+            },
         })
     }
 }
@@ -211,8 +223,7 @@ async fn prepare(config: &Config, found: &Found, ask: &Ask) -> Outcome<Prepared>
     let fleet = load::fleet(config)?;
     let gate = Gate::new(ask.budget_seconds * COOLING_SHARE);
     let mut bench = Bench::new(
-        fleet,
-        base.clone(),
+        (fleet, base.clone()),
         usize::try_from(sides_max).unwrap_or(1),
         gate,
     );
@@ -298,7 +309,7 @@ fn shape(ask: &Ask, seen: &Sample, context: u32) -> Shape {
     }
 }
 
-async fn tune(config: &Config, found: &Found, (ask, keep): (&Ask, bool)) -> Outcome<Report> {
+async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
     let started = Instant::now();
     let Prepared {
         mut bench,
@@ -345,25 +356,29 @@ async fn tune(config: &Config, found: &Found, (ask, keep): (&Ask, bool)) -> Outc
         kept: String::new(),
     };
     bench.fleet().shutdown().await;
-    report.kept = store(config, found, (&report, &chosen, keep));
+    report.kept = match is_to_be_kept(&report, ask.keeping) {
+        Ok(sample) => store(config, found, &entry(&report, sample, chosen)),
+        Err(why) => why.to_owned(),
+    };
     Ok(report)
 }
 
-/// Keeps the result for the loads that follow, and says so.
-fn store(
-    config: &Config,
-    found: &Found,
-    (report, chosen, keep): (&Report, &LoadSpec, bool),
-) -> String {
-    let Some(sample) = report.chosen else {
-        return "nothing is kept".to_owned();
-    };
+/// The speeds to keep, or why none are.
+fn is_to_be_kept(report: &Report, keeping: Keeping) -> Result<Sample, &'static str> {
     let is_busy = report.remarks.iter().any(|remark| remark.starts_with(BUSY));
-    if is_busy && !keep {
-        return "not kept, since the machine was busy: `--keep` keeps it anyway".to_owned();
+    let was_compared = report.verdict.rows.iter().any(|row| row.n_pairs > 0);
+    match report.chosen {
+        Some(_) if is_busy && keeping == Keeping::UnlessBusy => {
+            Err("not kept, since the machine was busy: `--keep` keeps it anyway")
+        }
+        Some(sample) if was_compared => Ok(sample),
+        _ => Err("nothing is kept, since nothing was compared"),
     }
-    let entry = Entry {
-        settings: chosen.clone(),
+}
+
+fn entry(report: &Report, sample: Sample, settings: LoadSpec) -> Entry {
+    Entry {
+        settings,
         speeds: Speeds {
             prefill_tokens_s: sample.prefill_seconds_a_token.recip(),
             decode_tokens_s: sample.decode_seconds_a_token.recip(),
@@ -374,12 +389,16 @@ fn store(
             false => report.verdict.gain.as_ref().map_or(1.0, |gain| gain.ratio),
         },
         stale: None,
-    };
+    }
+}
+
+/// Keeps the result for the loads that follow, and says so.
+fn store(config: &Config, found: &Found, entry: &Entry) -> String {
     let environment = models_here::environment(config);
     let Some(file) = cache::file(&environment) else {
         return "not kept: there is no cache folder".to_owned();
     };
-    let kept = Key::read(&found.path).and_then(|key| cache::keep(&file, &key, &entry));
+    let kept = Key::read(&found.path).and_then(|key| cache::keep(&file, &key, entry));
     match kept {
         Ok(()) => format!(
             "kept in {}; `serve`, `run` and `load` use it, `--forget` drops it",

@@ -55,7 +55,7 @@ pub(super) struct Bench {
 }
 
 impl Bench {
-    pub(super) fn new(fleet: Fleet, base: LoadSpec, sides_max: usize, gate: Gate) -> Self {
+    pub(super) fn new((fleet, base): (Fleet, LoadSpec), sides_max: usize, gate: Gate) -> Self {
         Self {
             fleet,
             base,

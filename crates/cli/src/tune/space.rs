@@ -103,24 +103,18 @@ impl Values {
                 cpus_batch: anywhere(&facts.cpus_batch),
             },
         };
-        for (name, phase, switch, values) in axes(ground) {
+        for axis in axes(ground) {
+            let (name, _, _, values) = &axis;
             let is_wanted = ground.only.is_empty() || ground.only.iter().any(|one| one == name);
             if is_wanted && !values.is_empty() {
-                all.add(name, phase, switch, values, facts);
+                all.add(axis, facts);
             }
         }
         all.forbid();
         all
     }
 
-    fn add(
-        &mut self,
-        name: &str,
-        phase: Phase,
-        switch: Switch,
-        others: Vec<Value>,
-        facts: &ModelFacts,
-    ) {
+    fn add(&mut self, (name, phase, switch, others): AxisOf, facts: &ModelFacts) {
         let levels = std::iter::once(default_label(name, facts));
         self.space.axes.push(Axis {
             name: name.to_owned(),

@@ -228,3 +228,126 @@ pub(super) fn json(report: &Report) -> serde_json::Value {
         "point": space.points().iter().position(|point| *point == verdict.winner),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use tuner::{Axis, Choice, Phase, Sample, Switch, Verdict, Workload};
+
+    use super::*;
+    use crate::tune::bench::Shape;
+
+    fn space() -> Space {
+        let axis = |name: &str, levels: &[&str]| Axis {
+            name: name.to_owned(),
+            phase: Phase::Both,
+            switch: Switch::Load,
+            levels: levels.iter().map(|level| (*level).to_owned()).collect(),
+            default: 0,
+        };
+        Space {
+            axes: vec![
+                axis("decode cores", &["8 threads anywhere", "4 threads on 4-7"]),
+                axis("flash attention", &["on", "off"]),
+                axis("KV types", &["f16/f16", "q8_0/q8_0"]),
+            ],
+            forbidden: Vec::new(),
+        }
+    }
+
+    fn choice(axis: usize, level: usize) -> Choice {
+        Choice { axis, level }
+    }
+
+    fn report() -> Report {
+        let space = space();
+        let row = |choice: Choice, ratio: f64, judgement| Row {
+            choice,
+            against: Choice { level: 0, ..choice },
+            also: None,
+            n_pairs: 3,
+            ratio: Some(ratio),
+            low: Some(ratio - 0.02),
+            high: Some(ratio + 0.02),
+            judgement,
+        };
+        let winner = space.default_point().with(choice(0, 1));
+        let both = Row {
+            also: Some(choice(1, 0)),
+            ..row(choice(2, 1), 1.005, Judgement::WithinNoise)
+        };
+        let gain = Gain {
+            candidate: winner.clone(),
+            judgement: Judgement::Faster,
+            ratio: 1.8,
+            low: 1.75,
+            high: 1.86,
+            n_pairs: 4,
+        };
+        let sample = |times: f64| Sample {
+            prefill_seconds_a_token: 0.02 * times,
+            decode_seconds_a_token: 0.1 * times,
+            took_seconds: 1.0,
+        };
+        Report {
+            model: "tiny".into(),
+            purpose: "chat".into(),
+            workload: Workload {
+                prompt_tokens: 256.0,
+                answer_tokens: 256.0,
+            },
+            shape: Shape {
+                prompt_tokens: 64,
+                answer_tokens: 8,
+            },
+            verdict: Verdict {
+                winner,
+                defaults: space.default_point(),
+                gain: Some(gain),
+                rows: vec![
+                    row(choice(0, 1), 1.81, Judgement::Faster),
+                    row(choice(1, 1), 0.7, Judgement::Slower),
+                    both,
+                ],
+                noise: 0.012,
+                spent_seconds: 40.0,
+                is_cut: false,
+                failure: None,
+            },
+            space,
+            budget_seconds: 60.0,
+            spent_seconds: 41.2,
+            defaults: Some(sample(1.0)),
+            chosen: Some(sample(0.55)),
+            settings: serde_json::json!({ "cpus": "4-7", "threads": 4 }),
+            remarks: Vec::new(),
+            kept: "kept".into(),
+        }
+    }
+
+    #[test]
+    fn the_report_says_what_was_tried_and_why_the_winner_won() {
+        insta::assert_snapshot!(of(&report()));
+    }
+
+    #[test]
+    fn what_was_not_shown_is_not_claimed() {
+        let mut report = report();
+        let told = |report: &Report| {
+            let text = of(report);
+            let at = text.find("the defaults stay").unwrap();
+            text[at..].lines().next().unwrap().to_owned()
+        };
+        report.verdict.winner = report.verdict.defaults.clone();
+        for (judgement, words) in [
+            (Judgement::WithinNoise, "is within noise of them"),
+            (Judgement::OutOfTime, "no time to confirm"),
+        ] {
+            report.verdict.gain.as_mut().unwrap().judgement = judgement;
+            assert!(told(&report).contains(words), "{}", told(&report));
+        }
+        report.verdict.gain = None;
+        assert!(told(&report).contains("no setting was faster"));
+        report.verdict.rows.clear();
+        assert!(told(&report).contains("no time to compare"));
+    }
+}
