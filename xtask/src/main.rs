@@ -22,6 +22,7 @@ mod shell;
 mod speed_check;
 mod tidy;
 mod tools;
+mod tune_check;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -73,6 +74,8 @@ enum Chore {
     PlanCheck(plan_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
+    /// Compares `sextant tune` with an exhaustive sweep, a part a call.
+    TuneCheck(tune_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -105,5 +108,6 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }
 }

@@ -7,6 +7,8 @@ mod view;
 
 use std::path::{Path, PathBuf};
 
+pub(crate) use self::measured::{int8_operations, int8_products, key};
+
 use anyhow::Context as _;
 use clap::ArgMatches;
 use hardware::measure::Measured;

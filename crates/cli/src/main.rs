@@ -30,6 +30,7 @@ mod serve;
 mod shelf;
 mod show;
 mod tether;
+mod tune;
 mod worker_process;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
+        Some(("tune", matches)) => tune::run(matches),
         Some(("key", matches)) => key::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("hw", matches)) => hw::run(matches),

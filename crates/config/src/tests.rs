@@ -38,6 +38,7 @@ fn sample(setting: &Setting) -> String {
         Kind::List | Kind::Arguments => "tiny".into(),
         Kind::Count { max, .. } => max.to_string(),
         Kind::Bytes { .. } => "1MiB".into(),
+        Kind::Cpus => "0-3,7".into(),
         Kind::Switch if setting.default == Some("true") => "false".into(),
         Kind::Switch => "true".into(),
         Kind::Choice(words) => {

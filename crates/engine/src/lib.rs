@@ -21,5 +21,6 @@ pub use llama_engine::{
 pub use request::{JobKey, Output, Request, ThoughtSpec};
 pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
 pub use seam::{
-    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+    DecodeError, Decoder, EmbedError, Embedder, Placement, Row, SequenceId, Shape, TokenId,
+    Vocabulary,
 };

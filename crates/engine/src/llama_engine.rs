@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use llama::{
-    Batch, CacheType, Context, ContextParams, FlashAttention, LoadError, LoadMode, Model,
-    ModelParams, Pooling, TokenKind,
+    Batch, CacheType, Context, ContextParams, FlashAttention, HugePages, LoadError, LoadMode,
+    Model, ModelParams, Placement, Pooling, TokenKind,
 };
 use thiserror::Error;
 
@@ -29,13 +29,14 @@ pub struct OpenOptions {
     pub slots: u32,
     pub batch: u32,
     pub ubatch: u32,
-    pub threads: u32,
-    pub threads_batch: u32,
+    pub placement: Placement,
     pub type_k: CacheType,
     pub type_v: CacheType,
     pub flash_attention: FlashAttention,
     pub gpu_layers: Option<u32>,
     pub mmap: bool,
+    pub mlock: bool,
+    pub huge_pages: bool,
     pub swa_full: bool,
 }
 
@@ -86,11 +87,16 @@ impl LlamaEngine {
         progress: impl FnMut(f32) -> bool,
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
-        let load_mode = if options.mmap {
-            LoadMode::Mmap
-        } else {
-            LoadMode::Read
+        let load_mode = match (options.mmap, options.mlock) {
+            (true, false) => LoadMode::Mmap,
+            (true, true) => LoadMode::MmapLocked,
+            (false, false) => LoadMode::Read,
+            (false, true) => LoadMode::ReadLocked,
         };
+        llama::ask_for_huge_pages(match options.huge_pages {
+            true => HugePages::Ask,
+            false => HugePages::AsTheSystemDoes,
+        });
         let gpu_layers = options
             .gpu_layers
             .map(|n| i32::try_from(n).unwrap_or(i32::MAX));
@@ -176,8 +182,7 @@ fn base_params(options: &OpenOptions) -> ContextParams {
         ubatch: options.ubatch,
         sequences: 1,
         outputs: 1,
-        threads: options.threads,
-        threads_batch: options.threads_batch,
+        placement: options.placement.clone(),
         type_k: options.type_k,
         type_v: options.type_v,
         flash_attention: options.flash_attention,
@@ -327,6 +332,10 @@ impl Decoder for LlamaDecoder {
 
     fn abort_flag(&self) -> Arc<AtomicBool> {
         self.context.abort_flag()
+    }
+
+    fn place(&mut self, placement: &Placement) -> bool {
+        self.context.place(placement).is_ok()
     }
 }
 

@@ -16,12 +16,12 @@ use crate::device;
 use crate::guard::guard;
 use crate::tensor::weight_type;
 use kernels::matmul::{PANEL_ROWS, WeightType, pack_panel, unpack_row};
-use kernels::memory::HugeMemory;
+use kernels::memory::{HugeMemory, HugePages};
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A cache line, and a vector of AVX-512.
 const ALIGNMENT: usize = 64;
@@ -282,8 +282,20 @@ extern "C" fn alloc_packed(_: *mut BufferType, size: usize) -> *mut Buffer {
     guard(ptr::null_mut(), || allocate(packed(), size))
 }
 
+static HUGE_PAGES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the memory that is allocated from now on is to be in large pages, where the
+/// system has them. It must let the process: see `PR_SET_THP_DISABLE`.
+pub fn ask_for_huge_pages(ask: HugePages) {
+    HUGE_PAGES.store(ask == HugePages::Ask, Ordering::Relaxed);
+}
+
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
-    let Some(memory) = HugeMemory::new(size) else {
+    let pages = match HUGE_PAGES.load(Ordering::Relaxed) {
+        true => HugePages::Ask,
+        false => HugePages::AsTheSystemDoes,
+    };
+    let Some(memory) = HugeMemory::new(size, pages) else {
         return ptr::null_mut();
     };
     let memory = memory.into_raw();

@@ -13,8 +13,15 @@ const ALIGNMENT: usize = 64;
 /// and 28 without; a cache of 6,000 tokens made decoding 10 % faster.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
-/// Room for bytes, aligned to a cache line at least; in huge pages where it is large and the
-/// system has such pages. Nothing is written to it yet.
+/// Pages for large memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HugePages {
+    AsTheSystemDoes,
+    Ask,
+}
+
+/// Room for bytes, aligned to a cache line at least; in huge pages where it is large, they
+/// are asked for and the system has such pages. Nothing is written to it yet.
 #[derive(Debug)]
 pub struct HugeMemory {
     start: NonNull<u8>,
@@ -29,11 +36,11 @@ unsafe impl Sync for HugeMemory {}
 impl HugeMemory {
     /// That many bytes; `None` where there is no memory for them.
     #[must_use]
-    pub fn new(len: usize) -> Option<Self> {
+    pub fn new(len: usize, pages: HugePages) -> Option<Self> {
         let layout = layout(len)?;
         // SAFETY: the layout is not empty.
         let start = NonNull::new(unsafe { alloc(layout) })?;
-        if layout.align() == HUGE_PAGE_BYTES {
+        if pages == HugePages::Ask && layout.align() == HUGE_PAGE_BYTES {
             ask_for_huge_pages(start, layout.size());
         }
         Some(Self { start, layout })
@@ -102,7 +109,7 @@ impl RepeatedPanel {
     #[must_use]
     pub fn new(panel: &[u8], times: usize) -> Self {
         let len = panel.len().saturating_mul(times);
-        let Some(memory) = HugeMemory::new(len) else {
+        let Some(memory) = HugeMemory::new(len, HugePages::Ask) else {
             std::alloc::handle_alloc_error(Layout::for_value(panel))
         };
         for index in 0..times {
@@ -132,12 +139,12 @@ mod tests {
     #[test]
     fn large_memory_is_aligned_to_huge_pages_and_goes_back() {
         for (len, alignment) in [(0, ALIGNMENT), (100, ALIGNMENT), (5 << 20, HUGE_PAGE_BYTES)] {
-            let start = HugeMemory::new(len).unwrap().into_raw();
+            let start = HugeMemory::new(len, HugePages::Ask).unwrap().into_raw();
             assert_eq!(start.align_offset(alignment), 0, "{len}");
             // SAFETY: it was just given away.
             drop(unsafe { HugeMemory::from_raw(start, len) });
         }
-        assert!(HugeMemory::new(usize::MAX).is_none());
+        assert!(HugeMemory::new(usize::MAX, HugePages::AsTheSystemDoes).is_none());
     }
 
     #[test]

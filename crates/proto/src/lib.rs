@@ -16,7 +16,7 @@ pub mod job;
 
 pub use control::{
     CacheType, FlashAttention, FromWorker, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, SlotPhase, SlotState, ToWorker, WorkerState,
+    ModelFacts, Placement, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
     Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,

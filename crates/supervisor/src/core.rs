@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use proto::{
     Event, FailureKind, FromWorker, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, ToWorker, WorkerState,
+    ModelFacts, Placement, ToWorker, WorkerState,
 };
 
 use self::model::Model;
@@ -119,6 +119,11 @@ pub(crate) enum Input {
     Inspect {
         request: RequestId,
         model: String,
+    },
+    /// Compute on other cores from now on; forgotten where the worker is started anew.
+    Place {
+        model: String,
+        placement: Placement,
     },
     /// The worker's process runs and its connection is open.
     Connected {
@@ -339,6 +344,11 @@ fn pass_on(models: &mut [Model], input: Input, turn: &mut Turn<'_>) {
                 state: None,
             }),
         },
+        Input::Place { model, placement } => {
+            if let Some(worker) = find(models, &model).and_then(|model| model.ready_worker()) {
+                turn.send(worker, ToWorker::Place(placement));
+            }
+        }
         Input::Connected { worker } => {
             if let Some(model) = find_worker(models, worker) {
                 model.connected(turn);

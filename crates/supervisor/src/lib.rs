@@ -17,7 +17,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{LoadFailure, LoadSpec, ModelFacts};
+use proto::{LoadFailure, LoadSpec, ModelFacts, Timings, Usage};
 
 pub use crate::driver::{Fleet, JobStream, LoadOrder};
 pub use crate::launch::{
@@ -49,6 +49,36 @@ pub struct FleetConfig {
     pub keep_alive: Option<Duration>,
     /// Says what a model that nobody has listed will cost.
     pub estimate: Option<Estimate>,
+    /// Is told of every answer that ended well.
+    pub observe: Option<Observe>,
+}
+
+/// What an answer took. It is called under the fleet's lock, so it must be quick and must
+/// not call back.
+#[derive(Clone)]
+pub struct Observe(pub Arc<dyn Fn(&Seen<'_>) + Send + Sync>);
+
+impl fmt::Debug for Observe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observe")
+    }
+}
+
+/// An answer that ended well.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen<'a> {
+    /// As the model was loaded.
+    pub spec: &'a LoadSpec,
+    pub company: Company,
+    pub usage: Usage,
+    pub timings: Timings,
+}
+
+/// Whether other jobs were there, of any model: they share its passes or its cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    Alone,
+    Others,
 }
 
 /// From what is to be loaded to what it will cost. May read the file, so it runs where it
@@ -73,6 +103,7 @@ impl Default for FleetConfig {
             swap_wait_max: Duration::from_secs(10),
             keep_alive: None,
             estimate: None,
+            observe: None,
         }
     }
 }

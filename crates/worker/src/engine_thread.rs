@@ -31,6 +31,7 @@ pub(crate) enum Command {
         inputs: Vec<Vec<TokenId>>,
     },
     Cancel(JobId),
+    Place(engine::Placement),
     /// Finish what is there, then end the thread.
     Drain,
 }
@@ -181,6 +182,7 @@ impl EngineThread {
             Command::Run(prepared) => self.run_job(*prepared),
             Command::Embed { id, inputs } => self.take_texts(id, inputs),
             Command::Cancel(id) => self.cancel(JobKey(id.0)),
+            Command::Place(placement) => self.place(&placement),
             Command::Drain => {}
         }
         self.publish();
@@ -200,6 +202,16 @@ impl EngineThread {
                 self.answers.insert(key, answer);
             }
             Err(failure) => self.fail(key, failure),
+        }
+    }
+
+    fn place(&mut self, placement: &engine::Placement) {
+        let placed = self
+            .scheduler
+            .as_mut()
+            .is_some_and(|scheduler| scheduler.place(placement));
+        if !placed {
+            tracing::warn!(?placement, "it goes on with the threads it has");
         }
     }
 

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::engine_thread::{Command, EngineHandle, Parts};
 use crate::load::{Loaded, Loader};
+use crate::place;
 use crate::prepare::{Preparer, Work};
 
 /// Smallest step of load progress worth a message.
@@ -291,6 +292,10 @@ impl Desk {
                 state.resident_bytes = resident_bytes();
                 state.queued += u32::try_from(self.preparing.len()).unwrap_or(u32::MAX);
                 send(&self.events, FromWorker::State { ticket, state });
+            }
+            ToWorker::Place(placement) => {
+                self.engine
+                    .send(Command::Place(place::of_message(&placement)));
             }
             ToWorker::Drain => {
                 self.draining = true;

@@ -30,6 +30,8 @@ pub(super) fn get(
     if !anew && let Some(known) = file.and_then(|file| read(file, &key)) {
         return Ok(known);
     }
+    // As a worker would.
+    worker::allow_huge_pages();
     let isa = Isa::best();
     let int8 = move || int8_products(isa);
     let f32 = move || f32_attention(isa);
@@ -70,7 +72,7 @@ pub(super) fn kept(machine: &Machine, file: &Path) -> Option<Measured> {
 }
 
 /// What the figures depend on.
-fn key(machine: &Machine) -> String {
+pub(crate) fn key(machine: &Machine) -> String {
     let cores = &machine.plan.decode.cpus;
     let mut governors: Vec<&str> = machine
         .processor
@@ -227,12 +229,12 @@ const K: usize = 1024;
 const PANELS: usize = 16;
 const INT8_TYPE: WeightType = WeightType::Q8_0;
 
-fn int8_operations() -> f64 {
+pub(crate) fn int8_operations() -> f64 {
     (2 * PANELS * matmul::PANEL_ROWS * matmul::TILE_COLUMNS * K) as f64
 }
 
 /// The product that prefill consists of: panels of 8-bit weights by a full tile.
-fn int8_products(isa: Isa) -> Box<dyn FnMut()> {
+pub(crate) fn int8_products(isa: Isa) -> Box<dyn FnMut()> {
     let columns = matmul::TILE_COLUMNS;
     let panel_bytes = INT8_TYPE.panel_bytes(K);
     let weights = vec![0x11; panel_bytes * PANELS];

@@ -35,13 +35,18 @@ pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::Op
         slots,
         batch: 64,
         ubatch: 16,
-        threads: 1,
-        threads_batch: 1,
+        placement: engine::Placement {
+            threads: 1,
+            threads_batch: 1,
+            ..engine::Placement::default()
+        },
         type_k: llama::CacheType::F32,
         type_v: llama::CacheType::F32,
         flash_attention: llama::FlashAttention::Off,
         gpu_layers: Some(0),
         mmap: false,
+        mlock: false,
+        huge_pages: false,
         swa_full: false,
     }
 }

@@ -88,6 +88,27 @@ fn rounds(
     Ok(figures.collect())
 }
 
+/// Operations a second of one core over all of the time, what others took of it included.
+pub(super) fn rate(
+    core: &CpuSet,
+    workload: &Workload<'_>,
+    time: Duration,
+) -> Result<f64, MeasureError> {
+    let work = |_, _| {
+        let mut run = (workload.make)();
+        run();
+        let start = Instant::now();
+        let mut n_calls = 0u32;
+        while n_calls == 0 || start.elapsed() < time {
+            run();
+            n_calls += 1;
+        }
+        f64::from(n_calls) * workload.operations / start.elapsed().as_secs_f64()
+    };
+    let ((), rates) = on_each_core(core, work, || ())?;
+    Ok(rates.iter().sum())
+}
+
 /// Operations a second of each round.
 fn rounds_of_core(workload: &Workload<'_>, n_rounds: u32, time: Duration) -> Vec<f64> {
     let mut run = (workload.make)();

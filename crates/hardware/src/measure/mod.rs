@@ -137,6 +137,41 @@ pub fn measure(
     })
 }
 
+/// How fast a core computes while everything else goes on as it does, in operations a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CoreSpeed {
+    pub cpu: u32,
+    pub operations_s: f64,
+}
+
+/// Runs the loop on one core after another, for so long each. Unlike [`measure`] it counts
+/// what others take: a core that is half busy is half as fast.
+///
+/// # Errors
+/// When no thread is to be had.
+pub fn each_core(
+    cores: &CpuSet,
+    workload: &Workload<'_>,
+    time: Duration,
+) -> Result<Vec<CoreSpeed>, MeasureError> {
+    let speeds = cores.iter().map(|cpu| {
+        let core: CpuSet = std::iter::once(cpu).collect();
+        Ok(CoreSpeed {
+            cpu,
+            operations_s: compute::rate(&core, workload, time)?,
+        })
+    });
+    speeds.collect()
+}
+
+/// Sleeps for a moment and says what others took of the machine meanwhile.
+#[must_use]
+pub fn look(root: &Root, machine: &Machine, time: Duration) -> Busy {
+    let before = busy::Times::read(root);
+    std::thread::sleep(time);
+    Busy::between(&before, &busy::Times::read(root), machine)
+}
+
 /// Runs one pinned thread for each core, all of them or none: `work` gets the thread's place
 /// among the cores and its CPU, and begins when every thread is there. Meanwhile `lead` runs
 /// on this thread.
@@ -233,6 +268,12 @@ mod tests {
         for point in measured.compute.iter().chain(&measured.kernels) {
             assert!(point.best_giga_per_second > 0.001);
         }
+        let cores = &machine.plan.usable;
+        let speeds = each_core(cores, &workload, Duration::from_millis(5)).unwrap();
+        assert_eq!(speeds.len(), cores.len());
+        assert!(speeds.iter().all(|speed| speed.operations_s > 1e6));
+        let busy = look(&root, &machine, Duration::from_millis(30));
+        assert!(busy.others_percent.is_none_or(|percent| percent <= 100.0));
     }
 
     #[test]

@@ -107,8 +107,11 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
         slots: setup.slots,
         batch: setup.batch,
         ubatch: setup.ubatch,
-        threads: 1,
-        threads_batch: 1,
+        placement: llama::Placement {
+            threads: 1,
+            threads_batch: 1,
+            ..llama::Placement::default()
+        },
         type_k: cache_type(setup.types.keys),
         type_v: cache_type(setup.types.values),
         flash_attention: match setup.has_flash_attention {
@@ -117,6 +120,8 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
         },
         gpu_layers: Some(0),
         mmap: true,
+        mlock: false,
+        huge_pages: false,
         swa_full: setup.window == WindowCells::Full,
     };
     LlamaEngine::open(&options, |_| true).expect("the engine opens the model")

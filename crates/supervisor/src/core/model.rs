@@ -282,6 +282,14 @@ impl Model {
         self.pending.len() < n_before
     }
 
+    /// The worker that takes jobs now.
+    pub(crate) fn ready_worker(&self) -> Option<WorkerId> {
+        match self.phase {
+            Phase::Ready { worker, .. } => Some(worker),
+            _ => None,
+        }
+    }
+
     pub(crate) fn inspect(&mut self, request: RequestId, turn: &mut Turn<'_>) {
         match self.phase {
             Phase::Ready { worker, .. } => {
