@@ -1,5 +1,7 @@
 //! The words of warnings: what is wrong, and what to do.
 
+use stdx::Bytes;
+
 use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
 use crate::npu::{NEWER_DRIVER, RKNPU_DRIVER_MIN};
@@ -10,6 +12,10 @@ fn place(kind: SwapKind) -> &'static str {
         SwapKind::Disk => "a disk",
         SwapKind::Compressed => "compressed memory",
     }
+}
+
+fn group_left(left: Bytes, available: Bytes) -> String {
+    format!("a control group leaves {left} of memory, and {available} are available on the machine")
 }
 
 impl Warning {
@@ -84,10 +90,7 @@ impl Warning {
             } => format!("`{zone}` is at {celsius:.0} C, and {slows_at:.0} C slow or stop it"),
             Self::GroupBelowAvailable {
                 left, available, ..
-            } => format!(
-                "a control group leaves {left} of memory, and {available} are available on the \
-                 machine"
-            ),
+            } => group_left(*left, *available),
             Self::QuotaBelowCores {
                 milli_cpus,
                 n_cores,

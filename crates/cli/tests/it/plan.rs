@@ -1,6 +1,7 @@
 //! `sextant plan`: whole answers, and what is said to bad input.
 
 use super::sandbox::Sandbox;
+use models::gguf::write::Writer;
 use testkit::tiny::Family;
 
 fn sandbox() -> Sandbox {
@@ -209,6 +210,12 @@ fn presets_are_planned_with_their_settings() {
 fn a_model_beside_it_is_named_in_errors_and_has_a_context_of_its_own() {
     let sandbox = sandbox();
     sandbox.add_model("short");
+    // Trained for 2048 tokens.
+    let little = Writer::tiny_model()
+        .u32("llama.embedding_length", 256)
+        .u32("llama.attention.head_count", 4)
+        .u32("llama.attention.head_count_kv", 2);
+    std::fs::write(sandbox.dir().join("models/little.gguf"), little.bytes()).unwrap();
     let ran = sandbox.run(&[
         "plan",
         "plain",
@@ -217,7 +224,7 @@ fn a_model_beside_it_is_named_in_errors_and_has_a_context_of_its_own() {
         "--context",
         "500000",
         "--beside",
-        "hybrid",
+        "little",
     ]);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     let ran = sandbox.run(&["plan", "plain", "--beside", "short"]);
