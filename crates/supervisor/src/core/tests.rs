@@ -76,6 +76,7 @@ fn line(action: &Action) -> String {
                 ToWorker::Submit { id, .. } => format!("submit j{}", id.0),
                 ToWorker::Cancel { id } => format!("cancel j{}", id.0),
                 ToWorker::Inspect { ticket } => format!("inspect {ticket}"),
+                ToWorker::Place(_) => "place".into(),
                 ToWorker::Drain => "drain".into(),
             };
             format!("to {}: {message}", worker.0)
