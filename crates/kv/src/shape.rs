@@ -21,6 +21,8 @@ pub enum ShapeError {
         "`{key}` is {value}, at most {limit} can be planned for; get another conversion of this model"
     )]
     TooLarge { key: String, value: u64, limit: u64 },
+    #[error("`{key}` is 0: the file has no layers; get another conversion of this model")]
+    NoLayers { key: String },
     #[error(
         "`{key}` has {found} numbers for {layers} layers; get another conversion of this model"
     )]
@@ -164,6 +166,10 @@ impl<'a> Reader<'a> {
             heads_kv: Vec::new(),
         };
         let physical = reader.required("block_count", LAYERS_MAX)?;
+        if physical == 0 {
+            let key = reader.key("block_count");
+            return Err(ShapeError::NoLayers { key });
+        }
         // Nanbeige runs through its blocks several times, each time with a cache of its own.
         let loops = match reader.architecture.as_str() {
             "nanbeige" => reader.number("num_loops")?.unwrap_or(1).max(1),

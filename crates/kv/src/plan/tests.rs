@@ -339,6 +339,13 @@ fn each_cache_is_rotated_by_itself() {
     assert_eq!(lost, [Loss::NoWindowSaving]);
 }
 
+#[test]
+fn a_model_without_layers_is_refused() {
+    let header = Table::new("llama", &[("block_count", "0"), ("embedding_length", "64")]);
+    let refused = Shape::read(&header).unwrap_err().to_string();
+    assert!(refused.contains("`llama.block_count` is 0"), "{refused}");
+}
+
 /// Metadata that answer every key with one of a few numbers.
 #[derive(Debug)]
 struct Any {
@@ -371,6 +378,9 @@ fn any_number() -> impl Strategy<Value = Option<u64>> {
 }
 
 proptest! {
+    // A header's keys are many and most are refused: the usual number of cases finds little.
+    #![proptest_config(ProptestConfig::with_cases(16_384))]
+
     /// Whatever a header says, nothing ends the process, and no cache is smaller than its
     /// rows, counted in wider numbers.
     #[test]
