@@ -34,6 +34,7 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         kv_type_k: config.kv_type_k.map(cache_type),
         kv_type_v: config.kv_type_v.map(cache_type),
         flash_attention: config.flash_attention.map(flash_attention),
+        sequences: config.sequences,
         kernels: config.kernels.map(kernels),
         gpu_layers: config.gpu_layers,
         mmap: config.mmap,
@@ -53,18 +54,18 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
 /// A fleet whose workers are processes of this very program.
 pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
     let program = std::env::current_exe()?;
+    let memory_max = shelf::memory_max(config);
     let fleet_config = FleetConfig {
         hello_timeout: config.hello_timeout,
         drain_timeout: config.drain_timeout,
         restarts_max: config.restarts_max,
         restart_window: config.restart_window,
-        memory_max: config
-            .model_memory_max
-            .map(|max| max.0)
-            .or_else(|| hardware::budget().map(|bytes| bytes.0)),
+        memory_max,
         swap_wait_max: config.swap_wait_max,
         keep_alive: config.model_keep_alive,
-        estimate: Some(Estimate(Arc::new(shelf::estimate))),
+        estimate: Some(Estimate(Arc::new(move |spec| {
+            shelf::estimate(spec, memory_max)
+        }))),
     };
     let launcher = Arc::new(ProcessLauncher::new(program));
     Ok(Fleet::new(fleet_config, launcher))

@@ -514,12 +514,24 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "sequences",
+        group: Group::Engine,
+        doc: "Token sequences that the KV cache keeps apart: those of running requests, and \
+              beyond them prefixes for later ones. Fewer take less memory where the model has \
+              sliding windows or a large vocabulary.",
+        kind: Kind::Count { min: 1, max: 256 },
+        unset: "16 and 4 a slot, fewer where memory is short; with recurrent states 1 and 1 a \
+                slot",
+        ..BASE
+    },
+    Setting {
         name: "kernels",
         group: Group::Engine,
         doc: "Who computes on the CPU: our own kernels, with ggml's for what they do not take, \
               or ggml's alone.",
         kind: Kind::Choice(&["own", "ggml"]),
-        unset: "own where they take the model's types of weights",
+        unset: "own where they take the model's types of weights, and ggml's where only these \
+                fit into memory",
         ..BASE
     },
     Setting {

@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub context: Option<u32>,
     pub context_max: u32,
     pub slots: u32,
+    /// Sequences to keep apart; `None`: as many as [`kv::sequences`] says.
+    pub sequences: Option<u32>,
     pub batch: u32,
     pub ubatch: u32,
     pub threads: u32,
@@ -202,7 +204,9 @@ impl LlamaDecoder {
         } else {
             kv::Cut::Never
         };
-        let sequences = kv::sequences(options.slots, cut);
+        let sequences = options
+            .sequences
+            .unwrap_or_else(|| kv::sequences(options.slots, cut));
         if options.batch < sequences {
             return Err(OpenError::BatchTooSmall {
                 batch: options.batch,

@@ -80,6 +80,8 @@ pub struct LoadSpec {
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
+    /// Sequences of the KV cache: of running jobs, and of prefixes for later ones.
+    pub sequences: Option<u32>,
     pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
@@ -140,6 +142,7 @@ pub struct ModelFacts {
     pub context: u32,
     pub slots: u32,
     pub queue_max: u32,
+    pub sequences: u32,
     pub batch: u32,
     pub ubatch: u32,
     pub threads: u32,

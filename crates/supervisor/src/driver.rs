@@ -183,7 +183,7 @@ impl Fleet {
     /// As [`Fleet::load`], with a word on its place in memory.
     pub async fn load_by(&self, order: LoadOrder) -> Result<Arc<ModelFacts>, LoadFailure> {
         let LoadOrder { spec, pin, force } = order;
-        let cost = self.cost(&spec).await;
+        let (spec, cost) = self.estimated(spec).await;
         let order = shelf::Order {
             spec,
             cost,
@@ -201,26 +201,23 @@ impl Fleet {
         })
     }
 
-    async fn cost(&self, spec: &LoadSpec) -> MemoryCost {
+    async fn estimated(&self, spec: LoadSpec) -> (LoadSpec, MemoryCost) {
         let listed = {
             let shared = self.inner.lock();
             let known = shared.shelf.listed(&spec.name);
             known
-                .filter(|(known, _)| *known == spec)
+                .filter(|(known, _)| **known == spec)
                 .map(|(_, cost)| cost)
         };
         match (listed, self.inner.estimate.clone()) {
-            (Some(cost), _) => cost,
+            (Some(cost), _) => (spec, cost),
             (None, Some(Estimate(estimate))) => {
-                let spec = spec.clone();
-                let cost = self
-                    .inner
-                    .runtime
-                    .spawn_blocking(move || estimate(&spec))
-                    .await;
-                cost.unwrap_or_default()
+                let asked = spec.clone();
+                let runtime = &self.inner.runtime;
+                let estimated = runtime.spawn_blocking(move || estimate(asked)).await;
+                estimated.unwrap_or_else(|_| (spec, MemoryCost::default()))
             }
-            (None, None) => MemoryCost::default(),
+            (None, None) => (spec, MemoryCost::default()),
         }
     }
 

@@ -51,10 +51,10 @@ pub struct FleetConfig {
     pub estimate: Option<Estimate>,
 }
 
-/// From what is to be loaded to what it will cost. May read the file, so it runs where it
-/// may block.
+/// From what is to be loaded to how it will be loaded, and what it will cost so. It may choose
+/// what nobody has set. May read the file, so it runs where it may block.
 #[derive(Clone)]
-pub struct Estimate(pub Arc<dyn Fn(&LoadSpec) -> MemoryCost + Send + Sync>);
+pub struct Estimate(pub Arc<dyn Fn(LoadSpec) -> (LoadSpec, MemoryCost) + Send + Sync>);
 
 impl fmt::Debug for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -246,6 +246,7 @@ pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::Op
         context: Some(context),
         context_max: context,
         slots,
+        sequences: None,
         batch: 64,
         ubatch: 16,
         threads: 1,

@@ -9,3 +9,4 @@
 
 mod exact;
 mod published;
+mod sparing;
