@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
+use hardware::Root;
+use hardware::pressure::Pools;
 use models::Found;
 use proto::{LoadSpec, ModelFacts};
-use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, ProcessLauncher};
+use supervisor::pressure::PoolReading;
+use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, PressureSource, ProcessLauncher};
 
 use crate::models_here::{absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -66,9 +69,27 @@ pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
         estimate: Some(Estimate(Arc::new(move |spec| {
             shelf::estimate(spec, memory_max)
         }))),
+        pressure: config.memory_pressure.then(pressure),
     };
     let launcher = Arc::new(ProcessLauncher::new(program));
     Ok(Fleet::new(fleet_config, launcher))
+}
+
+/// The memory that is left, of the machine and of each control group above this process.
+fn pressure() -> PressureSource {
+    let pools = Pools::find(&Root::live());
+    let read = move || {
+        let pools = pools.read(&Root::live()).into_iter();
+        let reading = pools.map(|pool| PoolReading {
+            left_bytes: pool.left.0,
+            limit_bytes: pool.limit.0,
+            margin_bytes: pool.margin.0,
+            stalled_us: pool.stalled_us,
+            kills: pool.kills,
+        });
+        reading.collect()
+    };
+    PressureSource(Arc::new(read))
 }
 
 /// Loads a model and shows how far it is.

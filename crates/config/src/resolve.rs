@@ -50,6 +50,7 @@ pub struct Config {
     pub model_memory_max: Option<Bytes>,
     pub swap_wait_max: Duration,
     /// `None` keeps models until memory is needed for another.
+    pub memory_pressure: bool,
     pub model_keep_alive: Option<Duration>,
     /// The models with settings of their own.
     pub presets: Vec<Preset>,
@@ -284,6 +285,7 @@ impl Reader<'_> {
             load_on_demand: self.parsed("load_on_demand"),
             model_memory_max: self.number("model_memory_max").map(Bytes),
             swap_wait_max: self.seconds("swap_wait_max_secs"),
+            memory_pressure: self.parsed("memory_pressure").unwrap_or(true),
             model_keep_alive: Some(self.seconds("model_keep_alive_secs"))
                 .filter(|time| !time.is_zero()),
             presets: self.presets(),

@@ -411,6 +411,16 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "memory_pressure",
+        group: Group::Models,
+        doc: "Watch the memory that is left, of the machine and of the control groups of this \
+              process: where it runs short, idle models first give back their caches and then \
+              are unloaded, before the kernel ends a process.",
+        kind: Kind::Switch,
+        default: Some("true"),
+        ..BASE
+    },
+    Setting {
         name: "chat_template_file",
         group: Group::Models,
         doc: "A Jinja template that replaces the one in the model file.",

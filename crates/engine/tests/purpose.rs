@@ -4,7 +4,7 @@
 
 mod tiny_model;
 
-use engine::{Embedder, LlamaEngine, OpenError};
+use engine::{Decoder, Embedder, LlamaEngine, OpenError, Row};
 use tiny_model::{Architecture, Purpose, TinyModel};
 
 fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
@@ -60,4 +60,32 @@ fn models_embed_as_their_files_say() {
         assert_eq!(vector.len(), 32);
     }
     assert!(open(&TinyModel::write(Architecture::Llama)).is_ok());
+}
+
+#[test]
+fn what_was_given_back_is_taken_again() {
+    let model = TinyModel::write(Architecture::Llama);
+    let engine = open(&model).expect("the tiny model loads");
+    let (mut decoder, mut embedder) = (engine.decoder.expect("it generates"), engine.embedder);
+    let rows: Vec<Row> = (0..5)
+        .map(|position| Row {
+            token: 70 + i32::try_from(position).expect("a small number"),
+            position,
+            sequence: 1,
+            output: position == 4,
+        })
+        .collect();
+    let mut answer = || {
+        decoder.decode(&rows).expect("it decodes");
+        let logits = decoder.logits(4).expect("asked for").to_vec();
+        assert!(decoder.truncate(1, 0));
+        decoder.give_back();
+        assert!(decoder.logits(4).is_none());
+        assert!(decoder.truncate(1, 0) && !decoder.share(1, 0, 3));
+        logits
+    };
+    assert_eq!(answer(), answer());
+    let first = embedder.embed(&[70, 71]).expect("a vector");
+    embedder.give_back();
+    assert_eq!(embedder.embed(&[70, 71]).expect("a vector"), first);
 }

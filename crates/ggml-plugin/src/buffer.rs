@@ -16,7 +16,6 @@ use crate::device;
 use crate::guard::guard;
 use crate::tensor::weight_type;
 use kernels::matmul::{PANEL_ROWS, WeightType, pack_panel, unpack_row};
-use std::alloc::Layout;
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
@@ -282,21 +281,26 @@ extern "C" fn alloc_packed(_: *mut BufferType, size: usize) -> *mut Buffer {
     guard(ptr::null_mut(), || allocate(packed(), size))
 }
 
-fn layout(size: usize) -> Option<Layout> {
-    Layout::from_size_align(size.max(ALIGNMENT), ALIGNMENT).ok()
+/// Bytes that are mapped for a buffer: none of no bytes can be.
+fn mapped(size: usize) -> usize {
+    size.max(ALIGNMENT)
 }
 
+/// Buffers are mapped one by one, past the allocator: it would keep the memory of a cache that
+/// was freed, and a cache is freed because memory is short. Pages are aligned to more than
+/// [`ALIGNMENT`].
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
-    let Some(layout) = layout(size) else {
-        return ptr::null_mut();
-    };
-    // SAFETY: the size is not zero.
-    let memory = unsafe { std::alloc::alloc(layout) };
-    if memory.is_null() {
+    let (rights, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+    );
+    // SAFETY: a new mapping at an address of the system's choice touches no other memory.
+    let memory = unsafe { libc::mmap(ptr::null_mut(), mapped(size), rights, flags, -1, 0) };
+    if memory == libc::MAP_FAILED {
         return ptr::null_mut();
     }
     // SAFETY: the functions live as long as the process; ggml owns what it returns.
-    unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory.cast(), size) }
+    unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory, size) }
 }
 
 const INTERFACE: BufferInterface = BufferInterface {
@@ -314,11 +318,10 @@ const INTERFACE: BufferInterface = BufferInterface {
 };
 
 extern "C" fn free_buffer(buffer: *mut Buffer) {
-    // SAFETY: ggml frees a buffer of ours once; the memory has this layout.
+    // SAFETY: ggml frees a buffer of ours once; the mapping has this size. Where the system
+    // does not take it back, it stays unused.
     unsafe {
-        if let Some(layout) = layout((*buffer).size) {
-            std::alloc::dealloc((*buffer).context.cast(), layout);
-        }
+        libc::munmap((*buffer).context, mapped((*buffer).size));
     }
 }
 

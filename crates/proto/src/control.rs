@@ -27,6 +27,9 @@ pub enum ToWorker {
     Inspect {
         ticket: u64,
     },
+    /// Memory is short: give back what is held only for speed, if nothing is to do. Not
+    /// answered.
+    GiveBack,
     /// Take no new jobs, finish those the engine has and answer `Drained`; requests that
     /// are still being prepared fail with `Draining`. The endpoint closes the connection
     /// then, which ends the worker.

@@ -120,6 +120,10 @@ pub(crate) enum Input {
         request: RequestId,
         model: String,
     },
+    /// Memory is short: what a model holds only for speed is to be given back.
+    GiveBack {
+        model: String,
+    },
     /// The worker's process runs and its connection is open.
     Connected {
         worker: WorkerId,
@@ -339,6 +343,11 @@ fn pass_on(models: &mut [Model], input: Input, turn: &mut Turn<'_>) {
                 state: None,
             }),
         },
+        Input::GiveBack { model } => {
+            if let Some(model) = find(models, &model) {
+                model.give_back(turn);
+            }
+        }
         Input::Connected { worker } => {
             if let Some(model) = find_worker(models, worker) {
                 model.connected(turn);

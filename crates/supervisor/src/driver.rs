@@ -7,6 +7,7 @@
 //! nobody but itself.
 
 mod link;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -28,7 +29,7 @@ use self::link::WorkerLink;
 use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
 use crate::shelf::{self, Shelf};
 use crate::{
-    Estimate, FleetConfig, Keep, Launcher, Listing, MemoryCost, ModelPhase, ModelStatus, drift,
+    Estimate, FleetConfig, Keep, Launcher, Listing, ModelPhase, ModelStatus, PressureState, drift,
 };
 
 /// Events a caller may leave unread before its job is cancelled: several times the
@@ -134,7 +135,12 @@ impl Fleet {
     #[must_use]
     pub fn new(config: FleetConfig, launcher: Arc<dyn Launcher>) -> Self {
         let limits = (Limits::new(&config), shelf::Limits::new(&config));
-        Self::with_limits(limits, Backlog::limits(), config.estimate, launcher)
+        let fleet = Self::with_limits(limits, Backlog::limits(), config.estimate, launcher);
+        if let Some(source) = config.pressure {
+            let watching = memory::watch(Arc::downgrade(&fleet.inner), source);
+            fleet.inner.runtime.spawn(watching);
+        }
+        fleet
     }
 
     fn with_limits(
@@ -160,6 +166,7 @@ impl Fleet {
                 jobs: HashMap::new(),
                 answers: HashMap::new(),
                 last_id: 0,
+                pressure: PressureState::default(),
             }),
         });
         let timer = keep_time(Arc::downgrade(&inner), Arc::clone(&inner.wake));
@@ -201,26 +208,6 @@ impl Fleet {
         })
     }
 
-    async fn estimated(&self, spec: LoadSpec) -> (LoadSpec, MemoryCost) {
-        let listed = {
-            let shared = self.inner.lock();
-            let known = shared.shelf.listed(&spec.name);
-            known
-                .filter(|(known, _)| **known == spec)
-                .map(|(_, cost)| cost)
-        };
-        match (listed, self.inner.estimate.clone()) {
-            (Some(cost), _) => (spec, cost),
-            (None, Some(Estimate(estimate))) => {
-                let asked = spec.clone();
-                let runtime = &self.inner.runtime;
-                let estimated = runtime.spawn_blocking(move || estimate(asked)).await;
-                estimated.unwrap_or_else(|_| (spec, MemoryCost::default()))
-            }
-            (None, None) => (spec, MemoryCost::default()),
-        }
-    }
-
     /// Drains and ends a model's worker; `false` if no such model is known. One that is
     /// listed stays on the shelf.
     pub async fn unload(&self, name: &str) -> bool {
@@ -247,13 +234,6 @@ impl Fleet {
     pub fn keep(&self, name: &str, keep: Keep) {
         let model = name.to_owned();
         self.inner.apply(shelf::Event::Keep { model, keep });
-    }
-
-    /// Bytes that the models in memory take, as far as the ledger knows, and the limit.
-    #[must_use]
-    pub fn memory(&self) -> (u64, Option<u64>) {
-        let (held, max) = self.inner.lock().shelf.memory();
-        (held, (max < u64::MAX).then_some(max))
     }
 
     /// All models: those of the shelf in its order, then others in the order they were
@@ -423,6 +403,7 @@ struct Shared {
     jobs: HashMap<JobId, JobLink>,
     answers: HashMap<RequestId, Answer>,
     last_id: u64,
+    pressure: PressureState,
 }
 
 impl Shared {
@@ -536,7 +517,10 @@ impl Inner {
     ) {
         let tells_nothing = matches!(
             event,
-            shelf::Event::Arrive { .. } | shelf::Event::Ended { .. } | shelf::Event::Tick
+            shelf::Event::Arrive { .. }
+                | shelf::Event::Ended { .. }
+                | shelf::Event::Room { .. }
+                | shelf::Event::Tick
         );
         let actions = shelf::step(&mut shared.shelf, event, now);
         for action in actions {
@@ -583,6 +567,15 @@ impl Inner {
                 planned,
                 held,
             } => return drift::log(&model, &planned, held),
+            shelf::Action::GiveBack { model } => Input::GiveBack { model },
+            shelf::Action::TellShed { model, bytes } => {
+                shared.pressure.unloads += 1;
+                return tracing::warn!(
+                    model,
+                    bytes = %stdx::Bytes(bytes),
+                    "unloaded, because memory is short"
+                );
+            }
             shelf::Action::Measure { model } => {
                 shared.last_id += 1;
                 let request = RequestId(shared.last_id);

@@ -11,6 +11,7 @@ mod drift;
 mod driver;
 mod exit;
 mod launch;
+pub mod pressure;
 mod shelf;
 
 use std::fmt;
@@ -49,6 +50,28 @@ pub struct FleetConfig {
     pub keep_alive: Option<Duration>,
     /// Says what a model that nobody has listed will cost.
     pub estimate: Option<Estimate>,
+    /// Says what memory there is left; without it nobody watches.
+    pub pressure: Option<PressureSource>,
+}
+
+/// Reads what each pool of memory has left. Runs where it may block, twice a second.
+#[derive(Clone)]
+pub struct PressureSource(pub Arc<dyn Fn() -> pressure::Reading + Send + Sync>);
+
+impl fmt::Debug for PressureSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PressureSource")
+    }
+}
+
+/// How short memory is, and what was given up for it since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PressureState {
+    pub level: pressure::Level,
+    /// Times that idle models gave their caches back.
+    pub shrinks: u64,
+    /// Models that were unloaded.
+    pub unloads: u64,
 }
 
 /// From what is to be loaded to how it will be loaded, and what it will cost so. It may choose
@@ -73,6 +96,7 @@ impl Default for FleetConfig {
             swap_wait_max: Duration::from_secs(10),
             keep_alive: None,
             estimate: None,
+            pressure: None,
         }
     }
 }
@@ -244,6 +268,8 @@ pub struct Place {
     pub expires_in_ms: Option<u64>,
     /// It takes nothing new, because this model needs its memory.
     pub closed_for: Option<String>,
+    /// It was unloaded because memory was short, and has not been loaded since.
+    pub was_shed: bool,
     /// Until then it is not loaded again, because that failed.
     pub retry_in_ms: Option<u64>,
     pub helps: Option<String>,

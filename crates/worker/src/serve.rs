@@ -292,6 +292,7 @@ impl Desk {
                 state.queued += u32::try_from(self.preparing.len()).unwrap_or(u32::MAX);
                 send(&self.events, FromWorker::State { ticket, state });
             }
+            ToWorker::GiveBack => self.engine.send(Command::GiveBack),
             ToWorker::Drain => {
                 self.draining = true;
                 for id in std::mem::take(&mut self.preparing) {

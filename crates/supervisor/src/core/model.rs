@@ -282,6 +282,13 @@ impl Model {
         self.pending.len() < n_before
     }
 
+    /// Only a worker that is ready holds anything for speed.
+    pub(crate) fn give_back(&mut self, turn: &mut Turn<'_>) {
+        if let Phase::Ready { worker, .. } = self.phase {
+            turn.send(worker, ToWorker::GiveBack);
+        }
+    }
+
     pub(crate) fn inspect(&mut self, request: RequestId, turn: &mut Turn<'_>) {
         match self.phase {
             Phase::Ready { worker, .. } => {
