@@ -21,8 +21,10 @@ mod plan_check;
 mod sdk;
 mod server;
 mod shell;
+mod speed_check;
 mod tidy;
 mod tools;
+mod tune_check;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -74,6 +76,10 @@ enum Chore {
     PlanCheck(plan_check::Arguments),
     /// Fills models in control groups: what is admitted survives, what is refused would not.
     MemoryCheck(memory_check::Arguments),
+    /// Compares the speed that the planner predicts with that of running servers.
+    SpeedCheck(speed_check::Arguments),
+    /// Compares `sextant tune` with an exhaustive sweep, a part a call.
+    TuneCheck(tune_check::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -106,5 +112,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
+        Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }
 }

@@ -12,7 +12,7 @@ use crate::shell::root;
 use ::models::Gguf;
 use anyhow::{Context, Result, bail};
 use kv::{CacheType, Plan, Types, WindowCells};
-use planner::{Compute, Ledger, Loading, Model, Others, Setup};
+use planner::{Compute, Ledger, Loading, Model, Others, Purpose, Setup};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs;
@@ -92,6 +92,7 @@ fn setups(is_quick: bool) -> Vec<Setup> {
                     compute: Compute::Own,
                     loading: Loading::Mapped,
                     gpu_layers: 0,
+                    purpose: Purpose::Generate,
                 });
             }
         }

@@ -29,6 +29,8 @@ pub(crate) fn command() -> Command {
             unload(),
             show(),
             plan(),
+            presets(),
+            tune(),
             key(),
             audit(),
             providers(),
@@ -130,6 +132,22 @@ fn show() -> Command {
     augment(command, |setting| setting.name == "models_dir")
 }
 
+fn presets() -> Command {
+    let command = Command::new("presets")
+        .about("Choose a model for every day and a strong one among those here, with settings")
+        .arg(
+            Arg::new("toml")
+                .long("toml")
+                .action(ArgAction::SetTrue)
+                .conflicts_with("json")
+                .help("Print them as tables for the configuration file"),
+        )
+        .arg(json());
+    augment(command, |setting| {
+        ["models_dir", "model_memory_max"].contains(&setting.name)
+    })
+}
+
 fn plan() -> Command {
     let option =
         |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
@@ -161,6 +179,47 @@ fn plan() -> Command {
         .arg(json());
     augment(command, |setting| {
         setting.group == Group::Engine || ["models_dir", "model_memory_max"].contains(&setting.name)
+    })
+}
+
+fn tune() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
+    let option =
+        |name: &'static str, value: &'static str| Arg::new(name).long(name).value_name(value);
+    let command = Command::new("tune")
+        .about("Measure which settings are fastest for a model on this machine, and use them")
+        .arg(model().required(true))
+        .arg(
+            flag("quick")
+                .conflicts_with("thorough")
+                .help("20 seconds, and fewer repetitions"),
+        )
+        .arg(flag("thorough").help("300 seconds, more repetitions, and settings that seldom win"))
+        .arg(
+            option("budget", "SECONDS")
+                .value_parser(value_parser!(u32).range(5..=86_400))
+                .help("Time for all of it, from 5 to 86400 [default: 60]"),
+        )
+        .arg(option("for", "PURPOSE").default_value("chat").help(
+            "What is to be fast: chat (as much prompt as answer), agent (eight times as much \
+             prompt), or tokens such as 1024:128",
+        ))
+        .arg(
+            option("kv-loss-max", "KLD")
+                .value_parser(value_parser!(f64))
+                .default_value("0.01")
+                .help("Largest loss of a KV cache's types that may be chosen; 0.01 allows q8_0"),
+        )
+        .arg(flag("keep").help("Keep the result although the machine was busy"))
+        .arg(flag("forget").help("Forget what was measured of the model"))
+        .arg(option("axes", "NAME").hide(true).action(ArgAction::Append))
+        .arg(option("run-tokens", "N:M").hide(true))
+        .arg(option("sweep", "FROM:SECONDS").hide(true))
+        .arg(option("duel", "ONE:OTHER:PAIRS").hide(true))
+        .arg(json());
+    augment(command, |setting| {
+        (setting.group == Group::Engine && setting.name != "tuned")
+            || ["models_dir", "model_memory_max", "log_level"].contains(&setting.name)
     })
 }
 
@@ -318,7 +377,7 @@ fn hw() -> Command {
     let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let command = Command::new("hw")
         .about("Show what this machine is, which cores to use, and what stands in the way")
-        .arg(flag("measure").help("Measure memory and arithmetic again, for about a second"))
+        .arg(flag("measure").help("Measure memory and arithmetic again, for a second or two"))
         .arg(flag("record").help("Print what was read, for `--root` on another machine"))
         .arg(
             Arg::new("root")

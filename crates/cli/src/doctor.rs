@@ -97,11 +97,7 @@ struct Patient<'a> {
 impl Patient<'_> {
     fn model(&mut self, name: &str, depth: Depth) {
         self.report.look(&format!("the model `{name}`"));
-        let preset = self.config.presets.iter().find(|one| one.name == name);
-        let (wanted, config) = match preset {
-            Some(preset) => (preset.model.as_str(), preset.config.as_ref()),
-            None => (name, self.config),
-        };
+        let (wanted, config) = models_here::with_settings(self.config, name);
         let path = match self.path(wanted) {
             Ok(path) => path,
             Err(finding) => return self.report.add([finding]),
@@ -120,6 +116,7 @@ impl Patient<'_> {
             self.report
                 .skip("its checksum", "`--checksum` reads the whole file");
         }
+        let max = self.config.model_memory_max;
         if let Ok(settings) = load::settings(config) {
             let spec = LoadSpec {
                 name: name.to_owned(),
@@ -127,7 +124,7 @@ impl Patient<'_> {
                 ..settings
             };
             self.report
-                .add(of_memory(&spec, &examination, self.machine));
+                .add(of_memory(&spec, &examination, self.machine, max));
         }
     }
 
@@ -156,8 +153,13 @@ fn chip(machine: &Machine) -> Option<&'static str> {
     platforms.find(|name| machine.surroundings.is_chip(&format!("rockchip,{name}")))
 }
 
-/// Whether it fits, by the estimate that the shelf loads by.
-fn of_memory(spec: &LoadSpec, examination: &Examination, machine: &Machine) -> Vec<Finding> {
+/// Whether it fits, by the estimate that the shelf loads by. `memory_max` is the setting.
+fn of_memory(
+    spec: &LoadSpec,
+    examination: &Examination,
+    machine: &Machine,
+    memory_max: Option<Bytes>,
+) -> Vec<Finding> {
     let Ok(facts) = &examination.diagnosis else {
         let bytes = std::fs::metadata(&spec.path).map_or(0, |metadata| metadata.len());
         return doctor::of_cma(examination, machine, Bytes(bytes))
@@ -172,6 +174,11 @@ fn of_memory(spec: &LoadSpec, examination: &Examination, machine: &Machine) -> V
         other: Bytes(cost.other_bytes),
         context: cost.context,
         gpu_layers: spec.gpu_layers,
+        gpu: match worker::has_gpu() {
+            true => doctor::Gpu::Usable,
+            false => doctor::Gpu::NoBackEnd,
+        },
+        memory_max,
     };
     doctor::of_demand(&demand, machine)
 }
@@ -195,7 +202,8 @@ pub(crate) fn below_error(spec: &LoadSpec, message: &str) -> String {
             findings.push(finding);
         }
     }
-    findings.extend(of_memory(spec, &examination, &machine));
+    // The supervisor has told of its own limit.
+    findings.extend(of_memory(spec, &examination, &machine, None));
     let compiled = doctor::compiled_features();
     findings.extend(doctor::of_program(&compiled, &machine.processor));
     findings.retain(|finding| finding.severity > Severity::Note);

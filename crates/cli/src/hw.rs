@@ -1,10 +1,13 @@
 //! `sextant hw`: what this machine is, which cores to compute on, and what stands in the way.
 
 mod measured;
+pub(crate) mod rates;
 mod table;
 mod view;
 
 use std::path::{Path, PathBuf};
+
+pub(crate) use self::measured::{int8_operations, int8_products, key};
 
 use anyhow::Context as _;
 use clap::ArgMatches;

@@ -10,18 +10,19 @@ use proto::{LoadSpec, ModelFacts};
 use supervisor::pressure::PoolReading;
 use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, PressureSource, ProcessLauncher};
 
-use crate::models_here::{absolute, served_name};
+use crate::models_here::{self, absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::say;
 use crate::progress::follow_load;
-use crate::{doctor, shelf};
+use crate::{doctor, shelf, tune};
 
 pub(crate) fn spec(config: &Config, found: &Found) -> Outcome<LoadSpec> {
-    Ok(LoadSpec {
+    let spec = LoadSpec {
         name: served_name(found),
         path: absolute(&found.path),
         ..settings(config)?
-    })
+    };
+    Ok(tune::apply(spec, config))
 }
 
 /// The settings alone, for a model that somebody else knows by its name.
@@ -34,6 +35,8 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         ubatch: config.ubatch,
         threads: config.threads,
         threads_batch: config.threads_batch,
+        cpus: config.cpus.clone(),
+        cpus_batch: config.cpus_batch.clone(),
         kv_type_k: config.kv_type_k.map(cache_type),
         kv_type_v: config.kv_type_v.map(cache_type),
         flash_attention: config.flash_attention.map(flash_attention),
@@ -41,11 +44,13 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         kernels: config.kernels.map(kernels),
         gpu_layers: config.gpu_layers,
         mmap: config.mmap,
+        mlock: config.mlock,
+        huge_pages: config.huge_pages,
         swa_full: config.swa_full,
         chat_template: config.read_chat_template().code(Code::Usage)?,
         speculation: match config.speculation.mode {
-            SpeculationMode::Off => None,
-            SpeculationMode::Ngram => Some(proto::Speculation {
+            None | Some(SpeculationMode::Off) => None,
+            Some(SpeculationMode::Ngram) => Some(proto::Speculation {
                 draft_tokens_max: config.speculation.draft_tokens_max,
                 ngram: config.speculation.ngram,
             }),
@@ -70,6 +75,7 @@ pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
             shelf::estimate(spec, memory_max)
         }))),
         pressure: config.memory_pressure.then(pressure),
+        observe: tune::recheck(&models_here::environment(config)),
     };
     let launcher = Arc::new(ProcessLauncher::new(program));
     Ok(Fleet::new(fleet_config, launcher))
@@ -120,7 +126,7 @@ pub(crate) async fn load(fleet: &Fleet, order: LoadOrder) -> Outcome<Arc<ModelFa
 pub(crate) fn summary(facts: &ModelFacts) -> String {
     let kv_bytes = (facts.kv_bytes > 0).then(|| format!(" {}", stdx::Bytes(facts.kv_bytes)));
     format!(
-        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}; kernels {}; loaded in {:.1} s",
+        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}{}; kernels {}; loaded in {:.1} s{}",
         facts.name,
         facts.description,
         facts.context,
@@ -130,9 +136,32 @@ pub(crate) fn summary(facts: &ModelFacts) -> String {
         kv_bytes.unwrap_or_default(),
         facts.threads,
         facts.threads_batch,
+        cpus_in_short(facts),
         kernels_in_short(&facts.kernels),
         facts.load_ms / 1000.0,
+        tuned_in_short(facts),
     )
+}
+
+/// Where the threads may run, unless that is anywhere.
+fn cpus_in_short(facts: &ModelFacts) -> String {
+    let place = |cpus: &str| match cpus {
+        "" => "any".to_owned(),
+        cpus => cpus.to_owned(),
+    };
+    match (facts.cpus.as_str(), facts.cpus_batch.as_str()) {
+        ("", "") => String::new(),
+        (cpus, batch) if cpus == batch => format!(" on {cpus}"),
+        (cpus, batch) => format!(" on {}/{}", place(cpus), place(batch)),
+    }
+}
+
+/// Which of the settings were measured.
+fn tuned_in_short(facts: &ModelFacts) -> String {
+    match facts.tuned.as_slice() {
+        [] => String::new(),
+        names => format!("; by `sextant tune`: {}", names.join(", ")),
+    }
 }
 
 /// Tells what of the model is not as it should be.

@@ -21,6 +21,7 @@ mod models_here;
 mod outcome;
 mod output;
 mod plan;
+mod presets;
 mod progress;
 mod pull;
 mod remote;
@@ -29,6 +30,7 @@ mod serve;
 mod shelf;
 mod show;
 mod tether;
+mod tune;
 mod worker_process;
 
 use std::process::ExitCode;
@@ -62,9 +64,11 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("rm", matches)) => list::rm(matches),
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
+        Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
+        Some(("tune", matches)) => tune::run(matches),
         Some(("key", matches)) => key::run(matches),
         Some(("audit", matches)) => audit::run(matches),
         Some(("hw", matches)) => hw::run(matches),

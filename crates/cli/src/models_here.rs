@@ -1,8 +1,9 @@
 //! Finding models on this machine, with the command line's exit codes.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use config::Config;
+use models::pull::{Options, Puller};
 use models::{Environment, Found, Resolved, Store};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -16,18 +17,49 @@ pub(crate) fn environment(config: &Config) -> Environment {
     }
 }
 
+/// Which model a name means and the settings in force for it: of a preset those of its table.
+pub(crate) fn with_settings<'a>(config: &'a Config, name: &'a str) -> (&'a str, &'a Config) {
+    let preset = config.presets.iter().find(|one| one.name == name);
+    preset.map_or((name, config), |preset| (&preset.model, &preset.config))
+}
+
 /// The model that `spec` names, which must be here and sound.
 pub(crate) fn find(environment: &Environment, spec: &str) -> Outcome<Found> {
+    let found = present(environment, spec)?;
+    match found.fault.clone() {
+        None => Ok(found),
+        Some(fault) => Err(fault).code(Code::ModelNotFound),
+    }
+}
+
+/// The model that `spec` names, which must be here and may be broken.
+pub(crate) fn present(environment: &Environment, spec: &str) -> Outcome<Found> {
     match models::resolve(environment, spec).code(Code::ModelNotFound)? {
-        Resolved::Present(found) => match found.fault.clone() {
-            None => Ok(*found),
-            Some(fault) => Err(fault).code(Code::ModelNotFound),
-        },
+        Resolved::Present(found) => Ok(*found),
         Resolved::Pull(source) => Err(fault(
             Code::ModelNotFound,
             format!("`{source}` is not here yet; get it with `sextant pull {source}`"),
         )),
     }
+}
+
+/// The name as it is given; for a model that is not here and can be pulled the path of its header, which is
+/// fetched into `folder`. Blocking.
+pub(crate) fn find_or_header(
+    environment: &Environment,
+    spec: &str,
+    folder: &Path,
+) -> Outcome<String> {
+    let Ok(Resolved::Pull(source)) = models::resolve(environment, spec) else {
+        return Ok(spec.to_owned());
+    };
+    let options = Options::from_environment(environment).code(Code::Download)?;
+    let puller = Puller::new(options).code(Code::Download)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let path = runtime
+        .block_on(puller.headers(&source, folder))
+        .code(Code::Download)?;
+    Ok(path.to_string_lossy().into_owned())
 }
 
 /// The models to load: those configured, else the only one on this machine.

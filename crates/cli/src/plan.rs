@@ -6,34 +6,39 @@ use std::path::Path;
 
 use anyhow::anyhow;
 use clap::ArgMatches;
+use clap::parser::ValueSource;
 use config::Config;
 use gateway::wire::plan::PlanReport;
 use gateway::{PlanAsk, Planned};
 use hardware::Tier;
 use hardware::measure::Measured;
-use kv::{CacheType, Types, WindowCells};
+use kv::{CacheType, Loss, Types, WindowCells};
 use models::{Environment, Facts, Gguf, diagnose};
-use planner::{Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Setup};
+use planner::{
+    Answer, Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Purpose, Rates,
+    Setup, Source, Speed,
+};
 use proto::{Kernels, LoadSpec};
+use worker::CONTEXT_MIN;
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{configuration, hw, load, models_here, output};
 
-/// The least context that the engine takes.
-const CONTEXT_MIN: u32 = 8;
-
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let environment = models_here::environment(&config);
-    let ask = ask(matches)?;
+    // Headers of a model that is not here; they go with the end of this command.
+    let headers = tempfile::tempdir()?;
+    let mut ask = ask(matches, &config)?;
+    ask.model = models_here::find_or_header(&environment, &ask.model, headers.path())?;
+    let gpu = Gpu::of(&ask);
     let names = |flag: &str| -> Vec<String> {
         let given = matches.get_many::<String>(flag).unwrap_or_default();
         given.cloned().collect()
     };
     let others = Others {
-        models: together(&config, &environment, &names("beside"))?,
-        draft: together(&config, &environment, &names("draft"))?,
-        prompt_cache: 0,
+        models: together(&config, &environment, &names("beside"), gpu)?,
+        draft: together(&config, &environment, &names("draft"), gpu)?,
     };
     let planned = planned(&config, &environment, &ask, &others)?;
     if output::wants_json(matches) {
@@ -44,22 +49,48 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     text::write(&planned)
 }
 
-/// What the flags ask for beyond the settings, which come with the configuration.
-fn ask(matches: &ArgMatches) -> Outcome<PlanAsk> {
+/// What the flags ask for. Settings come with the configuration; those among the flags are
+/// asked for once more, since a table of `[[models]]` stands before all others.
+fn ask(matches: &ArgMatches, config: &Config) -> Outcome<PlanAsk> {
     let text = |flag: &str| matches.get_one::<String>(flag).cloned();
     let kv = text("kv").map(|pair| {
         let (keys, values) = pair.split_once('/').unwrap_or((&pair, &pair));
         (keys.to_owned(), values.to_owned())
     });
+    let is_flag = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
+    let count = |name: &str, value: Option<u32>| value.filter(|_| is_flag(name));
+    let spec = load::settings(config)?;
+    let cache = |name: &str, cache_type: Option<proto::CacheType>| {
+        let asked = cache_type.filter(|_| is_flag(name)).map(type_name);
+        asked.transpose()
+    };
+    let (kv_type_k, kv_type_v) = match kv {
+        Some((keys, values)) => (Some(keys), Some(values)),
+        None => (
+            cache("kv_type_k", spec.kv_type_k)?,
+            cache("kv_type_v", spec.kv_type_v)?,
+        ),
+    };
     Ok(PlanAsk {
         model: text("model").unwrap_or_default(),
-        kv_type_k: kv.as_ref().map(|(keys, _)| keys.clone()),
-        kv_type_v: kv.map(|(_, values)| values),
+        context: count("context", config.context),
+        slots: count("slots", config.slots),
+        batch: count("batch", config.batch),
+        ubatch: count("ubatch", config.ubatch),
+        gpu_layers: count("gpu_layers", config.gpu_layers),
+        swa_full: config.swa_full.filter(|_| is_flag("swa_full")),
+        kv_type_k,
+        kv_type_v,
         memory_bytes: bytes("--memory", text("memory"))?,
         gpu_bytes: bytes("--gpu-bytes", text("gpu_bytes"))?,
         device: text("device"),
-        ..PlanAsk::default()
     })
+}
+
+fn type_name(of: proto::CacheType) -> Outcome<String> {
+    let name = serde_json::to_value(of)?;
+    let name = name.as_str().ok_or_else(|| anyhow!("{of:?} has no name"))?;
+    Ok(name.to_owned())
 }
 
 /// A number of bytes as people write it: `8GiB`, `512MiB` or digits.
@@ -79,18 +110,60 @@ fn bytes(flag: &str, text: Option<String>) -> Outcome<Option<u64>> {
     parsed.map(Some)
 }
 
-/// Bytes that other models take on the host, with the same settings.
-fn together(config: &Config, environment: &Environment, names: &[String]) -> Outcome<u64> {
+/// Bytes that other models take on the host, each with its own settings, else with the same.
+fn together(
+    config: &Config,
+    environment: &Environment,
+    names: &[String],
+    gpu: Gpu,
+) -> Outcome<u64> {
     let mut bytes = 0_u64;
     for name in names {
-        let ask = PlanAsk {
-            model: name.clone(),
-            ..PlanAsk::default()
-        };
-        let planned = planned(config, environment, &ask, &Others::default())?;
-        bytes = bytes.saturating_add(planned.answer.ledger.host_needed());
+        let ledger = companion(config, environment, name, gpu).map_err(|error| {
+            let message = format!("the model `{name}` beside it: {error}");
+            fault(error.code(), message)
+        })?;
+        bytes = bytes.saturating_add(ledger.host_needed());
     }
     Ok(bytes)
+}
+
+fn companion(config: &Config, environment: &Environment, name: &str, gpu: Gpu) -> Outcome<Ledger> {
+    let subject = Subject::find(config, environment, name)?;
+    let trained = trained(&subject.model);
+    let spec = LoadSpec {
+        // The context that is asked for is the planned model's.
+        context: subject.spec.context.map(|context| context.min(trained)),
+        ..subject.spec
+    };
+    ledger_of(&spec, &subject.facts, &subject.model, gpu)
+}
+
+/// A model, and the settings in force for it.
+struct Subject {
+    name: String,
+    facts: Facts,
+    model: Model,
+    spec: LoadSpec,
+}
+
+impl Subject {
+    /// A model of this machine, or a preset.
+    fn find(config: &Config, environment: &Environment, name: &str) -> Outcome<Self> {
+        let (wanted, own) = models_here::with_settings(config, name);
+        let found = models_here::find(environment, wanted)?;
+        let facts = diagnose(&found.path).code(Code::ModelNotFound)?;
+        let is_preset = !std::ptr::eq(own, config);
+        Ok(Self {
+            name: match is_preset {
+                true => name.to_owned(),
+                false => models_here::served_name(&found),
+            },
+            model: read(&facts.files)?,
+            spec: load::settings(own)?,
+            facts,
+        })
+    }
 }
 
 /// Plans a model. The configuration says what the question leaves open.
@@ -100,11 +173,11 @@ pub(crate) fn planned(
     ask: &PlanAsk,
     others: &Others,
 ) -> Outcome<Planned> {
-    let found = models_here::find(environment, &ask.model)?;
-    let facts = diagnose(&found.path).code(Code::ModelNotFound)?;
-    let model = read(&facts.files)?;
-    let spec = with_ask(load::settings(config)?, ask)?;
-    let setup = setup(&spec, &facts, &model)?;
+    let subject = Subject::find(config, environment, &ask.model)?;
+    let (model, facts) = (subject.model, subject.facts);
+    let spec = with_ask(subject.spec, ask)?;
+    let gpu = Gpu::of(ask);
+    let setup = setup(&spec, &facts, &model, gpu)?;
     let on = machine(ask.device.as_deref(), environment)?;
     let available = Available {
         host: ask
@@ -112,14 +185,17 @@ pub(crate) fn planned(
             .or(config.model_memory_max.map(|max| max.0))
             .or_else(|| hardware::budget().map(|bytes| bytes.0))
             .unwrap_or(0),
-        device: ask.gpu_bytes.unwrap_or(0),
+        device: ask.gpu_bytes.or(on.gpu_bytes).unwrap_or(0),
     };
-    let answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
+    let mut answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
+    let ignored = spec.gpu_layers.filter(|n| *n > 0 && gpu == Gpu::None);
+    let ignored = ignored.map(|gpu_layers| Loss::NoGpu { gpu_layers });
+    answer.losses.splice(0..0, ignored);
     Ok(Planned {
-        model: models_here::served_name(&found),
+        model: subject.name,
         architecture: facts.architecture,
         sequences: answer.setup.sequences(&model),
-        speed: planner::predict(&model, &answer.setup, &answer.plan, &on.machine),
+        speed: on.speed(&model, &answer),
         machine: on.name,
         machine_source: on.source,
         answer,
@@ -128,10 +204,13 @@ pub(crate) fn planned(
 
 /// What a model takes by itself under these settings.
 pub(crate) fn ledger(spec: &LoadSpec, facts: &Facts) -> Outcome<Ledger> {
-    let model = read(&facts.files)?;
-    let setup = setup(spec, facts, &model)?;
-    let plan = kv::Plan::new(&model.shape, &setup.request(&model)).code(Code::Usage)?;
-    Ok(Ledger::of(&model, &setup, &plan, &Others::default()))
+    ledger_of(spec, facts, &read(&facts.files)?, Gpu::here())
+}
+
+fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Ledger> {
+    let setup = setup(spec, facts, model, gpu)?;
+    let plan = kv::Plan::new(&model.shape, &setup.request(model)).code(Code::Usage)?;
+    Ok(Ledger::of(model, &setup, &plan, &Others::default()))
 }
 
 /// The settings with which a model fits into so many bytes, where it does not as it is and
@@ -216,11 +295,40 @@ fn proto_type(text: &str) -> Outcome<proto::CacheType> {
     serde_json::from_value(known.name().into()).code(Code::Usage)
 }
 
+/// Whether layers can go to a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gpu {
+    Usable,
+    None,
+}
+
+impl Gpu {
+    /// Of another machine's program nobody knows.
+    fn of(ask: &PlanAsk) -> Self {
+        match ask.device.is_some() || ask.gpu_bytes.is_some() {
+            true => Self::Usable,
+            false => Self::here(),
+        }
+    }
+
+    /// That of this program on this machine.
+    fn here() -> Self {
+        match worker::has_gpu() {
+            true => Self::Usable,
+            false => Self::None,
+        }
+    }
+}
+
+/// The most context that a model takes, tokens.
+fn trained(model: &Model) -> u32 {
+    let trained = u32::try_from(model.shape.context_train).unwrap_or(u32::MAX);
+    trained.max(CONTEXT_MIN)
+}
+
 /// Settings as the worker resolves them.
-fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
-    let trained = u32::try_from(model.shape.context_train)
-        .unwrap_or(u32::MAX)
-        .max(CONTEXT_MIN);
+fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Setup> {
+    let trained = trained(model);
     let context = spec
         .context
         .unwrap_or_else(|| trained.min(worker::CONTEXT_DEFAULT_MAX));
@@ -233,12 +341,10 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
     }
     let batch = spec.batch.unwrap_or(worker::BATCH_DEFAULT);
     let kv_type = |of: Option<proto::CacheType>| -> Outcome<CacheType> {
-        let Some(of) = of else {
-            return Ok(CacheType::F16);
-        };
-        let name = serde_json::to_value(of)?;
-        let name = name.as_str().ok_or_else(|| anyhow!("{of:?} has no name"))?;
-        Ok(name.parse()?)
+        match of {
+            Some(of) => Ok(type_name(of)?.parse()?),
+            None => Ok(CacheType::F16),
+        }
     };
     Ok(Setup {
         context,
@@ -263,15 +369,36 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model) -> Outcome<Setup> {
             Some(false) => Loading::Read,
             _ => Loading::Mapped,
         },
-        gpu_layers: spec.gpu_layers.unwrap_or(0),
+        gpu_layers: match gpu {
+            Gpu::Usable => spec.gpu_layers.unwrap_or(0),
+            Gpu::None => 0,
+        },
+        purpose: match facts.is_embedder {
+            true => Purpose::Embed,
+            false => Purpose::Generate,
+        },
     })
 }
 
 /// A machine whose speed is predicted.
 struct Predicted {
     machine: Machine,
+    /// Of this build's kernels, where they were timed there.
+    rates: Option<Rates>,
+    /// Memory of its GPU, where a table has it.
+    gpu_bytes: Option<u64>,
     name: String,
     source: String,
+}
+
+impl Predicted {
+    fn speed(&self, model: &Model, answer: &Answer) -> Speed {
+        let (setup, plan) = (&answer.setup, &answer.plan);
+        let rates = self.rates.as_ref();
+        rates
+            .and_then(|rates| planner::predict_measured(model, setup, plan, rates))
+            .unwrap_or_else(|| planner::predict(model, setup, plan, &self.machine))
+    }
 }
 
 /// The device of that name; without one this machine, as it was measured.
@@ -289,6 +416,8 @@ fn machine(name: Option<&str>, environment: &Environment) -> Outcome<Predicted> 
     })?;
     Ok(Predicted {
         machine: device.machine,
+        rates: None,
+        gpu_bytes: device.gpu_bytes,
         name: device.describes.to_owned(),
         source: device.source.to_owned(),
     })
@@ -297,16 +426,21 @@ fn machine(name: Option<&str>, environment: &Environment) -> Outcome<Predicted> 
 fn this_machine(environment: &Environment) -> Predicted {
     let known = hw::kept(environment).and_then(|(machine, measured)| {
         let predicted = of_measured(machine.tier, &measured)?;
-        Some((machine.processor.name(), predicted))
+        let rates = hw::rates::of_measured(&measured);
+        Some((machine.processor.name(), predicted, rates))
     });
     match known {
-        Some((name, machine)) => Predicted {
+        Some((name, machine, rates)) => Predicted {
             machine,
+            rates,
+            gpu_bytes: None,
             name,
             source: "as `sextant hw` measured it".to_owned(),
         },
         None => Predicted {
             machine: planner::unmeasured(),
+            rates: None,
+            gpu_bytes: None,
             name: "a slow desktop, which nobody measured".to_owned(),
             source: "an assumption; `sextant hw` measures this one, `device` names another"
                 .to_owned(),
@@ -327,8 +461,8 @@ fn of_measured(tier: Tier, measured: &Measured) -> Option<Machine> {
             Tier::RockchipBoard | Tier::ArmBoard => Class::Board,
             _ => Class::Cpu,
         },
+        source: Source::Measured,
         bandwidth_bytes_s: measured.best_gb_per_second()? * GIGA,
         int8_ops_s: int8,
-        host_bandwidth_bytes_s: None,
     })
 }

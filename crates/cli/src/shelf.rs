@@ -8,7 +8,7 @@ use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
 use models::{Environment, Facts, Found};
 use planner::{Kind, Place};
-use proto::{CacheType, LoadSpec};
+use proto::{CacheType, LoadFailure, LoadFailureKind, LoadSpec};
 use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
 
 use crate::outcome::{Code, Outcome, fault};
@@ -81,7 +81,11 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
     for preset in &config.presets {
         for alias in &preset.aliases {
             let target = format!("{EMBEDDED}:{}", preset.name);
-            let aliases = &mut tables.routing.aliases;
+            let routing = &mut tables.routing;
+            let place = || format!("`[[models]]` `{}`", preset.name);
+            let places = routing.places.entry(format!("aliases.{alias}"));
+            places.or_insert_with(place);
+            let aliases = &mut routing.aliases;
             aliases.entry(alias.clone()).or_default().push(target);
         }
     }
@@ -93,7 +97,16 @@ fn of_preset(
     environment: &Environment,
     memory_max: Option<u64>,
 ) -> Outcome<Listing> {
-    let found = models_here::find(environment, &preset.model)?;
+    let found = models_here::present(environment, &preset.model)?;
+    // Of a broken one it is told when it is asked for; the others are served.
+    let fault = found.fault.as_ref().map(|fault| LoadFailure {
+        kind: LoadFailureKind::Artifact,
+        message: fault.to_string(),
+    });
+    if let Some(fault) = &fault {
+        let (model, fault) = (&preset.name, &fault.message);
+        tracing::warn!(model, fault, "the model is broken; the others are served");
+    }
     let spec = LoadSpec {
         name: preset.name.clone(),
         ..load::spec(&preset.config, &found)?
@@ -104,6 +117,7 @@ fn of_preset(
             .keep_alive
             .map(|time| time.map_or(Keep::Forever, Keep::For)),
         helps: preset.helps.clone(),
+        fault,
         ..listing(spec, &found, memory_max)
     })
 }
@@ -125,6 +139,7 @@ fn listing(spec: LoadSpec, found: &Found, memory_max: Option<u64>) -> Listing {
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     }
 }
 

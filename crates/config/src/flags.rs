@@ -35,6 +35,7 @@ fn arg(setting: &Setting) -> Arg {
         Kind::List => "LIST",
         Kind::Count { .. } => "N",
         Kind::Bytes { .. } => "BYTES",
+        Kind::Cpus => "CPUS",
         Kind::Switch => "BOOL",
         Kind::Choice(_) => "WORD",
     };

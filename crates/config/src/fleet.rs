@@ -94,6 +94,9 @@ pub struct ProviderTable {
     /// The models that are used of it; left out: all it lists.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Models that see images, where the engine does not say so; `*` stands for all.
+    #[serde(default)]
+    pub vision: Vec<String>,
     /// Whether answers are asked for as streams also where they are shown whole; left out:
     /// of all but services on the internet (`openai`).
     pub stream_always: Option<bool>,
@@ -132,6 +135,18 @@ impl FleetTables {
         let DeValue::Table(routing) = routing.get_ref() else {
             return;
         };
+        for (key, value) in routing {
+            let places = &mut self.routing.places;
+            let name = key.get_ref();
+            places.insert(name.to_string(), at(key.span().start).to_string());
+            let DeValue::Table(entries) = value.get_ref() else {
+                continue;
+            };
+            for entry in entries.keys() {
+                let path = format!("{name}.{}", entry.get_ref());
+                places.insert(path, at(entry.span().start).to_string());
+            }
+        }
         let places = items(routing.get("rules"));
         for (rule, place) in self.routing.rules.iter_mut().zip(places) {
             rule.place = place;
@@ -179,8 +194,13 @@ pub struct RoutingTable {
     /// Where it stands: file and line.
     #[serde(skip)]
     pub place: String,
+    /// Where its keys stand, and those of its tables (`aliases.NAME`).
+    #[serde(skip)]
+    pub places: BTreeMap<String, String>,
     /// How far requests travel that say nothing of it: `local_only`, `lan_only` or `any`.
     pub privacy: Option<String>,
+    /// How far requests with images travel; left out: as far as the strictest rule allows.
+    pub image_privacy: Option<String>,
     /// What `auto` means, in order.
     pub auto: Vec<String>,
     /// What answers where the model that was named cannot, in order.
@@ -214,6 +234,14 @@ pub struct RuleTable {
     /// Regular expressions, or `secrets` or `pii`.
     pub patterns: Vec<String>,
     pub privacy: String,
+}
+
+impl RoutingTable {
+    /// Where a key stands: file and line; that of the whole table where nobody knows.
+    #[must_use]
+    pub fn place_of(&self, key: &str) -> &str {
+        self.places.get(key).unwrap_or(&self.place)
+    }
 }
 
 impl ProviderTable {

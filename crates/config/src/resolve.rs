@@ -62,6 +62,9 @@ pub struct Config {
     pub ubatch: Option<u32>,
     pub threads: Option<u32>,
     pub threads_batch: Option<u32>,
+    /// CPUs, as the kernel writes sets of them.
+    pub cpus: Option<String>,
+    pub cpus_batch: Option<String>,
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
@@ -69,8 +72,12 @@ pub struct Config {
     pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
+    pub mlock: Option<bool>,
+    pub huge_pages: Option<bool>,
     pub swa_full: Option<bool>,
     pub speculation: Speculation,
+    /// Whether measured settings stand in for those that nobody gives.
+    pub tuned: bool,
     pub hello_timeout: Duration,
     pub drain_timeout: Duration,
     pub restarts_max: u32,
@@ -141,7 +148,8 @@ choice!(SpeculationMode {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Speculation {
-    pub mode: SpeculationMode,
+    /// `None`: nobody has said.
+    pub mode: Option<SpeculationMode>,
     /// Longest draft a step.
     pub draft_tokens_max: u32,
     /// Length of the n-gram that must match.
@@ -297,6 +305,8 @@ impl Reader<'_> {
             ubatch: self.count("ubatch"),
             threads: self.count("threads"),
             threads_batch: self.count("threads_batch"),
+            cpus: self.cpus("cpus"),
+            cpus_batch: self.cpus("cpus_batch"),
             kv_type_k: self.choice("kv_type_k", CacheType::from_word),
             kv_type_v: self.choice("kv_type_v", CacheType::from_word),
             flash_attention: self.choice("flash_attention", FlashAttention::from_word),
@@ -304,8 +314,11 @@ impl Reader<'_> {
             kernels: self.choice("kernels", Kernels::from_word),
             gpu_layers: self.count("gpu_layers"),
             mmap: self.parsed("mmap"),
+            mlock: self.parsed("mlock"),
+            huge_pages: self.parsed("huge_pages"),
             swa_full: self.parsed("swa_full"),
             speculation: self.speculation(),
+            tuned: self.parsed("tuned").unwrap_or(true),
             hello_timeout: self.seconds("hello_timeout_secs"),
             drain_timeout: self.seconds("drain_timeout_secs"),
             restarts_max: self.count("restarts_max").unwrap_or(0),
@@ -371,9 +384,7 @@ impl Reader<'_> {
 
     fn speculation(&mut self) -> Speculation {
         Speculation {
-            mode: self
-                .choice("speculation", SpeculationMode::from_word)
-                .unwrap_or(SpeculationMode::Off),
+            mode: self.choice("speculation", SpeculationMode::from_word),
             draft_tokens_max: self.count("speculation_draft_tokens_max").unwrap_or(0),
             ngram: self.count("speculation_ngram").unwrap_or(0),
         }
@@ -441,6 +452,13 @@ impl Reader<'_> {
 
     fn text(&mut self, name: &'static str) -> Option<String> {
         self.with(name, |_, text| (!text.is_empty()).then(|| text.to_owned()))
+    }
+
+    fn cpus(&mut self, name: &'static str) -> Option<String> {
+        self.with(name, |_, text| {
+            let set: hardware::CpuSet = text.parse().ok()?;
+            (!set.is_empty()).then(|| set.to_string())
+        })
     }
 
     fn url(&mut self, name: &'static str) -> Option<String> {

@@ -55,6 +55,8 @@ pub enum Kind {
         min: u64,
         max: u64,
     },
+    /// Numbers of CPUs, such as `0-3,7`.
+    Cpus,
     /// `true` or `false`.
     Switch,
     Choice(&'static [&'static str]),
@@ -120,6 +122,10 @@ impl Kind {
                 "a number of bytes from {} to {}, such as 16MiB",
                 stdx::Bytes(*min),
                 stdx::Bytes(*max)
+            ),
+            Self::Cpus => format!(
+                "a list of CPUs such as 0-3,7, each below {}",
+                hardware::CPUS_MAX
             ),
             Self::Switch => "true or false".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
@@ -499,6 +505,22 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "cpus",
+        group: Group::Engine,
+        doc: "CPUs on which `threads` may run, such as `4-7`.",
+        kind: Kind::Cpus,
+        unset: "the big cores, or anywhere where all are alike",
+        ..BASE
+    },
+    Setting {
+        name: "cpus_batch",
+        group: Group::Engine,
+        doc: "CPUs on which `threads_batch` may run.",
+        kind: Kind::Cpus,
+        unset: "as `cpus`",
+        ..BASE
+    },
+    Setting {
         name: "kv_type_k",
         group: Group::Engine,
         doc: "Type of the keys in the KV cache. A smaller one fits more context and costs \
@@ -562,6 +584,24 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "mlock",
+        group: Group::Engine,
+        doc: "Keep the mapped model in memory, whatever else wants it. Needs the right to lock so \
+              much (`ulimit -l`).",
+        kind: Kind::Switch,
+        unset: "off",
+        ..BASE
+    },
+    Setting {
+        name: "huge_pages",
+        group: Group::Engine,
+        doc: "Ask for large pages for packed weights and caches, where the system gives them to \
+              whoever asks (`transparent_hugepage` is `madvise` or `always`).",
+        kind: Kind::Switch,
+        unset: "on",
+        ..BASE
+    },
+    Setting {
         name: "swa_full",
         group: Group::Engine,
         doc: "Keep all tokens of sliding-window layers, so that any shared prefix can be reused; \
@@ -575,7 +615,7 @@ pub const SETTINGS: &[Setting] = &[
         group: Group::Engine,
         doc: "Draft tokens by looking up n-grams of the text so far. The answers stay the same.",
         kind: Kind::Choice(&["off", "ngram"]),
-        default: Some("off"),
+        unset: "off, unless `sextant tune` has found it faster",
         ..BASE
     },
     Setting {
@@ -594,6 +634,15 @@ pub const SETTINGS: &[Setting] = &[
         kind: Kind::Count { min: 1, max: 16 },
         default: Some("3"),
         unit: Some("tokens"),
+        ..BASE
+    },
+    Setting {
+        name: "tuned",
+        group: Group::Engine,
+        doc: "Use what `sextant tune` has measured of a model on this machine, for settings that \
+              nobody gives.",
+        kind: Kind::Switch,
+        default: Some("true"),
         ..BASE
     },
     Setting {

@@ -38,6 +38,7 @@ fn sample(setting: &Setting) -> String {
         Kind::List | Kind::Arguments => "tiny".into(),
         Kind::Count { max, .. } => max.to_string(),
         Kind::Bytes { .. } => "1MiB".into(),
+        Kind::Cpus => "0-3,7".into(),
         Kind::Switch if setting.default == Some("true") => "false".into(),
         Kind::Switch => "true".into(),
         Kind::Choice(words) => {
@@ -389,5 +390,25 @@ fn what_is_wrong_with_a_model_is_told_with_its_name() {
         "`[[models]]` has the name `b` twice",
     ] {
         assert!(told.contains(part), "{part}: {told}");
+    }
+}
+
+#[test]
+fn every_key_of_the_routing_says_where_it_stands() {
+    let text = "[routing]\nprivacy = \"any\"\n\n[routing.aliases]\n\
+        good = [\"a:b\"]\n\"odd.one\" = []\n[routing.tasks]\ncode = [\"a:b\"]\n";
+    let routing = from_file(text).resolve().unwrap().fleet.routing;
+    for (key, line) in [
+        ("privacy", 2),
+        ("aliases.good", 5),
+        ("aliases.odd.one", 6),
+        ("tasks.code", 8),
+        ("aliases.nobody", 1),
+    ] {
+        assert_eq!(
+            routing.place_of(key),
+            format!("sextant.toml:{line}"),
+            "{key}"
+        );
     }
 }

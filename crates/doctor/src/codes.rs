@@ -111,8 +111,10 @@ codes! {
 
     ModelUnknown "model_unknown" Configuration Fault
         "no model here has the name, or several have" "`sextant ls`, `sextant pull`";
-    ContextAboveTrained "context_above_trained" Configuration Warning
-        "more context than the model was trained for" "lower `context`";
+    ContextAboveTrained "context_above_trained" Configuration Fault
+        "more context than the model was trained for: it is not loaded" "lower `context`";
+    GpuLayersIgnored "gpu_layers_ignored" Configuration Note
+        "`gpu_layers` is set, and this program has no back end for a GPU" "leave it out, or use a llama-server as a provider";
     RkllmContext "rkllm_context" Configuration Fault
         "more context than an RKLLM file was converted for" "lower `context`";
     ConfigInvalid "config_invalid" Configuration Fault

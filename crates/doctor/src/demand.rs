@@ -7,6 +7,15 @@ use stdx::Bytes;
 
 use crate::{Code, Finding};
 
+/// Where layers may go besides the processor's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gpu {
+    /// This program has no back end for one: `gpu_layers` does nothing.
+    NoBackEnd,
+    /// There may be one.
+    Usable,
+}
+
 /// What a model will take, by an estimate.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
@@ -19,6 +28,9 @@ pub struct Demand<'a> {
     pub context: u32,
     /// `gpu_layers`; 0 leaves the GPU out.
     pub gpu_layers: Option<u32>,
+    pub gpu: Gpu,
+    /// `model_memory_max`: what all models may take together.
+    pub memory_max: Option<Bytes>,
 }
 
 impl Demand<'_> {
@@ -47,18 +59,17 @@ impl Demand<'_> {
 pub fn of_demand(demand: &Demand<'_>, machine: &Machine) -> Vec<Finding> {
     let mut findings = Vec::new();
     let (model, need) = (demand.model, demand.total());
-    let ever = [machine.memory.total, machine.limits.memory_max];
-    let ever = ever.into_iter().flatten().min();
     let now = machine.budget();
-    if let Some(ever) = ever.filter(|ever| need > *ever) {
+    if let Some((ever, whose)) = most_ever(demand, machine).filter(|(ever, _)| need > *ever) {
         findings.push(Finding::new(
             Code::MemoryShort,
             format!(
-                "`{model}` needs about {}; this process may have {ever}, {} too little",
+                "`{model}` needs about {}; {}, {} too little",
                 demand.in_words(),
+                whose.allows(ever),
                 need.saturating_sub(ever)
             ),
-            smaller(demand, ever),
+            format!("{}{}", smaller(demand, ever), whose.or_raise()),
         ));
     } else if let Some(now) = now.filter(|now| need > *now) {
         findings.push(Finding::new(
@@ -71,10 +82,73 @@ pub fn of_demand(demand: &Demand<'_>, machine: &Machine) -> Vec<Finding> {
             format!("end what is not needed, or {}", smaller(demand, now)),
         ));
     }
-    if demand.gpu_layers != Some(0) {
-        findings.extend(vram(demand, machine));
+    match demand.gpu {
+        Gpu::Usable if demand.gpu_layers != Some(0) => findings.extend(vram(demand, machine)),
+        Gpu::NoBackEnd => findings.extend(no_back_end(demand)),
+        Gpu::Usable => {}
     }
     findings
+}
+
+/// A limit on memory, by what sets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Limit {
+    Machine,
+    GroupMax,
+    GroupHigh,
+    Setting,
+}
+
+impl Limit {
+    fn allows(self, ever: Bytes) -> String {
+        match self {
+            Self::Machine => format!("this machine has {ever}"),
+            Self::GroupMax => format!("the control group of this process may have {ever}"),
+            Self::GroupHigh => {
+                format!("the control group of this process is slowed beyond {ever}")
+            }
+            Self::Setting => format!("`model_memory_max` allows {ever} for all models"),
+        }
+    }
+
+    const fn or_raise(self) -> &'static str {
+        match self {
+            Self::Machine => "",
+            Self::GroupMax => {
+                ", or raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"
+            }
+            Self::GroupHigh => ", or raise the group's limit: `MemoryHigh=` of the unit",
+            Self::Setting => ", or raise `model_memory_max`",
+        }
+    }
+}
+
+/// The most that models may ever have here, and who says so; of equals the first.
+fn most_ever(demand: &Demand<'_>, machine: &Machine) -> Option<(Bytes, Limit)> {
+    let limits = [
+        (machine.memory.total, Limit::Machine),
+        (machine.limits.memory_max, Limit::GroupMax),
+        (machine.limits.memory_high, Limit::GroupHigh),
+        (demand.memory_max, Limit::Setting),
+    ];
+    let there = limits.into_iter();
+    let there = there.filter_map(|(bytes, limit)| Some((bytes?, limit)));
+    there.min_by_key(|(bytes, _)| *bytes)
+}
+
+/// A setting that does nothing.
+fn no_back_end(demand: &Demand<'_>) -> Option<Finding> {
+    let n = demand.gpu_layers.filter(|n| *n > 0)?;
+    Some(Finding::new(
+        Code::GpuLayersIgnored,
+        format!(
+            "`gpu_layers` is {n}, and this program has no back end for a GPU: the processor \
+             computes all layers of `{}`",
+            demand.model
+        ),
+        "leave `gpu_layers` out, or serve the model with a llama-server that uses the GPU, as a \
+         provider",
+    ))
 }
 
 /// What must change to fit: the context, or else the model.

@@ -2,6 +2,7 @@
 //!
 //! These programs give no codes, only lines; the ones that are known are read here.
 
+use hardware::npu::NEWER_DRIVER;
 use models::rkllm::RkllmFacts;
 
 use crate::{Code, Finding};
@@ -13,7 +14,6 @@ struct Line {
     fix: &'static str,
 }
 
-const NEWER_DRIVER: &str = "install a kernel of the vendor with rknpu 0.9.8";
 const GGUF_INSTEAD: &str =
     "get the file again for this runtime's version, or the GGUF of this model";
 

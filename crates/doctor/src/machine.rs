@@ -10,16 +10,13 @@ use crate::{Class, Code, Finding, Severity};
 pub fn of_machine(machine: &Machine, context: &Context) -> Vec<Finding> {
     let warnings = warning::warnings(machine, context);
     let mut findings: Vec<Finding> = warnings.iter().map(of_warning).collect();
-    let surroundings = &machine.surroundings;
-    let chip = ["rk3588", "rk3576"]
-        .into_iter()
-        .find(|chip| surroundings.is_chip(&format!("rockchip,{chip}")));
-    if let Some(chip) = chip.filter(|_| machine.npus.is_empty()) {
+    let chip = hardware::npu::rockchip_chip(&machine.surroundings);
+    if let Some(chip) = chip.filter(|chip| chip.has_rkllm && machine.npus.is_empty()) {
         findings.push(Finding::new(
             Code::NpuDriverMissing,
             format!(
                 "this machine has an {} with an NPU, and no driver for it is loaded",
-                chip.to_uppercase()
+                chip.name.to_uppercase()
             ),
             "boot the vendor's kernel (5.10 or 6.1) if RKLLM is wanted; llama.cpp does without",
         ));

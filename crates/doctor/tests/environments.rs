@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use doctor::{
-    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Holder, Place, Port, Use,
+    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Gpu, Holder, Place, Port, Use,
     in_order, of_demand, of_machine, of_place, of_program,
 };
 use hardware::storage::{self, Storage};
@@ -42,6 +42,8 @@ fn demand(gib: u64, kv_gib: u64) -> Demand<'static> {
         other: Bytes::mib(192),
         context: 8192,
         gpu_layers: None,
+        gpu: Gpu::Usable,
+        memory_max: None,
     }
 }
 
@@ -150,6 +152,15 @@ fn machines() -> Vec<(&'static str, Found, &'static str, Class, &'static str)> {
         ("a GPU with too little memory",
             || of_demand(&demand(40, 1), &machine("", "/sys/class/drm/card0/device/vendor = 0x1002\n/sys/class/drm/card0/device/device = 0x744c\n/sys/class/drm/card0/device/mem_info_vram_total = 25753026560\n/sys/class/drm/card0/device/mem_info_vram_used = 1000000000\n")),
             "vram_short", Runtime, "slower memory"),
+        ("a control group that slows what the model needs",
+            || of_demand(&demand(3, 0), &machine("container-cgroup-v2", "/sys/fs/cgroup/memory.high = 2147483648\n")),
+            "memory_short", Runtime, "MemoryHigh="),
+        ("less memory for models than this one needs",
+            || of_demand(&Demand { memory_max: Some(Bytes::mib(2048)), ..demand(4, 1) }, &machine("rock-5b-plus", "")),
+            "memory_short", Runtime, "raise `model_memory_max`"),
+        ("layers for a GPU that the program cannot use",
+            || of_demand(&Demand { gpu: Gpu::NoBackEnd, gpu_layers: Some(99), ..demand(1, 0) }, &machine("rock-5b-plus", "")),
+            "gpu_layers_ignored", Configuration, "as a provider"),
         ("a program of another machine",
             || of_program(&["avx512f", "avx2"], &machine("intel-i7-1360p-laptop", "").processor),
             "cpu_features_missing", Runtime, "make build"),
@@ -157,6 +168,14 @@ fn machines() -> Vec<(&'static str, Found, &'static str, Class, &'static str)> {
             || of_program(&[], &machine("intel-i7-1360p-laptop", "").processor),
             "cpu_features_unused", Runtime, "make build"),
     ]
+}
+
+/// What files of RKLLM are for, where they are read, and what machines are told to be.
+#[test]
+fn the_chips_of_rkllm_are_those_of_the_machines() {
+    let chips = hardware::npu::ROCKCHIP.iter().filter(|chip| chip.has_rkllm);
+    let chips: Vec<_> = chips.map(|chip| chip.name).collect();
+    assert_eq!(chips, models::rkllm::PLATFORMS);
 }
 
 #[rustfmt::skip]
@@ -239,6 +258,15 @@ fn what_is_in_order_is_not_told() {
     assert_eq!(of_place(&place), []);
     let board = machine("rock-5b-plus", "");
     assert_eq!(of_demand(&demand(4, 1), &board), []);
+    // A small card is of no account to a program that cannot use it.
+    let card = "/sys/class/drm/card0/device/vendor = 0x1002\n\
+                /sys/class/drm/card0/device/device = 0x744c\n\
+                /sys/class/drm/card0/device/mem_info_vram_total = 1000000000\n";
+    let without = Demand {
+        gpu: Gpu::NoBackEnd,
+        ..demand(4, 1)
+    };
+    assert_eq!(of_demand(&without, &machine("rock-5b-plus", card)), []);
     let compiled: Vec<_> = board.processor.features.clone();
     assert_eq!(of_program(&compiled, &board.processor), []);
     // Of a processor that nobody knows nothing is said.

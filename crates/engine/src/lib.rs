@@ -15,10 +15,12 @@ mod text;
 mod thought;
 
 pub use llama_engine::{
-    EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError, OpenOptions,
+    CONTEXT_MIN, EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError,
+    OpenOptions,
 };
 pub use request::{JobKey, Output, Request, ThoughtSpec};
 pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
 pub use seam::{
-    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+    DecodeError, Decoder, EmbedError, Embedder, Placement, Row, SequenceId, Shape, TokenId,
+    Vocabulary,
 };

@@ -6,8 +6,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use llama::{
-    Batch, CacheType, Context, ContextParams, FlashAttention, LoadError, LoadMode, Model,
-    ModelParams, Pooling, TokenKind,
+    Batch, CacheType, Context, ContextParams, FlashAttention, HugePages, LoadError, LoadMode,
+    Model, ModelParams, Placement, Pooling, TokenKind,
 };
 use thiserror::Error;
 
@@ -31,13 +31,14 @@ pub struct OpenOptions {
     pub sequences: Option<u32>,
     pub batch: u32,
     pub ubatch: u32,
-    pub threads: u32,
-    pub threads_batch: u32,
+    pub placement: Placement,
     pub type_k: CacheType,
     pub type_v: CacheType,
     pub flash_attention: FlashAttention,
     pub gpu_layers: Option<u32>,
     pub mmap: bool,
+    pub mlock: bool,
+    pub huge_pages: bool,
     pub swa_full: bool,
 }
 
@@ -88,11 +89,16 @@ impl LlamaEngine {
         progress: impl FnMut(f32) -> bool,
     ) -> Result<Self, OpenError> {
         let started = Instant::now();
-        let load_mode = if options.mmap {
-            LoadMode::Mmap
-        } else {
-            LoadMode::Read
+        let load_mode = match (options.mmap, options.mlock) {
+            (true, false) => LoadMode::Mmap,
+            (true, true) => LoadMode::MmapLocked,
+            (false, false) => LoadMode::Read,
+            (false, true) => LoadMode::ReadLocked,
         };
+        llama::ask_for_huge_pages(match options.huge_pages {
+            true => HugePages::Ask,
+            false => HugePages::AsTheSystemDoes,
+        });
         let gpu_layers = options
             .gpu_layers
             .map(|n| i32::try_from(n).unwrap_or(i32::MAX));
@@ -132,8 +138,10 @@ impl LlamaEngine {
     }
 }
 
+/// The least context of a model, tokens.
+pub const CONTEXT_MIN: u32 = 8;
+
 fn choose_context(options: &OpenOptions, model: &Model) -> Result<u32, OpenError> {
-    const CONTEXT_MIN: u32 = 8;
     let trained = model.context_train().max(CONTEXT_MIN);
     let Some(given) = options.context else {
         return Ok(trained.min(options.context_max));
@@ -178,8 +186,7 @@ fn base_params(options: &OpenOptions) -> ContextParams {
         ubatch: options.ubatch,
         sequences: 1,
         outputs: 1,
-        threads: options.threads,
-        threads_batch: options.threads_batch,
+        placement: options.placement.clone(),
         type_k: options.type_k,
         type_v: options.type_v,
         flash_attention: options.flash_attention,
@@ -375,6 +382,13 @@ impl Decoder for LlamaDecoder {
 
     fn abort_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.abort)
+    }
+
+    fn place(&mut self, placement: &Placement) -> bool {
+        // A context that is made again begins there.
+        self.params.placement = placement.clone();
+        let context = self.context.as_mut();
+        context.is_none_or(|context| context.place(placement).is_ok())
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::atomic::AtomicBool;
 
 use thiserror::Error;
 
+pub use llama::Placement;
+
 /// A token of the model's vocabulary.
 pub type TokenId = i32;
 
@@ -80,6 +82,12 @@ pub trait Decoder: Send {
 
     /// While set, a running [`Decoder::decode`] ends early with `Aborted`.
     fn abort_flag(&self) -> Arc<AtomicBool>;
+
+    /// Computes on other threads or CPUs from the next pass on. `false`: it goes on with
+    /// those it has.
+    fn place(&mut self, _placement: &Placement) -> bool {
+        false
+    }
 }
 
 /// Text to tokens and back.

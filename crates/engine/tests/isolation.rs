@@ -17,6 +17,7 @@ use std::time::Duration;
 use engine::{JobKey, LlamaEngine, Output, Request, Scheduler, SchedulerConfig, TokenId};
 use proptest::prelude::*;
 use proto::{FailureKind, Speculation, TokenLogprob};
+use testkit::tiny::{Family, Purpose};
 
 const TOLERANCE: f32 = 2e-3;
 
@@ -152,10 +153,10 @@ fn check(got: &[TokenLogprob], expected: &[TokenLogprob], what: &str) {
     assert_eq!(got.len(), expected.len(), "{what}: another length");
 }
 
-fn histories_leave_no_trace(architecture: tiny_model::Architecture) {
+fn histories_leave_no_trace(family: Family) {
     // Its log is long and says nothing of this.
     llama::init(|_, _| {}, llama::Kernels::Own);
-    let model = tiny_model::TinyModel::write(architecture);
+    let model = tiny_model::TinyModel::write(family, Purpose::default());
     let config = ProptestConfig {
         cases: 12,
         failure_persistence: None,
@@ -192,10 +193,10 @@ fn histories_leave_no_trace(architecture: tiny_model::Architecture) {
 
 #[test]
 fn histories_leave_no_trace_in_full_attention() {
-    histories_leave_no_trace(tiny_model::Architecture::Llama);
+    histories_leave_no_trace(Family::Llama);
 }
 
 #[test]
 fn histories_leave_no_trace_in_a_sliding_window() {
-    histories_leave_no_trace(tiny_model::Architecture::Gemma3);
+    histories_leave_no_trace(Family::Gemma3);
 }

@@ -5,7 +5,8 @@
 mod tiny_model;
 
 use engine::{Decoder, Embedder, LlamaEngine, OpenError, Row};
-use tiny_model::{Architecture, Purpose, TinyModel};
+use testkit::tiny::{Family, Purpose};
+use tiny_model::TinyModel;
 
 fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
     // Its log is long and says nothing of this.
@@ -15,8 +16,8 @@ fn open(model: &TinyModel) -> Result<LlamaEngine, OpenError> {
 }
 
 /// The vector of a text, and whether the model also generates.
-fn vector(architecture: Architecture, purpose: Purpose) -> (Vec<f32>, bool) {
-    let model = TinyModel::write_for(architecture, purpose);
+fn vector(family: Family, purpose: Purpose) -> (Vec<f32>, bool) {
+    let model = TinyModel::write(family, purpose);
     let mut engine = open(&model).expect("the tiny model loads");
     let vector = engine.embedder.embed(&[70, 71, 72]).expect("a vector");
     (vector, engine.decoder.is_some())
@@ -29,7 +30,7 @@ fn a_reranker_is_refused() {
             pooling_type: Some(pooling_type),
             is_causal: None,
         };
-        let model = TinyModel::write_for(Architecture::Llama, purpose);
+        let model = TinyModel::write(Family::Llama, purpose);
         let error = open(&model).expect_err("it gives no vectors");
         let message = error.to_string();
         assert!(
@@ -46,25 +47,25 @@ fn models_embed_as_their_files_say() {
         is_causal,
     };
     // Without a way to pool, an encoder gives the mean.
-    let (unstated, generates) = vector(Architecture::Llama, purpose(None, Some(false)));
+    let (unstated, generates) = vector(Family::Llama, purpose(None, Some(false)));
     assert!(!generates);
-    let (mean, generates) = vector(Architecture::Llama, purpose(Some(1), Some(false)));
+    let (mean, generates) = vector(Family::Llama, purpose(Some(1), Some(false)));
     assert!(!generates);
-    assert_eq!((unstated.len(), &unstated), (32, &mean));
-    let (last, _) = vector(Architecture::Llama, purpose(Some(3), Some(false)));
+    assert_eq!((unstated.len(), &unstated), (64, &mean));
+    let (last, _) = vector(Family::Llama, purpose(Some(3), Some(false)));
     assert_ne!(last, mean);
     // A chat model does both.
-    for architecture in [Architecture::Llama, Architecture::Gemma3] {
-        let (vector, generates) = vector(architecture, purpose(Some(0), None));
+    for family in [Family::Llama, Family::Gemma3] {
+        let (vector, generates) = vector(family, purpose(Some(0), None));
         assert!(generates);
-        assert_eq!(vector.len(), 32);
+        assert_eq!(vector.len(), 64);
     }
-    assert!(open(&TinyModel::write(Architecture::Llama)).is_ok());
+    assert!(open(&TinyModel::write(Family::Llama, Purpose::default())).is_ok());
 }
 
 #[test]
 fn what_was_given_back_is_taken_again() {
-    let model = TinyModel::write(Architecture::Llama);
+    let model = TinyModel::write(Family::Llama, Purpose::default());
     let engine = open(&model).expect("the tiny model loads");
     let (mut decoder, mut embedder) = (engine.decoder.expect("it generates"), engine.embedder);
     let rows: Vec<Row> = (0..5)

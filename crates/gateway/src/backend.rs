@@ -35,7 +35,7 @@ pub trait Backend: Send + Sync + 'static {
     /// Drains and ends a model; `false` if there is none of that name.
     fn unload<'a>(&'a self, model: &'a str) -> BoxFuture<'a, bool>;
 
-    /// Says how long a model stays in memory when it has nothing to do.
+    /// Says how long a model in memory stays there from now on when it has nothing to do.
     fn keep(&self, model: &str, keep: Keep);
 
     /// Bytes that all models take, and how many they may, where there is a limit.

@@ -14,11 +14,13 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use hyper::body::{Frame, SizeHint};
+use store::Scope;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::AppState;
 use crate::access::{Need, Visit, VisitEnd, need};
+use crate::aside::{aside, is_large};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::linger::Lingering;
@@ -58,12 +60,14 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
         Err(error) => (error.into_response(), None),
         Ok(Admission::Preflight) => (preflight(request.headers()), None),
         Ok(Admission::Enter(permit)) => {
+            let is_large = is_large(&request);
             let handled = AssertUnwindSafe(next.run(request)).catch_unwind();
-            let response = handled
-                .instrument(span)
-                .await
-                .unwrap_or_else(|_| panicked());
-            (response, permit)
+            let handled = handled.instrument(span);
+            let handled = match is_large {
+                true => aside(handled).await.and_then(Result::ok),
+                false => handled.await.ok(),
+            };
+            (handled.unwrap_or_else(panicked), permit)
         }
     };
     if let Some(error) = response.extensions_mut().remove::<ApiError>() {
@@ -143,6 +147,9 @@ fn admit(
     if POLLED.contains(&route) {
         return Ok(Admission::Enter(None));
     }
+    if need == Need::Scope(Scope::Admin) && request.method() != Method::GET {
+        visit.acts();
+    }
     let slots = state.request_slots();
     let kept_free = visit.caller().places_kept_free(state.config().requests_max);
     let permit = match slots.available_permits() > kept_free {
@@ -205,8 +212,8 @@ fn host_name(host: &str) -> &str {
 
 fn is_local_name(name: &str) -> bool {
     let name = name.trim_end_matches('.');
-    let lower = name.to_ascii_lowercase();
-    lower == "localhost" || lower.ends_with(".localhost")
+    let last = name.rsplit('.').next();
+    last.is_some_and(|last| last.eq_ignore_ascii_case("localhost"))
 }
 
 /// Pages of this machine, pages that this endpoint served itself, applications, and

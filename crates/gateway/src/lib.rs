@@ -5,6 +5,7 @@
 //! so nothing below this crate knows a wire format.
 
 mod access;
+mod aside;
 mod backend;
 mod body;
 mod dispatch;

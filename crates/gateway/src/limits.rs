@@ -8,6 +8,8 @@ use crate::error::{ApiError, ErrorCode};
 pub const MESSAGES_MAX: usize = 4096;
 /// Parts in one message's content.
 pub const CONTENT_PARTS_MAX: usize = 1024;
+/// Bytes of the address of an image; one that is itself in the request may be as long as that.
+pub const IMAGE_ADDRESS_BYTES_MAX: usize = 8 << 10;
 /// Tools in one chat request.
 pub const TOOLS_MAX: usize = 512;
 /// Tool calls in one assistant message.

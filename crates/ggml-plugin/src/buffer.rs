@@ -16,11 +16,12 @@ use crate::device;
 use crate::guard::guard;
 use crate::tensor::weight_type;
 use kernels::matmul::{PANEL_ROWS, WeightType, pack_panel, unpack_row};
+use kernels::memory::{HugeMemory, HugePages};
 use std::ffi::{c_char, c_int, c_void};
 use std::ops::Range;
 use std::ptr;
 use std::sync::LazyLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 /// A cache line, and a vector of AVX-512.
 const ALIGNMENT: usize = 64;
@@ -281,26 +282,28 @@ extern "C" fn alloc_packed(_: *mut BufferType, size: usize) -> *mut Buffer {
     guard(ptr::null_mut(), || allocate(packed(), size))
 }
 
-/// Bytes that are mapped for a buffer: none of no bytes can be.
-fn mapped(size: usize) -> usize {
-    size.max(ALIGNMENT)
+static HUGE_PAGES: AtomicBool = AtomicBool::new(false);
+
+/// Whether the memory that is allocated from now on is to be in large pages, where the
+/// system has them. It must let the process: see `PR_SET_THP_DISABLE`.
+pub fn ask_for_huge_pages(ask: HugePages) {
+    HUGE_PAGES.store(ask == HugePages::Ask, Ordering::Relaxed);
 }
 
 /// Buffers are mapped one by one, past the allocator: it would keep the memory of a cache that
 /// was freed, and a cache is freed because memory is short. Pages are aligned to more than
 /// [`ALIGNMENT`].
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
-    let (rights, flags) = (
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-    );
-    // SAFETY: a new mapping at an address of the system's choice touches no other memory.
-    let memory = unsafe { libc::mmap(ptr::null_mut(), mapped(size), rights, flags, -1, 0) };
-    if memory == libc::MAP_FAILED {
+    let pages = match HUGE_PAGES.load(Ordering::Relaxed) {
+        true => HugePages::Ask,
+        false => HugePages::AsTheSystemDoes,
+    };
+    let Some(memory) = HugeMemory::new(size, pages) else {
         return ptr::null_mut();
-    }
+    };
+    let memory = memory.into_raw();
     // SAFETY: the functions live as long as the process; ggml owns what it returns.
-    unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory, size) }
+    unsafe { abi::ggml_backend_buffer_init(buffer_type, INTERFACE, memory.cast(), size) }
 }
 
 const INTERFACE: BufferInterface = BufferInterface {
@@ -318,11 +321,8 @@ const INTERFACE: BufferInterface = BufferInterface {
 };
 
 extern "C" fn free_buffer(buffer: *mut Buffer) {
-    // SAFETY: ggml frees a buffer of ours once; the mapping has this size. Where the system
-    // does not take it back, it stays unused.
-    unsafe {
-        libc::munmap((*buffer).context, mapped((*buffer).size));
-    }
+    // SAFETY: ggml frees a buffer of ours once; the memory has this size.
+    drop(unsafe { HugeMemory::from_raw((*buffer).context.cast(), (*buffer).size) });
 }
 
 extern "C" fn base(buffer: *mut Buffer) -> *mut c_void {

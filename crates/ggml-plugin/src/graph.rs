@@ -11,7 +11,7 @@ use crate::ops::attention::AttentionStep;
 use crate::ops::matmul::{Activations, MatMul, Place};
 use crate::ops::rope::{RopeTables, Tables};
 use crate::ops::{Context, Step, rows};
-use crate::pool::{Part, Pool};
+use crate::pool::{Part, Pools};
 use crate::support;
 use kernels::Isa;
 use kernels::attention::Scratch;
@@ -26,7 +26,7 @@ use std::sync::{Mutex, PoisonError};
 pub(crate) struct Engine {
     isa: Isa,
     threads: usize,
-    pool: Option<Pool>,
+    pools: Pools,
     abort: AbortCallback,
     abort_context: AbortContext,
     /// Activations rounded for [`MatMul`], and partial results of attention.
@@ -70,7 +70,7 @@ impl Engine {
         Self {
             isa,
             threads: 1,
-            pool: None,
+            pools: Pools::default(),
             abort: None,
             abort_context: AbortContext(std::ptr::null_mut()),
             shared: SharedMemory::default(),
@@ -95,18 +95,7 @@ impl Engine {
     pub(crate) unsafe fn compute(&mut self, graph: *mut Graph) -> c_int {
         // SAFETY: the caller's promise.
         let nodes = unsafe { nodes(graph) };
-        if self
-            .pool
-            .as_ref()
-            .is_none_or(|pool| pool.threads() != self.threads)
-        {
-            // The old threads end first.
-            self.pool = None;
-            self.pool = Some(Pool::start(self.threads));
-        }
-        let Some(pool) = &mut self.pool else {
-            return abi::STATUS_FAILED;
-        };
+        let pool = self.pools.get(self.threads);
         self.locals.resize_with(pool.threads(), Mutex::default);
         let mut planner = Planner::new(&nodes, pool.threads(), &mut self.tables);
         for index in 0..nodes.len() {

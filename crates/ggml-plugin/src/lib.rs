@@ -27,7 +27,9 @@ mod pool;
 mod support;
 mod tensor;
 
+pub use buffer::ask_for_huge_pages;
 pub use device::{Refusal, registry};
+pub use kernels::memory::HugePages;
 
 /// Whether weights of the type with that name are packed and multiplied here.
 #[must_use]

@@ -203,6 +203,56 @@ impl Drop for Pool {
     }
 }
 
+/// The pools of a back end.
+///
+/// A thread runs where the one that started it may run. So a host that binds its own thread
+/// to other CPUs for prompts than for single tokens has a pool for each, and one that asks
+/// for other numbers of threads too.
+#[derive(Debug, Default)]
+pub(crate) struct Pools(Vec<(Key, Pool)>);
+
+/// Pools that are kept: for prompts, and for single tokens.
+const POOLS_MAX: usize = 2;
+
+type Key = (usize, Option<Cpus>);
+
+impl Pools {
+    /// The pool of so many threads that run where the caller may.
+    pub(crate) fn get(&mut self, threads: usize) -> &mut Pool {
+        let key = (threads, cpus_of_caller());
+        let known = self.0.iter().position(|(known, _)| *known == key);
+        // The one in use is the last.
+        match known {
+            Some(at) => self.0[at..].rotate_left(1),
+            None => {
+                if self.0.len() == POOLS_MAX {
+                    // Its threads end before others begin.
+                    drop(self.0.remove(0));
+                }
+                self.0.push((key, Pool::start(threads)));
+            }
+        }
+        let last = self.0.len() - 1;
+        &mut self.0[last].1
+    }
+}
+
+#[cfg(target_os = "linux")]
+type Cpus = rustix::thread::CpuSet;
+
+#[cfg(target_os = "linux")]
+fn cpus_of_caller() -> Option<Cpus> {
+    rustix::thread::sched_getaffinity(None).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+type Cpus = ();
+
+#[cfg(not(target_os = "linux"))]
+fn cpus_of_caller() -> Option<Cpus> {
+    None
+}
+
 impl Shared {
     /// Tells the threads that there is something new.
     fn post(&self) {

@@ -39,7 +39,17 @@ pub struct Processor {
     pub features: Vec<&'static str>,
     /// Whether a hypervisor says that it is there.
     pub is_virtual: bool,
+    pub family: Family,
     pub nodes: Vec<NumaNode>,
+}
+
+/// Whose instructions it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Family {
+    X86,
+    Arm,
+    #[default]
+    Unknown,
 }
 
 /// A logical CPU.
@@ -150,6 +160,7 @@ impl Processor {
             cpus,
             features: info.features,
             is_virtual: info.is_virtual,
+            family: info.family,
             nodes: nodes(root),
         }
     }
@@ -202,11 +213,17 @@ impl Processor {
         Some(last.map(|cache| cache.bytes).sum())
     }
 
-    /// Nodes that have processors and memory.
+    /// Nodes that have processors and memory. Of several with the same processors the first:
+    /// a kernel may divide one memory into nodes (`numa=fake`), which are all equally near.
     pub fn full_nodes(&self) -> impl Iterator<Item = &NumaNode> {
-        self.nodes
-            .iter()
-            .filter(|node| !node.cpus.is_empty() && node.total.is_none_or(|total| total.0 > 0))
+        let is_full =
+            |node: &&NumaNode| !node.cpus.is_empty() && node.total.is_none_or(|total| total.0 > 0);
+        let nodes = self.nodes.iter().enumerate();
+        let apart = nodes.filter(move |(index, node)| {
+            let mut before = self.nodes.iter().take(*index).filter(is_full);
+            before.all(|known| known.cpus != node.cpus)
+        });
+        apart.map(|(_, node)| node).filter(is_full)
     }
 
     /// The model, or what it is made of: `4x Cortex-A76 + 4x Cortex-A55`.
@@ -243,6 +260,7 @@ struct CpuInfo {
     parts: BTreeMap<u32, Part>,
     features: Vec<&'static str>,
     is_virtual: bool,
+    family: Family,
 }
 
 impl CpuInfo {
@@ -271,6 +289,11 @@ impl CpuInfo {
                 "flags" | "Features" => {
                     let flags: BTreeSet<&str> = value.split_whitespace().collect();
                     info.is_virtual |= flags.contains("hypervisor");
+                    if name.trim() == "Features" {
+                        info.family = Family::Arm;
+                    } else if flags.contains("sse2") {
+                        info.family = Family::X86;
+                    }
                     features = Some(match features {
                         None => flags,
                         Some(known) => known.intersection(&flags).copied().collect(),
@@ -303,6 +326,8 @@ fn cpus(root: &Root, info: &CpuInfo) -> Vec<Cpu> {
         let numbered = root.numbered(CPUS, "cpu");
         numbered.into_iter().map(|(id, _)| id).collect()
     });
+    // Of a chip that a device tree describes some kernels call its clusters packages.
+    let is_board = root.exists("/proc/device-tree/compatible");
     let cpus = online.iter().map(|id| {
         let file = |name: &str| format!("{CPUS}/cpu{id}/{name}");
         let siblings = set(&file("topology/core_cpus_list"))
@@ -313,7 +338,9 @@ fn cpus(root: &Root, info: &CpuInfo) -> Vec<Cpu> {
         let midr = midr.and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
         Cpu {
             id,
-            package: root.number(&file("topology/physical_package_id")),
+            package: root
+                .number(&file("topology/physical_package_id"))
+                .filter(|_| !is_board),
             siblings: siblings.and(&online),
             kind: CoreKind::Big,
             part: midr

@@ -8,7 +8,7 @@
 use stdx::Bytes;
 
 use crate::Root;
-use crate::nvml::{NvidiaDevice, Nvml};
+use crate::nvml::{NvidiaDevice, Nvml, NvmlTrouble};
 use crate::root::Access;
 
 const NVIDIA: u32 = 0x10de;
@@ -16,6 +16,9 @@ const AMD: u32 = 0x1002;
 const INTEL: u32 = 0x8086;
 /// Devices that are listed.
 const GPUS_MAX: usize = 64;
+/// Memory that firmware sets aside for graphics in a processor, at the most where nobody asked
+/// for more.
+const CARVED_MAX: Bytes = Bytes(Bytes::GIB);
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gpu {
@@ -87,11 +90,14 @@ const AMD_SHARED: &[(u32, &str)] = &[
     (0x13c0, "Granite Ridge"),
     (0x150e, "Strix Point"),
     (0x1586, "Strix Halo"),
+    (0x15d8, "Picasso"),
+    (0x15dd, "Raven"),
     (0x15bf, "Phoenix"),
     (0x15c8, "Phoenix 2"),
     (0x15e7, "Barcelo"),
     (0x1636, "Renoir"),
     (0x1638, "Cezanne"),
+    (0x163f, "Van Gogh"),
     (0x164e, "Raphael"),
     (0x1681, "Rembrandt"),
     (0x1900, "Hawk Point"),
@@ -163,8 +169,10 @@ fn nvidia(root: &Root, nvml: &dyn Nvml) -> Vec<Gpu> {
         _ if !is_there => Vec::new(),
         other => {
             let trouble = match other {
-                Ok(_) => "NVIDIA's library lists no device".to_owned(),
-                Err(error) => error.to_string(),
+                Ok(_) => Some("NVIDIA's library lists no device".to_owned()),
+                // Part of the chip, it is there whether the library is or not.
+                Err(NvmlTrouble::NoLibrary(_)) if is_tegra(root) => None,
+                Err(error) => Some(error.to_string()),
             };
             let name = if is_tegra(root) {
                 "NVIDIA Tegra"
@@ -179,7 +187,7 @@ fn nvidia(root: &Root, nvml: &dyn Nvml) -> Vec<Gpu> {
             vec![Gpu {
                 node: nvidia_node(root),
                 driver: root.line("/sys/module/nvidia/version"),
-                trouble: Some(trouble),
+                trouble,
                 ..plain(GpuVendor::Nvidia, name.to_owned(), memory)
             }]
         }
@@ -199,6 +207,7 @@ fn of_nvml(root: &Root, device: NvidiaDevice) -> Gpu {
         power_watts: device.power_watts,
         busy_percent: device.busy_percent,
         link: device.link,
+        trouble: device.trouble,
         ..plain(GpuVendor::Nvidia, device.name, device.memory)
     }
 }
@@ -271,16 +280,19 @@ fn amd(root: &Root, device: &str, id: Option<u32>) -> Gpu {
     let bytes = |name: &str| root.number(&format!("{device}/{name}")).map(Bytes);
     let (vram, gtt) = (bytes("mem_info_vram_total"), bytes("mem_info_gtt_total"));
     let shared = AMD_SHARED.iter().find(|(known, _)| Some(*known) == id);
+    // No card of its own has had so little for long; graphics in a processor have no more set
+    // aside, and map the machine's memory beside it.
+    let is_carved = vram.is_some_and(|vram| vram <= CARVED_MAX && gtt > Some(vram));
     let memory = match (shared, vram) {
-        (Some(_), _) => GpuMemory::Shared {
+        (shared, _) if shared.is_some() || is_carved => GpuMemory::Shared {
             carved: vram,
             mapped: gtt,
         },
-        (None, Some(total)) => GpuMemory::Own {
+        (_, Some(total)) => GpuMemory::Own {
             total,
             used: bytes("mem_info_vram_used"),
         },
-        (None, None) => GpuMemory::Unknown,
+        (_, None) => GpuMemory::Unknown,
     };
     let product = root.line(&format!("{device}/product_name"));
     let name = product.unwrap_or_else(|| match (shared, id) {

@@ -116,14 +116,42 @@ pub fn budget() -> Option<Bytes> {
     limits::budget(&Memory::read(&root), &Limits::read(&root))
 }
 
-/// Threads for computing on this machine, at least one. Blocking, some small files.
-#[must_use]
-pub fn default_threads() -> u32 {
-    let root = Root::live();
-    let processor = Processor::read(&root);
-    if processor.cpus.is_empty() {
-        let allowed = std::thread::available_parallelism().map_or(1, usize::from);
-        return u32::try_from(allowed).unwrap_or(1);
+/// Where to compute on this machine where nobody says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DefaultCores {
+    /// At least one.
+    pub threads: u32,
+    /// The big cores, where there are little ones too; `None`: wherever the system puts the
+    /// threads.
+    pub cpus: Option<CpuSet>,
+    /// What may be used at all; empty where the system does not say.
+    pub usable: CpuSet,
+}
+
+impl DefaultCores {
+    /// Those of this machine. Blocking, some small files.
+    #[must_use]
+    pub fn read() -> Self {
+        let root = Root::live();
+        let processor = Processor::read(&root);
+        if processor.cpus.is_empty() {
+            let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+            return Self {
+                threads: u32::try_from(allowed).unwrap_or(1),
+                cpus: None,
+                usable: CpuSet::default(),
+            };
+        }
+        Self::of(CorePlan::new(&processor, &Limits::read(&root)), &processor)
     }
-    CorePlan::new(&processor, &Limits::read(&root)).threads()
+
+    fn of(plan: CorePlan, processor: &Processor) -> Self {
+        let is_big = |reason: &plan::Reason| matches!(reason, plan::Reason::BigOnly { .. });
+        let is_hybrid = plan.decode.reasons.iter().any(is_big);
+        Self {
+            threads: plan.threads(),
+            cpus: is_hybrid.then(|| plan.usable.and(&processor.big())),
+            usable: plan.usable,
+        }
+    }
 }

@@ -33,12 +33,21 @@ pub struct Limits {
     pub memory_high: Option<Bytes>,
     /// The least that any group still has. File cache does not count as used.
     pub memory_left: Option<Bytes>,
+    /// Which limit of that group is the lower.
+    pub memory_left_below: Option<GroupLimit>,
     pub swap_max: Option<Bytes>,
     /// Thousandths of a CPU's time.
     pub quota_milli_cpus: Option<u64>,
     pub cpuset: Option<CpuSet>,
     /// CPUs that this process may run on (`Cpus_allowed_list`).
     pub affinity: Option<CpuSet>,
+}
+
+/// A limit of a group on memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GroupLimit {
+    Max,
+    High,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -151,8 +160,15 @@ impl Limits {
             let max = bytes(max);
             let high = bytes(high).filter(|_| is_v2);
             if let (Some(limit), Some(used)) = (least(max, high), bytes(current)) {
-                let used = used.saturating_sub(inactive_file(root, folder));
-                self.memory_left = least(self.memory_left, Some(limit.saturating_sub(used)));
+                let used = used.saturating_sub(file_cache(root, folder));
+                let left = limit.saturating_sub(used);
+                if self.memory_left.is_none_or(|known| left < known) {
+                    self.memory_left = Some(left);
+                    self.memory_left_below = Some(match max == Some(limit) {
+                        true => GroupLimit::Max,
+                        false => GroupLimit::High,
+                    });
+                }
             }
             self.memory_max = least(self.memory_max, max);
             self.memory_high = least(self.memory_high, high);
@@ -211,15 +227,20 @@ fn least<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
     }
 }
 
-/// File cache that can be given back.
-fn inactive_file(root: &Root, folder: &str) -> Bytes {
+/// File cache, which can be given back: pages used lately too, as `MemAvailable` counts them.
+/// Version 1 has sums over the groups below beside a group's own figures.
+fn file_cache(root: &Root, folder: &str) -> Bytes {
     let stat = root
         .text(&format!("{folder}/memory.stat"))
         .unwrap_or_default();
-    let line = stat
-        .lines()
-        .find_map(|line| line.strip_prefix("inactive_file "));
-    Bytes(line.and_then(|line| line.trim().parse().ok()).unwrap_or(0))
+    let number = |name: &str| -> Option<u64> {
+        let mut words = stat.lines().filter_map(|line| line.split_once(' '));
+        let (_, number) = words.find(|(word, _)| *word == name)?;
+        number.trim().parse().ok()
+    };
+    let of = |name: &str| number(&format!("total_{name}")).or_else(|| number(name));
+    let lists = ["inactive_file", "active_file"].into_iter();
+    Bytes(lists.filter_map(of).fold(0, u64::saturating_add))
 }
 
 fn quota(root: &Root, folder: &str, is_v2: bool) -> Option<u64> {
@@ -342,7 +363,7 @@ mod tests {
             ("/sys/fs/cgroup/box.slice/memory.current", "2147483648\n"),
             (
                 "/sys/fs/cgroup/box.slice/memory.stat",
-                "anon 1\ninactive_file 1073741824\nactive_file 7\n",
+                "anon 1\ninactive_file 536870912\nactive_file 536870912\n",
             ),
         ];
         // 10 GiB less 2 in use, of which 1 is cache; a tenth of 9 is kept.
@@ -354,8 +375,13 @@ mod tests {
                 "7:cpu:/x\n4:memory:/docker/abc\n0::/\n",
             ),
             ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "10737418240"),
-            ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "0"),
+            ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "1073741824"),
+            (
+                "/sys/fs/cgroup/memory/memory.stat",
+                "inactive_file 4096\ntotal_inactive_file 1073741824\n",
+            ),
         ];
+        // Version 1 has sums over the groups below beside a group's own figures.
         assert_eq!(budget_of(&one), Some(9 * GIB));
     }
 
@@ -369,6 +395,10 @@ mod tests {
             ("/sys/fs/cgroup/a/memory.current", "0\n"),
         ];
         assert_eq!(budget_of(&high), Some(9 * GIB));
+        let limits = |files: &[(&str, &str)]| Limits::read(&Root::recorded(Recording::of(files)));
+        assert_eq!(limits(&high).memory_left_below, Some(GroupLimit::High));
+        let unit = [&high[..3], &high[4..]].concat();
+        assert_eq!(limits(&unit).memory_left_below, Some(GroupLimit::Max));
     }
 
     #[test]

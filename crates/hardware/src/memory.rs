@@ -128,7 +128,8 @@ fn swaps(root: &Root) -> Vec<Swap> {
 }
 
 /// Channels that have a module, as memory controllers with error correction tell: a
-/// module's place is `CPU_SrcID#0_MC#1_Chan#0_DIMM#0` or `mc#0csrow#0channel#1`.
+/// module's place is `channel 0 slot 1` or `csrow 0 channel 1`. Where the firmware tells
+/// (`ghes_edac`) it is `memory 3`, which says nothing of channels.
 fn channels(root: &Root) -> Option<usize> {
     let mut channels = BTreeSet::new();
     for (controller, folder) in root.numbered("/sys/devices/system/edac/mc", "mc") {
@@ -145,8 +146,8 @@ fn channels(root: &Root) -> Option<usize> {
                 continue;
             }
             let mut words = place.split_whitespace();
-            let channel = words.find(|word| *word == "channel").and(words.next());
-            channels.insert((controller, channel.map(str::to_owned)));
+            let channel = words.find(|word| *word == "channel").and(words.next())?;
+            channels.insert((controller, channel.to_owned()));
         }
     }
     (!channels.is_empty()).then_some(channels.len())

@@ -8,7 +8,44 @@ use crate::root::Access;
 use crate::{Root, Surroundings};
 
 /// The driver that RKLLM of today wants at least.
-pub const RKNPU_DRIVER_MIN: (u32, u32, u32) = (0, 9, 7);
+pub const RKNPU_DRIVER_MIN: &str = "0.9.7";
+/// What to do about an older one.
+pub const NEWER_DRIVER: &str = "install a kernel of the vendor with rknpu 0.9.8";
+
+/// A chip of Rockchip's with an NPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RockchipChip {
+    /// As a device tree has it behind `rockchip,`, without the letter of a variant.
+    pub name: &'static str,
+    pub n_cores: u32,
+    /// RKLLM makes files for it under this name.
+    pub has_rkllm: bool,
+}
+
+/// Those that are known; of several that a device tree names the first counts.
+pub const ROCKCHIP: &[RockchipChip] = &[
+    rockchip("rk3588", 3, true),
+    rockchip("rk3576", 2, true),
+    rockchip("rk3562", 1, true),
+    rockchip("rv1126b", 1, true),
+    // An RK3588 with less of everything; how many cores of the NPU work is not written down.
+    rockchip("rk3582", 1, false),
+];
+
+const fn rockchip(name: &'static str, n_cores: u32, has_rkllm: bool) -> RockchipChip {
+    RockchipChip {
+        name,
+        n_cores,
+        has_rkllm,
+    }
+}
+
+/// The chip of [`ROCKCHIP`] that this machine has.
+#[must_use]
+pub fn rockchip_chip(surroundings: &Surroundings) -> Option<RockchipChip> {
+    let mut chips = ROCKCHIP.iter().copied();
+    chips.find(|chip| surroundings.is_chip(&format!("rockchip,{}", chip.name)))
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Npu {
@@ -115,10 +152,7 @@ fn rknpu(root: &Root, surroundings: &Surroundings) -> Option<Npu> {
     if module.is_none() && debug.is_none() && node.is_none() {
         return None;
     }
-    let n_cores = [("rockchip,rk3588", 3), ("rockchip,rk3576", 2)]
-        .iter()
-        .find(|(chip, _)| surroundings.is_chip(chip))
-        .map_or(1, |(_, n_cores)| *n_cores);
+    let n_cores = rockchip_chip(surroundings).map_or(1, |chip| chip.n_cores);
     let clock = root
         .names("/sys/class/devfreq")
         .into_iter()

@@ -25,6 +25,8 @@ pub struct NvidiaDevice {
     pub power_watts: Option<f64>,
     pub busy_percent: Option<u32>,
     pub link: Option<String>,
+    /// Why nothing else is known of it.
+    pub trouble: Option<String>,
 }
 
 /// Why the library says nothing.
@@ -65,15 +67,33 @@ impl Nvml for Library {
             let device = library.device_by_index(index).map_err(no_answer)?;
             Ok(of_device(&device, driver.clone()))
         });
-        devices.collect()
+        Ok(listed(devices))
     }
+}
+
+/// Every device, those that do not answer with their trouble.
+fn listed(devices: impl Iterator<Item = Result<NvidiaDevice, NvmlTrouble>>) -> Vec<NvidiaDevice> {
+    let devices = devices.enumerate().map(|(index, device)| {
+        device.unwrap_or_else(|trouble| NvidiaDevice {
+            name: format!("NVIDIA device {index}"),
+            memory: GpuMemory::Unknown,
+            driver: None,
+            temperature_celsius: None,
+            power_watts: None,
+            busy_percent: None,
+            link: None,
+            trouble: Some(trouble.to_string()),
+        })
+    });
+    devices.collect()
 }
 
 fn of_device(device: &nvml_wrapper::Device<'_>, driver: Option<String>) -> NvidiaDevice {
     let memory = match device.memory_info() {
         Ok(info) if info.total > 0 => GpuMemory::Own {
             total: Bytes(info.total),
-            used: Some(Bytes(info.used)),
+            // Not `used`, which some drivers give without what they reserve for themselves.
+            used: Some(Bytes(info.total.saturating_sub(info.free))),
         },
         // A chip that shares the machine's memory has none of its own to tell of.
         Ok(_) | Err(NvmlError::NotSupported) => GpuMemory::Shared {
@@ -100,6 +120,7 @@ fn of_device(device: &nvml_wrapper::Device<'_>, driver: Option<String>) -> Nvidi
             .map(|milli| f64::from(milli) / 1e3),
         busy_percent: device.utilization_rates().ok().map(|rates| rates.gpu),
         link: link.map(|(generation, width)| format!("PCIe {generation}.0 x{width}")),
+        trouble: None,
     }
 }
 
@@ -135,8 +156,35 @@ impl Nvml for RecordedNvml<'_> {
                 power_watts: number("power_watts"),
                 busy_percent: file("busy_percent").and_then(|text| text.parse().ok()),
                 link: file("link"),
+                trouble: None,
             }
         });
         Ok(devices.collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A card that fell off the bus must not hide the others.
+    #[test]
+    fn a_device_that_does_not_answer_is_listed_with_its_trouble() {
+        let answer = NvidiaDevice {
+            name: "RTX 3060".to_owned(),
+            memory: GpuMemory::Unknown,
+            driver: None,
+            temperature_celsius: None,
+            power_watts: None,
+            busy_percent: None,
+            link: None,
+            trouble: None,
+        };
+        let lost = NvmlTrouble::NoAnswer("the GPU is lost".to_owned());
+        let devices = listed([Err(lost), Ok(answer.clone())].into_iter());
+        assert_eq!(devices[0].name, "NVIDIA device 0");
+        let trouble = devices[0].trouble.as_deref().unwrap_or_default();
+        assert!(trouble.contains("the GPU is lost"), "{trouble}");
+        assert_eq!(devices[1], answer);
     }
 }

@@ -172,6 +172,12 @@ mod tests {
         let little = format!("{cpus}{TREE}cpu{{0-1}}/cpu_capacity = 379\n");
         let both = format!("{little}{TREE}cpu{{2-4}}/cpu_capacity = 1024\n");
         assert_eq!(plan(&both).decode.cpus.to_string(), "2-4");
+        let root = Root::recorded(Recording::parse(&both).unwrap());
+        let cores = crate::DefaultCores::of(plan(&both), &Processor::read(&root));
+        assert_eq!(cores.cpus.unwrap().to_string(), "2-4");
+        let root = Root::recorded(Recording::parse(&cpus).unwrap());
+        let alike = crate::DefaultCores::of(plan(&cpus), &Processor::read(&root));
+        assert_eq!(alike.cpus, None, "no reason to bind");
         // All that may be used are little: better they than none.
         let masked = format!("{both}/proc/self/status:\n| Cpus_allowed_list:\t0-1\n");
         let plan = plan(&masked);

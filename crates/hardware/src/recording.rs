@@ -18,11 +18,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::iter;
 
 use crate::CpuSet;
 
 /// Paths of a recording.
 const PATHS_MAX: usize = 200_000;
+/// Bytes of its paths and texts, once its braces are written out. A large server has 8 MiB.
+const BYTES_MAX: usize = 64 << 20;
 
 /// The files of a machine.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,6 +40,18 @@ pub enum Entry {
     /// A device, or a file of which only the presence counts.
     Node,
 }
+
+impl Entry {
+    /// Bytes of its text.
+    const fn len(&self) -> usize {
+        match self {
+            Self::Text(text) | Self::Link(text) => text.len(),
+            Self::Denied | Self::Node => 0,
+        }
+    }
+}
+
+const TOO_LARGE: &str = "it makes more than 64 MiB of paths and texts";
 
 /// A line that is none of a recording.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -59,6 +74,7 @@ impl Recording {
         let mut recording = Self::default();
         // The paths whose lines follow.
         let mut open: Vec<String> = Vec::new();
+        let mut bytes = 0_usize;
         for (index, line) in text.lines().enumerate() {
             let fault = |what| RecordError {
                 line: index + 1,
@@ -69,6 +85,10 @@ impl Recording {
                     return Err(fault("there is no path above it"));
                 }
                 let content = content.strip_prefix(' ').unwrap_or(content);
+                bytes = bytes.saturating_add(open.len().saturating_mul(content.len() + 1));
+                if bytes > BYTES_MAX {
+                    return Err(fault(TOO_LARGE));
+                }
                 for path in &open {
                     if let Some(Entry::Text(text)) = recording.0.get_mut(path) {
                         text.push_str(content);
@@ -87,6 +107,10 @@ impl Recording {
             let (pattern, entry) = split(line).ok_or(fault("it says nothing of the path"))?;
             let is_open = entry == Entry::Text(String::new()) && line.ends_with(':');
             for (path, entry) in expand(pattern, &entry).ok_or(fault("its list is none"))? {
+                bytes = bytes.saturating_add(path.len() + entry.len());
+                if bytes > BYTES_MAX {
+                    return Err(fault(TOO_LARGE));
+                }
                 if is_open {
                     open.push(path.clone());
                 }
@@ -182,13 +206,17 @@ fn split(line: &str) -> Option<(&str, Entry)> {
 }
 
 /// The lines that one with braces stands for.
-fn expand(pattern: &str, entry: &Entry) -> Option<Vec<(String, Entry)>> {
+fn expand<'a>(
+    pattern: &'a str,
+    entry: &'a Entry,
+) -> Option<Box<dyn Iterator<Item = (String, Entry)> + 'a>> {
     let Some((before, rest)) = pattern.split_once('{') else {
-        return Some(vec![(pattern.to_owned(), entry.clone())]);
+        return Some(Box::new(iter::once((pattern.to_owned(), entry.clone()))));
     };
     let (list, after) = rest.split_once('}')?;
     let numbers: CpuSet = list.parse().ok()?;
-    let lines = numbers.iter().map(|number| {
+    let numbers: Vec<_> = numbers.iter().collect();
+    let lines = numbers.into_iter().map(move |number| {
         let entry = match entry {
             Entry::Text(text) => Entry::Text(fill(text, number)),
             Entry::Link(target) => Entry::Link(fill(target, number)),
@@ -196,7 +224,7 @@ fn expand(pattern: &str, entry: &Entry) -> Option<Vec<(String, Entry)>> {
         };
         (format!("{before}{number}{after}"), entry)
     });
-    Some(lines.collect())
+    Some(Box::new(lines))
 }
 
 /// The text with `{}`, `{+4}` and `{-4}` filled in.
@@ -263,5 +291,19 @@ mod tests {
         ] {
             assert_eq!(Recording::parse(text).unwrap_err().line, line, "{text}");
         }
+    }
+
+    /// A small text must not become a large machine.
+    #[test]
+    fn what_braces_stand_for_is_bounded() {
+        let long = "x".repeat(100_000);
+        let one_line = format!("/a{{0-1023}} = {long}\n");
+        let below = format!("/a{{0-1023}}:\n| {long}\n");
+        for (text, line) in [(one_line, 1), (below, 2)] {
+            let error = Recording::parse(&text).unwrap_err();
+            assert_eq!((error.line, error.what), (line, TOO_LARGE));
+        }
+        let many = format!("/a{{0-99}} = {long}\n");
+        assert!(Recording::parse(&many).is_ok());
     }
 }

@@ -315,7 +315,7 @@ impl Root {
 
     fn keep(&self, path: &str, entry: impl FnOnce() -> Entry) {
         if let Some(kept) = &self.kept {
-            kept.borrow_mut().insert_new(path, entry());
+            kept.borrow_mut().insert_new(&without_user(path), entry());
         }
     }
 }
@@ -355,6 +355,27 @@ fn read_bounded(path: &Path) -> io::Result<(String, Option<Why>)> {
     Ok((text, too_long.then_some(Why::TooLong)))
 }
 
+/// What the number of a user follows in the names of control groups and mounts.
+const USER_MARKS: [&str; 3] = ["user-", "user@", "/run/user/"];
+
+/// A path, or a text with paths in it, with 0 for the number of the user. Other paths stay,
+/// and what one file says of another's path stays true.
+fn without_user(text: &str) -> String {
+    let mut text = text.to_owned();
+    for mark in USER_MARKS {
+        let mut parts = text.split(mark);
+        let mut without = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let rest = part.trim_start_matches(|c: char| c.is_ascii_digit());
+            without.push_str(mark);
+            without.push_str(if rest.len() < part.len() { "0" } else { "" });
+            without.push_str(rest);
+        }
+        text = without;
+    }
+    text
+}
+
 /// The text of a file without what tells whose machine it is: a board's serial number, a
 /// process's user.
 fn without_owner(path: &str, text: &str) -> String {
@@ -364,7 +385,11 @@ fn without_owner(path: &str, text: &str) -> String {
         _ => true,
     };
     let lines = text.lines().filter(stays);
-    lines.map(|line| format!("{line}\n")).collect()
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    match path {
+        "/proc/self/cgroup" | "/proc/self/mountinfo" => without_user(&text),
+        _ => text,
+    }
 }
 
 /// `cpu10` after `cpu9`.
@@ -445,5 +470,27 @@ mod tests {
         let text = root.kept().to_string();
         let again = Root::recorded(Recording::parse(&text).unwrap());
         assert_eq!(of(&again), read);
+    }
+
+    /// A recording says nothing of who made it, and reads as before.
+    #[test]
+    fn the_number_of_a_user_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let group = "sys/fs/cgroup/user.slice/user-1000.slice/user@1000.service";
+        fs::create_dir_all(folder.path().join(group)).unwrap();
+        fs::write(folder.path().join(group).join("memory.max"), "1048576\n").unwrap();
+        fs::create_dir_all(folder.path().join("proc/self")).unwrap();
+        let own = "0::/user.slice/user-1000.slice/user@1000.service\n";
+        fs::write(folder.path().join("proc/self/cgroup"), own).unwrap();
+        let root = Root::folder(folder.path()).keeping();
+        let read = crate::Limits::read(&root);
+        assert_eq!(read.memory_max, Some(stdx::Bytes(1 << 20)));
+        let text = root.kept().to_string();
+        assert!(
+            !text.contains("1000") && text.contains("user-0.slice"),
+            "{text}"
+        );
+        let again = Root::recorded(Recording::parse(&text).unwrap());
+        assert_eq!(crate::Limits::read(&again), read);
     }
 }

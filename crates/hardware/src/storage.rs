@@ -92,7 +92,12 @@ fn disk(root: &Root, mount: &Mount) -> Option<String> {
     let mut name = match &link {
         Some(target) => last(target).to_owned(),
         // File systems over several devices, such as btrfs, have no number of their own.
-        None => last(mount.source.strip_prefix("/dev/")?).to_owned(),
+        // A volume's name is a link to it (`/dev/mapper/luks-1` to `../dm-0`).
+        None => {
+            let named = mount.source.strip_prefix("/dev/")?;
+            let volume = root.link(&mount.source);
+            last(volume.as_deref().unwrap_or(named)).to_owned()
+        }
     };
     for _ in 0..DEPTH_MAX {
         let block = format!("/sys/class/block/{name}");

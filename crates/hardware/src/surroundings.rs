@@ -3,6 +3,7 @@
 //! From `/proc/device-tree` on boards, `/sys/class/dmi/id` elsewhere, and the traces that
 //! hypervisors and container engines leave.
 
+use crate::cpu::Family;
 use crate::mounts::mounts;
 use crate::{Processor, Root};
 
@@ -126,9 +127,18 @@ fn hypervisor(root: &Root, processor: &Processor) -> Option<String> {
         ];
         names.iter().any(|name| vendor.contains(name))
     });
+    // The cloud's own metal carries its name as well: x86 has a flag for guests, on Arm only
+    // the name of the product tells (`c7g.metal`, and boards of Google's make).
+    let product = root.line("/sys/class/dmi/id/product_name");
+    let product = product.unwrap_or_default();
+    let is_guest = |vendor: &str| match processor.family {
+        Family::Arm if vendor.contains("Amazon EC2") => !product.contains("metal"),
+        Family::Arm if vendor.contains("Google") => product.contains("Compute Engine"),
+        Family::Arm => true,
+        Family::X86 | Family::Unknown => processor.is_virtual || vendor == "QEMU",
+    };
     match known {
-        // The cloud's own metal carries its name as well.
-        Some(vendor) if processor.is_virtual || vendor == "QEMU" => Some(vendor),
+        Some(vendor) if is_guest(&vendor) => Some(vendor),
         _ => processor.is_virtual.then(|| "unknown".to_owned()),
     }
 }

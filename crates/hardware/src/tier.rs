@@ -2,7 +2,7 @@
 
 use crate::Processor;
 use crate::gpu::{Gpu, GpuVendor};
-use crate::npu::{Npu, NpuKind};
+use crate::npu::{self, Npu, NpuKind};
 use crate::surroundings::{Chassis, Surroundings};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,14 +40,13 @@ impl Tier {
         let rockchip = npus
             .iter()
             .any(|npu| matches!(npu.kind, NpuKind::Rknpu | NpuKind::Rocket));
-        let with_npu = ["rockchip,rk3588", "rockchip,rk3582", "rockchip,rk3576"];
         if processor.cpus.is_empty() {
             Self::Unknown
         } else if surroundings.hypervisor.is_some() {
             Self::VirtualMachine
         } else if nvidia_shared || surroundings.is_chip("nvidia,tegra") {
             Self::NvidiaUnified
-        } else if rockchip || with_npu.iter().any(|chip| surroundings.is_chip(chip)) {
+        } else if rockchip || npu::rockchip_chip(surroundings).is_some() {
             Self::RockchipBoard
         } else if !surroundings.compatible.is_empty() {
             Self::ArmBoard

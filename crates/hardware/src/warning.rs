@@ -2,7 +2,9 @@
 
 use stdx::Bytes;
 
+use crate::cpu::Family;
 use crate::gpu::{GpuMemory, GpuVendor};
+use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
 use crate::npu::{self, NpuKind, RKNPU_DRIVER_MIN};
 use crate::root::Access;
@@ -53,6 +55,7 @@ pub enum Warning {
     GroupBelowAvailable {
         left: Bytes,
         available: Bytes,
+        limit: GroupLimit,
     },
     QuotaBelowCores {
         milli_cpus: u64,
@@ -164,7 +167,7 @@ fn cores(machine: &Machine, context: &Context, warnings: &mut Vec<Warning>) {
     let has = |name: &str| processor.features.contains(&name);
     if has("asimd") && !has("asimddp") {
         warnings.push(Warning::NoDotProducts { wanted: "asimddp" });
-    } else if has("avx") && !has("avx2") {
+    } else if processor.family == Family::X86 && !has("avx2") {
         warnings.push(Warning::NoDotProducts { wanted: "avx2" });
     }
 }
@@ -237,7 +240,12 @@ fn memory(machine: &Machine, warnings: &mut Vec<Warning>) {
     if let (Some(left), Some(available)) = (machine.limits.memory_left, memory.available)
         && left < available
     {
-        warnings.push(Warning::GroupBelowAvailable { left, available });
+        let limit = machine.limits.memory_left_below;
+        warnings.push(Warning::GroupBelowAvailable {
+            left,
+            available,
+            limit: limit.unwrap_or(GroupLimit::Max),
+        });
     }
     let has_rknpu = machine.npus.iter().any(|npu| npu.kind == NpuKind::Rknpu);
     if let Some(total) = memory.cma_total
@@ -287,7 +295,9 @@ fn devices(machine: &Machine, warnings: &mut Vec<Warning>) {
     for npu in &machine.npus {
         match (&npu.kind, &npu.driver_version) {
             (NpuKind::Rocket, _) => warnings.push(Warning::MainlineNpuDriver),
-            (NpuKind::Rknpu, Some(version)) if npu::version_of(version) < RKNPU_DRIVER_MIN => {
+            (NpuKind::Rknpu, Some(version))
+                if npu::version_of(version) < npu::version_of(RKNPU_DRIVER_MIN) =>
+            {
                 warnings.push(Warning::OldNpuDriver {
                     version: version.clone(),
                 });

@@ -1,6 +1,10 @@
 //! The words of warnings: what is wrong, and what to do.
 
+use stdx::Bytes;
+
+use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
+use crate::npu::{NEWER_DRIVER, RKNPU_DRIVER_MIN};
 use crate::warning::{Severity, Warning};
 
 fn place(kind: SwapKind) -> &'static str {
@@ -8,6 +12,10 @@ fn place(kind: SwapKind) -> &'static str {
         SwapKind::Disk => "a disk",
         SwapKind::Compressed => "compressed memory",
     }
+}
+
+fn group_left(left: Bytes, available: Bytes) -> String {
+    format!("a control group leaves {left} of memory, and {available} are available on the machine")
 }
 
 impl Warning {
@@ -80,10 +88,9 @@ impl Warning {
                 celsius,
                 slows_at,
             } => format!("`{zone}` is at {celsius:.0} C, and {slows_at:.0} C slow or stop it"),
-            Self::GroupBelowAvailable { left, available } => format!(
-                "a control group leaves {left} of memory, and {available} are available on the \
-                 machine"
-            ),
+            Self::GroupBelowAvailable {
+                left, available, ..
+            } => group_left(*left, *available),
             Self::QuotaBelowCores {
                 milli_cpus,
                 n_cores,
@@ -98,13 +105,9 @@ impl Warning {
             Self::MappedBelowMemory { mapped, total } => {
                 format!("the GPU may map {mapped} of {total} of memory")
             }
-            Self::OldNpuDriver { version } => {
-                format!("the NPU's driver is {version}, and RKLLM wants 0.9.7 at least")
+            Self::OldNpuDriver { .. } | Self::MainlineNpuDriver | Self::SmallCma { .. } => {
+                self.message_of_npu()
             }
-            Self::MainlineNpuDriver => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
-            Self::SmallCma { total } => format!(
-                "drivers can have {total} in one piece (CMA), which may be too little for the NPU"
-            ),
             Self::SeveralNodes { n_nodes } => format!(
                 "memory is spread over {n_nodes} nodes, and a core reads that of another one \
                  more slowly"
@@ -119,6 +122,18 @@ impl Warning {
             Self::NoDotProducts { wanted } => format!(
                 "the processor has no `{wanted}`, so quantised models are computed by slower means"
             ),
+        }
+    }
+
+    fn message_of_npu(&self) -> String {
+        match self {
+            Self::OldNpuDriver { version } => format!(
+                "the NPU's driver is {version}, and RKLLM wants {RKNPU_DRIVER_MIN} at least"
+            ),
+            Self::SmallCma { total } => format!(
+                "drivers can have {total} in one piece (CMA), which may be too little for the NPU"
+            ),
+            _ => "the NPU's driver is `rocket`, not RKLLM's".to_owned(),
         }
     }
 
@@ -142,10 +157,13 @@ impl Warning {
                 "stop what is not needed, then `sudo swapoff -a && sudo swapon -a`".to_owned()
             }
             Self::HotZone { .. } => "see to its cooling, or measure after it has cooled".to_owned(),
-            Self::GroupBelowAvailable { .. } => {
-                "raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"
-                    .to_owned()
-            }
+            Self::GroupBelowAvailable { limit, .. } => match limit {
+                GroupLimit::Max => {
+                    "raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"
+                        .to_owned()
+                }
+                GroupLimit::High => "raise the group's limit: `MemoryHigh=` of the unit".to_owned(),
+            },
             Self::QuotaBelowCores { .. } => {
                 "raise the group's quota: `CPUQuota=` of the unit, `--cpus` of the container"
                     .to_owned()
@@ -162,7 +180,7 @@ impl Warning {
                 "add `ttm.pages_limit={}` to the kernel's command line",
                 total.0 / 4096 / 100 * 90
             ),
-            Self::OldNpuDriver { .. } => "install a kernel of the vendor with 0.9.8".to_owned(),
+            Self::OldNpuDriver { .. } => NEWER_DRIVER.to_owned(),
             Self::MainlineNpuDriver => {
                 "boot the vendor's kernel (5.10 or 6.1) to use RKLLM".to_owned()
             }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use hardware::gpu::GpuMemory;
 use hardware::root::Access;
+use hardware::storage::StorageKind;
 use hardware::surroundings::Container;
-use hardware::warning::{self, Context};
+use hardware::warning::{self, Context, Warning};
 use hardware::{CoreKind, Machine, Recording, Root, Tier, storage};
 
 /// What a machine must read as.
@@ -377,6 +378,11 @@ fn changes_to_a_board_change_its_warnings() {
              /sys/devices/system/edac/mc/mc0/dimm1/dimm_location = channel 1 slot 0 \n",
             "one_memory_channel",
         ),
+        (
+            "intel-i7-1360p-laptop",
+            "/proc/cpuinfo:\n| flags : fpu sse sse2 ssse3\n",
+            "no_dot_products",
+        ),
     ];
     for (name, lines, code) in cases {
         let has = |machine: &Machine| {
@@ -386,6 +392,100 @@ fn changes_to_a_board_change_its_warnings() {
         assert!(!has(&Machine::read(&root(name))), "{name}: {code} before");
         assert!(has(&with(name, lines)), "{name}: no {code}");
     }
+}
+
+/// What looks like a fault and is none.
+#[test]
+fn what_is_as_it_should_be_is_not_warned_of() {
+    let node = "/sys/devices/system/node/node";
+    let fake: String = (0..4)
+        .map(|n| {
+            format!("{node}{n}/cpulist = 0-3\n{node}{n}/meminfo = Node {n} MemTotal: 2000000 kB\n")
+        })
+        .collect();
+    let codes = |machine: &Machine| -> Vec<_> {
+        let warnings = warning::warnings(machine, &Context::default());
+        warnings.iter().map(Warning::code).collect()
+    };
+    // One memory in four equal parts.
+    let board = with("raspberry-pi-5", &fake);
+    assert_eq!(board.processor.full_nodes().count(), 1);
+    assert_eq!(board.tier, Tier::ArmBoard);
+    assert!(!codes(&board).contains(&"several_nodes"));
+    // Firmware that counts modules and no channels.
+    let edac = "/sys/devices/system/edac/mc/mc0/dimm";
+    let modules = format!(
+        "{edac}0/size = 16384\n{edac}0/dimm_location = memory 0 \n\
+         {edac}1/size = 16384\n{edac}1/dimm_location = memory 1 \n"
+    );
+    let server = with("intel-i7-1360p-laptop", &modules);
+    assert_eq!(server.memory.channels, None);
+    assert!(!codes(&server).contains(&"one_memory_channel"));
+    // A Jetson's GPU is part of the chip, with NVIDIA's library or without.
+    let jetson = "/proc/device-tree/compatible:\n| nvidia,tegra234\n\
+                  /sys/devices/system/cpu/online = 0-5\n";
+    let jetson = Machine::read(&Root::recorded(Recording::parse(jetson).unwrap()));
+    assert_eq!(jetson.tier, Tier::NvidiaUnified);
+    assert_eq!(jetson.gpus[0].trouble, None);
+    // Clusters of a board's chip are no packages.
+    let package = "/sys/devices/system/cpu/cpu";
+    let packages = format!("{package}{{0-3}}/topology/physical_package_id = {{}}\n");
+    assert_eq!(with("raspberry-pi-5", &packages).processor.n_packages(), 1);
+}
+
+#[test]
+fn graphics_with_little_memory_of_their_own_share_the_machines() {
+    let device = "/sys/class/drm/card0/device";
+    let gpu = |id: &str, vram: u64, gtt: u64| {
+        let text = format!(
+            "{device}/vendor = 0x1002\n{device}/device = {id}\n\
+             {device}/mem_info_vram_total = {vram}\n{device}/mem_info_gtt_total = {gtt}\n"
+        );
+        let root = Root::recorded(Recording::parse(&text).unwrap());
+        Machine::read(&root).gpus[0].memory
+    };
+    assert!(gpu("0x15dd", 2 << 30, 8 << 30).is_shared());
+    // One that nobody has tabled.
+    assert!(gpu("0x1999", 512 << 20, 8 << 30).is_shared());
+    // A small card in a machine with much memory.
+    assert!(!gpu("0x743f", 4 << 30, 64 << 30).is_shared());
+}
+
+/// Arm has no flag for guests.
+#[test]
+fn guests_of_arm_clouds_are_told_from_their_metal() {
+    let dmi = "/sys/class/dmi/id";
+    let tier = |vendor: &str, product: &str| {
+        let text = format!(
+            "/sys/devices/system/cpu/online = 0-3\n/proc/cpuinfo:\n| Features : fp asimd asimddp\n\
+             {dmi}/sys_vendor = {vendor}\n{dmi}/product_name = {product}\n"
+        );
+        Machine::read(&Root::recorded(Recording::parse(&text).unwrap())).tier
+    };
+    for (vendor, product, expected) in [
+        ("Amazon EC2", "c7g.large", Tier::VirtualMachine),
+        ("Amazon EC2", "c7g.metal", Tier::Workstation),
+        ("Google", "Google Compute Engine", Tier::VirtualMachine),
+        ("QEMU", "QEMU Virtual Machine", Tier::VirtualMachine),
+        ("GIGABYTE", "R272-P30-JG", Tier::Workstation),
+    ] {
+        assert_eq!(tier(vendor, product), expected, "{vendor} {product}");
+    }
+}
+
+/// A file system over several devices has no number, and its source is a volume's name.
+#[test]
+fn the_disk_below_a_volume_with_a_name_is_found() {
+    let text = "/proc/self/mountinfo:\n\
+                | 30 1 0:28 / / rw,relatime - btrfs /dev/mapper/luks-1 rw\n\
+                /dev/mapper/luks-1 -> ../dm-0\n\
+                /sys/class/block/dm-0/slaves/nvme0n1p3/partition = 3\n\
+                /sys/class/block/nvme0n1p3/partition = 3\n\
+                /sys/class/block/nvme0n1p3 -> ../../devices/nvme0/nvme0n1/nvme0n1p3\n";
+    let root = Root::recorded(Recording::parse(text).unwrap());
+    let storage = storage::of_folder(&root, Path::new("/models")).unwrap();
+    assert_eq!(storage.kind, StorageKind::Nvme);
+    assert_eq!(storage.device, "nvme0n1");
 }
 
 #[test]

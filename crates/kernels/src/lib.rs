@@ -15,6 +15,7 @@ pub mod float;
 pub mod glu;
 pub mod isa;
 pub mod matmul;
+pub mod memory;
 pub mod norm;
 pub mod rope;
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::cache_type::CacheType;
 use crate::plan::{Part, Plan, Request, WindowCells};
-use crate::shape::{KeysValues, Shape};
+use crate::shape::{KeysValues, Layer, Shape};
 
 /// Heads are rotated in blocks of at least this many values (`llama_kv_cache`).
 const ROTATION_MIN: u64 = 64;
@@ -46,6 +46,10 @@ pub enum Attention {
 /// Something that a choice loses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Loss {
+    /// `gpu_layers` asks for this many, and the program has no back end for a GPU.
+    NoGpu {
+        gpu_layers: u32,
+    },
     CannotShift(NoShift),
     /// Quantised without the rotation that spreads outliers: more error for the same bytes.
     NoRotation {
@@ -66,41 +70,24 @@ pub enum Loss {
     },
     /// Layers with a window hold as much as the others.
     NoWindowSaving,
-    /// Longer than what the model was trained for.
-    BeyondTraining {
-        context: u64,
-        trained: u64,
-    },
 }
 
 /// What is lost by a choice, most important first.
 #[must_use]
 pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attention) -> Vec<Loss> {
     let mut losses = Vec::new();
-    if plan.context_per_sequence > shape.context_train.next_multiple_of(256) {
-        losses.push(Loss::BeyondTraining {
-            context: plan.context_per_sequence,
-            trained: shape.context_train,
-        });
-    }
     losses.extend(slow_attention(request, attention));
-    let rotations = [
-        (
-            Side::Keys,
-            request.types.keys,
-            is_rotated(shape, request.types.keys, |head| head.key_width),
-            shape.first_head.key_width,
-        ),
+    let sides = [
+        (Side::Keys, request.types.keys, shape.first_head.key_width),
         (
             Side::Values,
             request.types.values,
-            is_rotated(shape, request.types.values, |head| head.value_width),
             shape.first_head.value_width,
         ),
     ];
-    for (side, cache_type, rotated, head_width) in rotations {
+    for (side, cache_type, head_width) in sides {
         let has_cache = shape.layers_with_keys() > 0 && !(shape.is_latent && side == Side::Values);
-        if has_cache && cache_type.is_quantised() && !rotated {
+        if has_cache && cache_type.is_quantised() && !is_rotated(shape, cache_type, side) {
             losses.push(Loss::NoRotation {
                 side,
                 cache_type,
@@ -130,13 +117,25 @@ pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attentio
     losses
 }
 
-/// Whether llama.cpp rotates that side: quantised, all layers alike, heads of whole blocks.
-fn is_rotated(shape: &Shape, cache_type: CacheType, width: impl Fn(KeysValues) -> u64) -> bool {
-    let mut widths = shape.layers.iter().filter_map(|layer| layer.keys_values);
-    let first = width(shape.first_head);
+/// Whether llama.cpp rotates that side: quantised, the first layer's heads of whole blocks, and
+/// all layers of a cache alike. Layers with a window have a cache, and so a width, of their own.
+fn is_rotated(shape: &Shape, cache_type: CacheType, side: Side) -> bool {
+    let width = |head: KeysValues| match side {
+        Side::Keys => head.key_width,
+        Side::Values => head.value_width,
+    };
+    let is_alike = |is_windowed: bool| {
+        let has_cache_here =
+            |layer: &&Layer| shape.window.is_none() || layer.is_windowed == is_windowed;
+        let here = shape.layers.iter().filter(has_cache_here);
+        let mut widths = here.filter_map(|layer| layer.keys_values).map(width);
+        let first = widths.next();
+        widths.all(|width| Some(width) == first)
+    };
     cache_type.is_quantised()
-        && first.is_multiple_of(ROTATION_MIN)
-        && widths.all(|head| width(head) == first)
+        && width(shape.first_head).is_multiple_of(ROTATION_MIN)
+        && is_alike(false)
+        && is_alike(true)
 }
 
 fn no_shift(shape: &Shape, request: &Request, plan: &Plan) -> Option<NoShift> {
@@ -156,7 +155,7 @@ fn no_shift(shape: &Shape, request: &Request, plan: &Plan) -> Option<NoShift> {
         Some(NoShift::WindowCells)
     } else if keys.is_quantised() && shape.is_latent {
         Some(NoShift::LatentKeys)
-    } else if keys.is_quantised() && !is_rotated(shape, keys, |head| head.key_width) {
+    } else if keys.is_quantised() && !is_rotated(shape, keys, Side::Keys) {
         Some(NoShift::UnrotatedKeys)
     } else {
         None
@@ -193,6 +192,10 @@ impl fmt::Display for NoShift {
 impl fmt::Display for Loss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::NoGpu { gpu_layers } => write!(
+                f,
+                "gpu_layers is {gpu_layers} and is ignored: this program has no back end for a GPU, the processor has all layers"
+            ),
             Self::CannotShift(why) => write!(
                 f,
                 "the context cannot be shifted on when it is full, nor a prefix be reused at another place: {why}"
@@ -208,7 +211,7 @@ impl fmt::Display for Loss {
                 };
                 write!(
                     f,
-                    "{side} in {cache_type} are not rotated before rounding (heads of {head_width} values, it takes a multiple of {ROTATION_MIN}, alike in all layers): expect more error"
+                    "{side} in {cache_type} are not rotated before rounding (heads of {head_width} values, it takes a multiple of {ROTATION_MIN}): expect more error"
                 )
             }
             Self::SlowAttention { keys, values } => write!(
@@ -224,10 +227,6 @@ impl fmt::Display for Loss {
             ),
             Self::NoWindowSaving => f.write_str(
                 "layers with a sliding window hold as many tokens as the others: their saving is not used",
-            ),
-            Self::BeyondTraining { context, trained } => write!(
-                f,
-                "{context} tokens for one sequence, and the model was trained for {trained}: answers may get worse beyond that"
             ),
         }
     }

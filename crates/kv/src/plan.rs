@@ -13,6 +13,8 @@ const SEQUENCES_MAX: u64 = 256;
 const STATE_BYTES: u64 = 4;
 /// Bound on a context: llama.cpp counts cells in 32 bits.
 const CONTEXT_MAX: u64 = 1 << 31;
+/// Bound on all caches together: no process has more addresses.
+const BYTES_MAX: u64 = 1 << 56;
 
 /// The types of keys and of values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,10 @@ pub enum PlanError {
         "values are {values} and flash attention is off: a quantised value cache needs it; turn it on or use f16 values"
     )]
     NeedsFlash { values: CacheType },
+    #[error(
+        "the caches would take more than {max} bytes, which no memory has: ask for less context, or get another conversion if the file's figures are wrong"
+    )]
+    Bytes { max: u64 },
     #[error("{architecture} has no flash attention, which {values} values need; use f16 values")]
     NoFlash {
         architecture: String,
@@ -181,12 +187,17 @@ impl Plan {
         if shape.has_state() {
             caches.push(builder.states());
         }
-        Ok(Self {
+        let plan = Self {
             cells: cells.saturating_mul(streams),
             context_per_sequence: cells,
             ubatch,
             caches,
-        })
+        };
+        // Sums stop at the largest number, so that they cannot come out small.
+        match plan.bytes() {
+            0..=BYTES_MAX => Ok(plan),
+            _ => Err(PlanError::Bytes { max: BYTES_MAX }),
+        }
     }
 
     /// Bytes of all caches.
@@ -234,11 +245,13 @@ impl Builder<'_> {
         let mut cache = self.empty(part, cells);
         for layer in layers.filter_map(|layer| layer.keys_values) {
             cache.layers += 1;
-            let keys = layer.heads * layer.key_width;
-            cache.keys_bytes += self.tensor(self.request.types.keys, keys, cells);
+            let keys = layer.heads.saturating_mul(layer.key_width);
+            let keys = self.tensor(self.request.types.keys, keys, cells);
+            cache.keys_bytes = cache.keys_bytes.saturating_add(keys);
             if !self.shape.is_latent {
                 let values = self.value_row(layer);
-                cache.values_bytes += self.tensor(self.request.types.values, values, cells);
+                let values = self.tensor(self.request.types.values, values, cells);
+                cache.values_bytes = cache.values_bytes.saturating_add(values);
             }
         }
         cache
@@ -247,7 +260,7 @@ impl Builder<'_> {
     /// Values of a row; transposed rows are all as wide as the widest.
     fn value_row(&self, layer: KeysValues) -> u64 {
         if self.request.has_flash_attention {
-            layer.heads * layer.value_width
+            layer.heads.saturating_mul(layer.value_width)
         } else {
             self.shape.value_row_max
         }
@@ -262,7 +275,8 @@ impl Builder<'_> {
             .filter_map(|layer| layer.index_width)
         {
             cache.layers += 1;
-            cache.keys_bytes += self.tensor(self.request.types.keys, width, cells);
+            let keys = self.tensor(self.request.types.keys, width, cells);
+            cache.keys_bytes = cache.keys_bytes.saturating_add(keys);
         }
         cache
     }
@@ -298,7 +312,10 @@ impl Builder<'_> {
     }
 
     fn padded(&self, bytes: u64) -> u64 {
-        bytes.next_multiple_of(self.request.alignment.max(1))
+        let alignment = self.request.alignment.max(1);
+        bytes
+            .checked_next_multiple_of(alignment)
+            .unwrap_or(u64::MAX)
     }
 }
 

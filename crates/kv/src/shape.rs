@@ -89,7 +89,7 @@ pub struct Shape {
     pub value_row_max: u64,
     /// Layers differ in the width of their values.
     pub has_varying_values: bool,
-    /// Widths of the first layer's heads: they decide whether the cache is rotated.
+    /// Widths of the first layer's heads: they decide whether caches are rotated.
     pub first_head: KeysValues,
     /// A position is several numbers, so that keys cannot be moved to another.
     pub has_many_positions: bool,
@@ -125,7 +125,7 @@ impl Shape {
         self.layers.iter().any(|layer| layer.has_state)
     }
 
-    /// Keys and values of one token over all layers that keep every token.
+    /// Layers that keep keys, with a window or without.
     #[must_use]
     pub fn layers_with_keys(&self) -> usize {
         let with_keys = |layer: &&Layer| layer.keys_values.is_some();
@@ -420,7 +420,7 @@ impl<'a> Reader<'a> {
         if let Some(head) = self.number("kda.head_dim")?.filter(|head| *head > 0) {
             let taps = if conv > 0 { conv - 1 } else { 3 };
             return Ok(State {
-                shift_values: 3 * taps * heads * head,
+                shift_values: (3 * taps).saturating_mul(heads * head),
                 sum_values: head.saturating_mul(head).saturating_mul(heads),
             });
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
-use crate::threads::ThreadPool;
+use crate::threads::{Placement, Threads};
 use crate::{Batch, Model};
 
 #[derive(Debug, Error)]
@@ -59,7 +59,7 @@ pub enum Pooling {
     Mean,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ContextParams {
     /// Cells of the KV cache, shared by all sequences.
     pub cells: u32,
@@ -68,8 +68,7 @@ pub struct ContextParams {
     pub sequences: u32,
     /// Most rows of one batch that ask for logits; bounds the output buffer.
     pub outputs: u32,
-    pub threads: u32,
-    pub threads_batch: u32,
+    pub placement: Placement,
     pub type_k: CacheType,
     pub type_v: CacheType,
     pub flash_attention: FlashAttention,
@@ -96,7 +95,9 @@ pub struct Context {
     /// Keeps the weights alive.
     model: Model,
     /// Freed after the context, which is freed in `drop`.
-    _threads: ThreadPool,
+    threads: Threads,
+    /// Those before them: the back end looks at the last one once more when it changes over.
+    retired: Vec<Threads>,
     sequence_pointers: Vec<*mut i32>,
     sequence_counts: Vec<i32>,
 }
@@ -127,21 +128,19 @@ impl Context {
         // SAFETY: the model is live and held by the new value; `abort` too.
         let context = unsafe { sys::llama_init_from_model(model.raw(), raw) };
         let context = NonNull::new(context).ok_or(ContextError::Refused)?;
-        let n_threads = params.threads.max(params.threads_batch);
-        let Some(threads) = ThreadPool::start(n_threads) else {
+        let Some(threads) = Threads::start(params.placement.clone()) else {
             // SAFETY: it was just made and nothing else knows of it.
             unsafe { sys::llama_free(context.as_ptr()) };
             return Err(ContextError::Refused);
         };
-        // SAFETY: both are live, and the pool outlives the context.
-        unsafe {
-            sys::llama_attach_threadpool(context.as_ptr(), threads.as_ptr(), threads.as_ptr());
-        }
+        // SAFETY: the context is live, and the threads outlive it.
+        unsafe { threads.attach(context.as_ptr()) };
         Ok(Self {
             context,
             abort,
             model: model.clone(),
-            _threads: threads,
+            threads,
+            retired: Vec::new(),
             sequence_pointers: Vec::new(),
             sequence_counts: Vec::new(),
         })
@@ -173,14 +172,39 @@ impl Context {
         }
     }
 
+    /// Computes on other threads or CPUs from the next pass on. Where they cannot be had it
+    /// goes on with those it has.
+    pub fn place(&mut self, placement: &Placement) -> Result<(), ContextError> {
+        let threads = Threads::start(placement.clone()).ok_or(ContextError::Refused)?;
+        let context = self.context.as_ptr();
+        // SAFETY: the context is live; the old threads end only after a pass with the new.
+        unsafe {
+            sys::llama_detach_threadpool(context);
+            let count = |n: u32| i32::try_from(n).unwrap_or(1);
+            sys::llama_set_n_threads(
+                context,
+                count(placement.threads),
+                count(placement.threads_batch),
+            );
+            threads.attach(context);
+        }
+        self.retired
+            .push(std::mem::replace(&mut self.threads, threads));
+        Ok(())
+    }
+
     /// Runs the model over the batch. Afterwards [`Context::logits`] gives the rows
     /// that asked for output.
     pub fn decode(&mut self, batch: &mut Batch) -> Result<(), DecodeError> {
         let raw = self.raw_batch(batch);
+        self.threads.bind_caller(batch.len());
         // SAFETY: the pointers in `raw` are valid for `n_tokens` entries and stay
         // so during the call: they belong to `batch` and `self`, both borrowed here.
         match unsafe { sys::llama_decode(self.context.as_ptr(), raw) } {
-            0 => Ok(()),
+            0 => {
+                self.retired.clear();
+                Ok(())
+            }
             1 => Err(DecodeError::NoRoom),
             2 => Err(DecodeError::Aborted),
             code => Err(DecodeError::Failed(code)),
@@ -190,6 +214,7 @@ impl Context {
     /// Runs an encoder-only model (BERT and its kin) over the batch.
     pub fn encode(&mut self, batch: &mut Batch) -> Result<(), DecodeError> {
         let raw = self.raw_batch(batch);
+        self.threads.bind_caller(batch.len());
         // SAFETY: as in `decode`.
         match unsafe { sys::llama_encode(self.context.as_ptr(), raw) } {
             0 => Ok(()),
@@ -296,8 +321,8 @@ fn raw_params(params: &ContextParams, abort: &Arc<AtomicBool>) -> sys::llama_con
     raw.n_ubatch = params.ubatch;
     raw.n_seq_max = params.sequences;
     raw.n_outputs_max = params.outputs;
-    raw.n_threads = i32::try_from(params.threads).unwrap_or(1);
-    raw.n_threads_batch = i32::try_from(params.threads_batch).unwrap_or(1);
+    raw.n_threads = i32::try_from(params.placement.threads).unwrap_or(1);
+    raw.n_threads_batch = i32::try_from(params.placement.threads_batch).unwrap_or(1);
     raw.type_k = ggml_type(params.type_k);
     raw.type_v = ggml_type(params.type_v);
     raw.flash_attn_type = match params.flash_attention {

@@ -7,6 +7,7 @@
 //! llama.cpp may end the process on an internal error (`GGML_ABORT`), so this
 //! crate is only used inside worker processes.
 
+mod affinity;
 mod batch;
 mod context;
 mod ffi;
@@ -22,6 +23,7 @@ pub use context::{
 };
 pub use log::{Level, LogSink};
 pub use model::{LoadError, LoadMode, Model, ModelParams, Token, TokenKind};
+pub use threads::Placement;
 
 use std::sync::Once;
 
@@ -49,6 +51,9 @@ pub fn init(sink: LogSink, kernels: Kernels) {
         }
     });
 }
+
+/// Asks for large pages for the weights that our kernels pack from now on, or no longer.
+pub use ggml_plugin::{HugePages, ask_for_huge_pages};
 
 /// The CPU features and back ends that llama.cpp found, as one line; our kernels first.
 #[must_use]

@@ -29,8 +29,12 @@ pub enum LoadError {
 pub enum LoadMode {
     /// Map the file; pages come in as they are read and can be dropped again.
     Mmap,
+    /// The same, and the pages stay in memory.
+    MmapLocked,
     /// Read the file into memory of our own.
     Read,
+    /// The same, and the pages stay in memory.
+    ReadLocked,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -103,7 +107,9 @@ impl Model {
         let mut raw = unsafe { sys::llama_model_default_params() };
         raw.load_mode = match params.load_mode {
             LoadMode::Mmap => sys::LLAMA_LOAD_MODE_MMAP,
+            LoadMode::MmapLocked => sys::LLAMA_LOAD_MODE_MMAP_MLOCK,
             LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
+            LoadMode::ReadLocked => sys::LLAMA_LOAD_MODE_MLOCK,
         };
         // Our kernels count as a device; without a GPU they have all layers.
         if let Some(layers) = params.gpu_layers.filter(|_| crate::has_gpu()) {

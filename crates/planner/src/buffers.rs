@@ -9,7 +9,7 @@
 use kv::{CacheType, Part, Plan};
 
 use crate::model::Model;
-use crate::setup::{Compute, Setup};
+use crate::setup::{Compute, Purpose, Setup};
 
 /// Bytes of a number of the computation.
 const FLOAT: u64 = 4;
@@ -56,7 +56,7 @@ impl Buffers {
     #[must_use]
     pub fn of(model: &Model, setup: &Setup, plan: &Plan) -> Self {
         let sequences = setup.sequences(model);
-        let rows = u64::from(kv::output_rows(sequences, setup.batch));
+        let rows = output_rows(setup, sequences);
         let logits = |rows: u64| rows.saturating_mul(model.n_vocab).saturating_mul(FLOAT);
         let streams = |count: u64, width: u64| {
             count
@@ -71,8 +71,10 @@ impl Buffers {
         let layer = streams(LAYER_STREAMS, model.n_embd.max(queries))
             .saturating_add(streams(FEED_FORWARD_STREAMS, wide))
             .saturating_add(scores(model, setup, plan));
+        // An encoder has no output matrix to compute them with.
+        let computed = if model.shape.is_encoder { 0 } else { rows };
         let outputs =
-            logits(rows.min(plan.ubatch)).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
+            logits(computed.min(plan.ubatch)).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
         let input = streams(INPUT_STREAMS, model.n_embd);
         let attention = match leaves_device(setup) {
             true => streams(1, queries),
@@ -89,7 +91,9 @@ impl Buffers {
             .filter(|cache| cache.part != Part::States);
         Self {
             output: logits(u64::from(sequences)),
-            output_more: logits(rows) - logits(u64::from(sequences).min(rows)),
+            output_more: logits(rows)
+                .saturating_sub(logits(u64::from(sequences)))
+                .saturating_add(vectors(model, setup)),
             compute,
             compute_more: reserved - compute,
             vocabulary: model.n_vocab.saturating_mul(TOKEN),
@@ -98,11 +102,26 @@ impl Buffers {
             binary: BINARY,
         }
     }
+}
 
-    /// Everything that llama.cpp reserves for the computation.
-    #[must_use]
-    pub const fn reserved(&self) -> u64 {
-        self.compute + self.compute_more
+/// Most rows of a pass that llama.cpp keeps logits of.
+fn output_rows(setup: &Setup, sequences: u32) -> u64 {
+    match setup.purpose {
+        Purpose::Generate => u64::from(kv::output_rows(sequences, setup.batch)),
+        // It pools over all tokens, and keeps logits of each whether anybody reads them or not
+        // (`llama_context::output_reserve`).
+        Purpose::Embed => u64::from(setup.context),
+    }
+}
+
+/// Vectors of all tokens of a text, out of which one is pooled.
+const fn vectors(model: &Model, setup: &Setup) -> u64 {
+    match setup.purpose {
+        Purpose::Generate => 0,
+        Purpose::Embed => model
+            .n_embd
+            .saturating_mul(setup.context as u64)
+            .saturating_mul(FLOAT),
     }
 }
 

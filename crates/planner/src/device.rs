@@ -1,6 +1,6 @@
 //! Machines whose figures are published, for plans of a machine that is not at hand.
 
-use crate::roofline::{Class, Machine};
+use crate::roofline::{Class, Machine, Source};
 
 /// A known machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -8,6 +8,8 @@ pub struct Device {
     pub name: &'static str,
     pub describes: &'static str,
     pub machine: Machine,
+    /// Memory of its own, for a GPU that has some.
+    pub gpu_bytes: Option<u64>,
     /// Where the figures come from.
     pub source: &'static str,
 }
@@ -27,11 +29,21 @@ const fn device(
         describes,
         machine: Machine {
             class,
+            source: Source::Peak,
             bandwidth_bytes_s: bandwidth * GB,
             int8_ops_s: int8_ops,
-            host_bandwidth_bytes_s: None,
         },
+        gpu_bytes: None,
         source,
+    }
+}
+
+/// A graphics card with so many GiB.
+const fn card(name: &'static str, describes: &'static str, bandwidth: f64, gib: u64) -> Device {
+    let of_bandwidth = device(name, describes, Class::Gpu, (bandwidth, None), VENDOR);
+    Device {
+        gpu_bytes: Some(gib << 30),
+        ..of_bandwidth
     }
 }
 
@@ -131,28 +143,10 @@ pub const DEVICES: &[Device] = &[
         (273.0, None),
         VENDOR,
     ),
-    device(
-        "rtx3060",
-        "GeForce RTX 3060 12 GB",
-        Class::Gpu,
-        (360.0, None),
-        VENDOR,
-    ),
-    device(
-        "rtx4090",
-        "GeForce RTX 4090",
-        Class::Gpu,
-        (1008.0, None),
-        VENDOR,
-    ),
-    device(
-        "rtx5090",
-        "GeForce RTX 5090",
-        Class::Gpu,
-        (1792.0, None),
-        VENDOR,
-    ),
-    device("h100", "H100 SXM", Class::Gpu, (3350.0, None), VENDOR),
+    card("rtx3060", "GeForce RTX 3060 12 GB", 360.0, 12),
+    card("rtx4090", "GeForce RTX 4090", 1008.0, 24),
+    card("rtx5090", "GeForce RTX 5090", 1792.0, 32),
+    card("h100", "H100 SXM", 3350.0, 80),
 ];
 
 /// A machine with that name.
@@ -166,9 +160,9 @@ pub fn device_named(name: &str) -> Option<&'static Device> {
 pub const fn unmeasured() -> Machine {
     Machine {
         class: Class::Cpu,
+        source: Source::Peak,
         bandwidth_bytes_s: 25.6 * GB,
         int8_ops_s: None,
-        host_bandwidth_bytes_s: None,
     }
 }
 
@@ -182,6 +176,10 @@ mod tests {
             let named = device_named(device.name).map(|found| found.describes);
             assert_eq!(named, Some(device.describes));
             assert!((1e9..1e13).contains(&device.machine.bandwidth_bytes_s));
+            assert_eq!(
+                device.machine.class == Class::Gpu,
+                device.gpu_bytes.is_some()
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use stdx::Bytes;
 
 use crate::buffers::Buffers;
 use crate::model::Model;
-use crate::setup::Setup;
+use crate::setup::{Purpose, Setup};
 use crate::weights::Weights;
 
 /// Where a term's bytes are.
@@ -69,8 +69,6 @@ pub struct Others {
     pub models: u64,
     /// A draft model that goes with this one.
     pub draft: u64,
-    /// Prompts that are kept outside the context.
-    pub prompt_cache: u64,
 }
 
 impl Ledger {
@@ -79,56 +77,76 @@ impl Ledger {
     pub fn of(model: &Model, setup: &Setup, plan: &Plan, others: &Others) -> Self {
         let weights = Weights::of(model, setup);
         let buffers = Buffers::of(model, setup, plan);
-        let (kv_device, kv_host) = split_kv(model, setup, plan);
-        let host = |kind, basis| (kind, Place::Host, basis);
-        let device = |kind| (kind, Place::Device, Basis::Exact);
         let mut ledger = Self::default();
         let weights_host = [
             ("weights, packed", weights.packed),
             ("weights, read", weights.read),
             ("weights, mapped", weights.mapped),
         ];
-        ledger.add(host(Kind::Weights, Basis::Exact), &weights_host);
+        ledger.add((Kind::Weights, Place::Host, Basis::Exact), &weights_host);
         ledger.add(
-            device(Kind::Weights),
+            (Kind::Weights, Place::Device, Basis::Exact),
             &[("weights on the GPU", weights.device)],
         );
-        let caches_host = [
-            ("keys and values", kv_host.tokens),
-            ("keys and values of windows", kv_host.windows),
-            ("index keys", kv_host.index),
-            ("states", kv_host.states),
-        ];
-        ledger.add(host(Kind::Caches, Basis::Exact), &caches_host);
-        ledger.add(device(Kind::Caches), &[("caches on the GPU", kv_device)]);
-        ledger.add(
-            host(Kind::Buffers, Basis::Exact),
-            &[("output rows", buffers.output)],
-        );
-        let compute = (Kind::Buffers, compute_place(setup), Basis::Fitted);
-        ledger.add(compute, &[("compute buffer", buffers.compute)]);
+        ledger.add_context(split_kv(model, setup, plan), &buffers, setup);
         let process = [
-            ("cells", buffers.cells),
             ("vocabulary", buffers.vocabulary),
             ("process", buffers.process),
             ("binary", buffers.binary),
         ];
-        ledger.add(host(Kind::Process, Basis::Fitted), &process);
+        ledger.add((Kind::Process, Place::Host, Basis::Fitted), &process);
         let beside = [
             ("draft model", others.draft),
-            ("prompt cache", others.prompt_cache),
             ("other models", others.models),
         ];
-        ledger.add(host(Kind::Others, Basis::Given), &beside);
+        ledger.add((Kind::Others, Place::Host, Basis::Given), &beside);
         let pages = |kind| (kind, Place::Cached, Basis::Exact);
         ledger.add(pages(Kind::Weights), &[("tables, mapped", weights.tables)]);
         let left_over = [("file pages left over", weights.left_over)];
         ledger.add(pages(Kind::Process), &left_over);
-        let later = (Kind::Buffers, compute_later(setup), Basis::Fitted);
-        ledger.add(later, &[("compute buffer, full", buffers.compute_more)]);
-        let drafts = (Kind::Buffers, Place::Later, Basis::Exact);
-        ledger.add(drafts, &[("output rows of drafts", buffers.output_more)]);
+        ledger.add_later(&buffers, setup);
         ledger
+    }
+
+    /// What comes with the context: on loading, or with the first text that is embedded.
+    fn add_context(&mut self, (device, host): (u64, HostCaches), buffers: &Buffers, setup: &Setup) {
+        let place = match setup.purpose {
+            Purpose::Generate => Place::Host,
+            Purpose::Embed => Place::Later,
+        };
+        let caches = [
+            ("keys and values", host.tokens),
+            ("keys and values of windows", host.windows),
+            ("index keys", host.index),
+            ("states", host.states),
+        ];
+        self.add((Kind::Caches, place, Basis::Exact), &caches);
+        self.add(
+            (Kind::Caches, Place::Device, Basis::Exact),
+            &[("caches on the GPU", device)],
+        );
+        self.add(
+            (Kind::Buffers, place, Basis::Exact),
+            &[("output rows", buffers.output)],
+        );
+        let compute = (Kind::Buffers, compute_place(setup, place), Basis::Fitted);
+        self.add(compute, &[("compute buffer", buffers.compute)]);
+        self.add(
+            (Kind::Process, place, Basis::Fitted),
+            &[("cells", buffers.cells)],
+        );
+    }
+
+    fn add_later(&mut self, buffers: &Buffers, setup: &Setup) {
+        let place = compute_place(setup, Place::Later);
+        let later = (Kind::Buffers, place, Basis::Fitted);
+        self.add(later, &[("compute buffer, full", buffers.compute_more)]);
+        let rows = match setup.purpose {
+            Purpose::Generate => "output rows of drafts",
+            Purpose::Embed => "output rows of a text",
+        };
+        let later = (Kind::Buffers, Place::Later, Basis::Exact);
+        self.add(later, &[(rows, buffers.output_more)]);
     }
 
     fn add(&mut self, (kind, place, basis): (Kind, Place, Basis), lines: &[(&'static str, u64)]) {
@@ -187,19 +205,12 @@ impl Ledger {
     }
 }
 
-const fn compute_place(setup: &Setup) -> Place {
+/// Where a buffer of the computation is that would be in that place of the host.
+const fn compute_place(setup: &Setup, on_host: Place) -> Place {
     if setup.gpu_layers > 0 {
         Place::Device
     } else {
-        Place::Host
-    }
-}
-
-const fn compute_later(setup: &Setup) -> Place {
-    if setup.gpu_layers > 0 {
-        Place::Device
-    } else {
-        Place::Later
+        on_host
     }
 }
 
@@ -212,20 +223,27 @@ struct HostCaches {
     states: u64,
 }
 
-/// A layer's caches lie where the layer is.
+/// A layer's caches lie where the layer is: on the host those of the first ones.
 fn split_kv(model: &Model, setup: &Setup, plan: &Plan) -> (u64, HostCaches) {
-    let layers = model.n_layers.max(1);
-    let on_device = u64::from(setup.gpu_layers).min(layers);
-    let host = |part: Part| {
-        let bytes = plan.bytes_of(part);
-        bytes - bytes / layers * on_device
-    };
+    let on_host = (setup.gpu_layers > 0).then(|| host_plan(model, setup));
+    let host = on_host.flatten();
+    let host = host.as_ref().unwrap_or(plan);
     let caches = HostCaches {
-        tokens: host(Part::Tokens),
-        windows: host(Part::Window),
-        index: host(Part::Index),
-        states: host(Part::States),
+        tokens: host.bytes_of(Part::Tokens),
+        windows: host.bytes_of(Part::Window),
+        index: host.bytes_of(Part::Index),
+        states: host.bytes_of(Part::States),
     };
-    let on_host = caches.tokens + caches.windows + caches.index + caches.states;
-    (plan.bytes().saturating_sub(on_host), caches)
+    (plan.bytes().saturating_sub(host.bytes()), caches)
+}
+
+/// The caches of the layers that stay on the host.
+fn host_plan(model: &Model, setup: &Setup) -> Option<Plan> {
+    let mut shape = model.shape.clone();
+    let first = usize::try_from(setup.first_on_device(model)).unwrap_or(usize::MAX);
+    for layer in shape.layers.iter_mut().skip(first) {
+        *layer = kv::Layer::default();
+    }
+    // It was planned with all of them, which is more.
+    Plan::new(&shape, &setup.request(model)).ok()
 }

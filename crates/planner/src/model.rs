@@ -161,11 +161,14 @@ impl Model {
             .map_or(0, |table| table.bytes)
     }
 
-    fn active(&self, tensor: &Tensor, of_all: u64) -> u64 {
+    pub(crate) fn active(&self, tensor: &Tensor, of_all: u64) -> u64 {
         match tensor.role {
             Role::Table => of_all / tensor.rows.max(1),
             Role::Weight => of_all,
-            Role::Expert => of_all / self.experts.max(1) * self.experts_used,
+            Role::Expert => {
+                let picked = self.experts_used.min(self.experts.max(1));
+                of_all / self.experts.max(1) * picked
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use kv::{Part, Plan};
 
+use crate::device::unmeasured;
 use crate::model::Model;
 use crate::setup::{Compute, Setup};
 
@@ -23,16 +24,24 @@ pub enum Class {
     Gpu,
 }
 
+/// Where a machine's figures are from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// Of data sheets and arithmetic: nothing reaches them.
+    Peak,
+    /// Of loops that ran there.
+    Measured,
+}
+
 /// The machine that computes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Machine {
     pub class: Class,
+    pub source: Source,
     /// Bytes a second that the memory can deliver at most.
     pub bandwidth_bytes_s: f64,
     /// 8-bit integer operations a second, all cores; `None` where nobody measured them.
     pub int8_ops_s: Option<f64>,
-    /// The bandwidth of the host, where a part of the model stays there; `None` without one.
-    pub host_bandwidth_bytes_s: Option<f64>,
 }
 
 /// A range that the true value is expected in.
@@ -64,13 +73,11 @@ struct Shares {
 /// Predicts the speed of a setup.
 #[must_use]
 pub fn predict(model: &Model, setup: &Setup, plan: &Plan, machine: &Machine) -> Speed {
-    let shares = shares(machine.class, setup.compute);
+    let shares = shares(machine, setup.compute);
     let weights = model.active_bytes() as f64;
     let layers = model.n_layers as f64;
-    let on_host = host_share(model, setup);
-    let host = machine
-        .host_bandwidth_bytes_s
-        .unwrap_or(machine.bandwidth_bytes_s);
+    let on_host = host_share(model, setup, machine);
+    let host = unmeasured().bandwidth_bytes_s;
     let seconds = |bytes: f64, share: f64, overhead: f64| {
         let fast = bytes * (1.0 - on_host) / (machine.bandwidth_bytes_s * share);
         let slow = bytes * on_host / (host * share);
@@ -101,9 +108,9 @@ pub fn predict(model: &Model, setup: &Setup, plan: &Plan, machine: &Machine) -> 
     }
 }
 
-/// The share of the weights that is read from the slower memory.
-fn host_share(model: &Model, setup: &Setup) -> f64 {
-    if setup.gpu_layers == 0 {
+/// The share of the weights that a GPU leaves to its host, which is taken for a slow desktop.
+fn host_share(model: &Model, setup: &Setup, machine: &Machine) -> f64 {
+    if machine.class != Class::Gpu {
         return 0.0;
     }
     let layers = (model.n_layers + 1) as f64;
@@ -128,21 +135,28 @@ fn read_bytes(setup: &Setup, model: &Model, plan: &Plan) -> f64 {
 }
 
 /// From `docs/planner.md`: ranges that published and own measurements fall into.
-fn shares(class: Class, compute: Compute) -> Shares {
+fn shares(machine: &Machine, compute: Compute) -> Shares {
     let band = |low, high| Band { low, high };
     let cpu = match compute {
         Compute::Own => band(0.35, 0.80),
         Compute::Ggml => band(0.05, 0.25),
     };
-    match class {
+    // A loop that only reads gets 0.6 to 0.9 of the peak.
+    let reading = match (machine.class, machine.source) {
+        (Class::Board, Source::Peak) => band(0.16, 0.68),
+        (Class::Board, Source::Measured) => band(0.20, 0.95),
+        (_, Source::Peak) => band(0.25, 0.85),
+        (_, Source::Measured) => band(0.40, 0.95),
+    };
+    match machine.class {
         Class::Board => Shares {
-            bandwidth: band(0.16, 0.68),
+            bandwidth: reading,
             // ggml's kernels for these cores reach more of their lower peak.
             multipliers: band(0.10, 0.60),
             layer_seconds: band(0.0, 100e-6),
         },
         Class::Cpu => Shares {
-            bandwidth: band(0.40, 0.95),
+            bandwidth: reading,
             multipliers: cpu,
             layer_seconds: band(10e-6, 100e-6),
         },
@@ -156,5 +170,46 @@ fn shares(class: Class, compute: Compute) -> Shares {
             multipliers: band(0.20, 0.70),
             layer_seconds: band(2e-6, 30e-6),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::device_named;
+    use crate::setup::Loading;
+    use kv::{CacheType, Types, WindowCells};
+    use models::Gguf;
+    use testkit::tiny::{Family, gguf};
+
+    #[test]
+    fn what_a_gpu_leaves_to_its_host_is_read_at_the_hosts_pace() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), gguf(Family::Llama)).unwrap();
+        let model = Model::read(&[Gguf::open(file.path()).unwrap()]).unwrap();
+        let card = device_named("rtx4090").unwrap().machine;
+        let with = |gpu_layers| {
+            let setup = Setup {
+                purpose: crate::setup::Purpose::Generate,
+                context: 512,
+                slots: 1,
+                batch: 512,
+                ubatch: 512,
+                types: Types {
+                    keys: CacheType::F16,
+                    values: CacheType::F16,
+                },
+                window: WindowCells::Window,
+                has_flash_attention: true,
+                compute: Compute::Ggml,
+                loading: Loading::Mapped,
+                gpu_layers,
+            };
+            let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
+            predict(&model, &setup, &plan, &card).decode.high
+        };
+        // Three layers and the output.
+        assert!(with(0) < with(2) && with(2) < with(4));
+        assert!((with(4) - with(9)).abs() < 1e-9);
     }
 }

@@ -1,6 +1,6 @@
 //! How a model is to be run.
 
-use kv::{Attention, Cut, Pool, Request, Types, WindowCells};
+use kv::{Attention, CacheType, Cut, Pool, Request, Types, WindowCells};
 
 use crate::model::Model;
 
@@ -20,9 +20,20 @@ pub enum Loading {
     Read,
 }
 
+/// What a model is loaded for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Its context is made on loading.
+    Generate,
+    /// It only embeds: the engine makes a context with the first text, for one sequence that
+    /// goes through in one pass, its cache in 16 bits, and keeps it.
+    Embed,
+}
+
 /// Settings of one model, as the worker resolves them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Setup {
+    pub purpose: Purpose,
     /// Tokens of the KV cache, over all slots.
     pub context: u32,
     pub slots: u32,
@@ -35,7 +46,7 @@ pub struct Setup {
     pub has_flash_attention: bool,
     pub compute: Compute,
     pub loading: Loading,
-    /// Layers on a GPU.
+    /// Layers on a GPU, from the last: the output counts as one.
     pub gpu_layers: u32,
 }
 
@@ -45,6 +56,9 @@ impl Setup {
     pub fn sequences(&self, model: &Model) -> u32 {
         if let Some(sequences) = self.sequences {
             return sequences;
+        }
+        if self.purpose == Purpose::Embed {
+            return 1;
         }
         let cut = if model.shape.has_state() {
             Cut::Never
@@ -57,12 +71,20 @@ impl Setup {
     /// The context as llama.cpp is asked for it.
     #[must_use]
     pub fn request(&self, model: &Model) -> Request {
+        let in_one_pass = Types {
+            keys: CacheType::F16,
+            values: CacheType::F16,
+        };
+        let (batch, ubatch, types) = match self.purpose {
+            Purpose::Generate => (self.batch, self.ubatch, self.types),
+            Purpose::Embed => (self.context, self.context, in_one_pass),
+        };
         Request {
             context: u64::from(self.context),
             sequences: u64::from(self.sequences(model)),
-            batch: u64::from(self.batch),
-            ubatch: u64::from(self.ubatch),
-            types: self.types,
+            batch: u64::from(batch),
+            ubatch: u64::from(ubatch),
+            types,
             pool: Pool::Shared,
             window: self.window,
             has_flash_attention: self.has_flash_attention,
@@ -71,6 +93,12 @@ impl Setup {
                 Compute::Ggml => 32,
             },
         }
+    }
+
+    /// The first layer on the GPU, as llama.cpp counts (`load_tensors`): the output comes
+    /// after the last layer and goes there first.
+    pub(crate) fn first_on_device(&self, model: &Model) -> u64 {
+        (model.n_layers + 1).saturating_sub(u64::from(self.gpu_layers))
     }
 
     pub(crate) fn attention(&self) -> Attention {

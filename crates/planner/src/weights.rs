@@ -40,14 +40,14 @@ impl Weights {
     #[must_use]
     pub fn of(model: &Model, setup: &Setup) -> Self {
         let mut weights = Self::default();
-        let first_on_device = (model.n_layers + 1).saturating_sub(u64::from(setup.gpu_layers));
+        let first_on_device = setup.first_on_device(model);
         let is_on_device = |tensor: &Tensor| {
             let place = tensor.layer.unwrap_or(model.n_layers);
             setup.gpu_layers > 0 && tensor.role != Role::Table && place >= first_on_device
         };
         for tensor in &model.tensors {
             if is_on_device(tensor) {
-                weights.device += tensor.bytes;
+                weights.device = weights.device.saturating_add(tensor.bytes);
             } else {
                 weights.add(kept(tensor, setup), tensor, setup.loading);
             }
@@ -60,13 +60,13 @@ impl Weights {
                 ..table.clone()
             };
             if is_on_device(&output) {
-                weights.device += output.bytes;
+                weights.device = weights.device.saturating_add(output.bytes);
             } else if let Kept::Packed(bytes) = kept(&output, setup) {
-                weights.packed += bytes;
+                weights.packed = weights.packed.saturating_add(bytes);
             } else if setup.loading == Loading::Mapped {
                 // The table itself is multiplied with, all of it for every token.
                 weights.tables = weights.tables.saturating_sub(table.bytes);
-                weights.mapped += table.bytes;
+                weights.mapped = weights.mapped.saturating_add(table.bytes);
             }
         }
         weights
@@ -76,22 +76,20 @@ impl Weights {
         let file_bytes = tensor.bytes;
         match (kept, loading) {
             (Kept::Packed(bytes), Loading::Mapped) => {
-                self.packed += bytes;
-                self.left_over += file_bytes;
+                self.packed = self.packed.saturating_add(bytes);
+                self.left_over = self.left_over.saturating_add(file_bytes);
             }
-            (Kept::Packed(bytes), Loading::Read) => self.packed += bytes,
+            (Kept::Packed(bytes), Loading::Read) => {
+                self.packed = self.packed.saturating_add(bytes);
+            }
             (Kept::AsInFile, Loading::Mapped) if tensor.role == Role::Table => {
-                self.tables += file_bytes;
+                self.tables = self.tables.saturating_add(file_bytes);
             }
-            (Kept::AsInFile, Loading::Mapped) => self.mapped += file_bytes,
-            (Kept::AsInFile, Loading::Read) => self.read += file_bytes,
+            (Kept::AsInFile, Loading::Mapped) => {
+                self.mapped = self.mapped.saturating_add(file_bytes);
+            }
+            (Kept::AsInFile, Loading::Read) => self.read = self.read.saturating_add(file_bytes),
         }
-    }
-
-    /// Bytes that the process needs to keep, on the host.
-    #[must_use]
-    pub const fn host(&self) -> u64 {
-        self.packed + self.read + self.mapped
     }
 }
 

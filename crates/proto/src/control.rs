@@ -30,6 +30,9 @@ pub enum ToWorker {
     /// Memory is short: give back what is held only for speed, if nothing is to do. Not
     /// answered.
     GiveBack,
+    /// Compute on other cores from the next pass on. It takes its place among the jobs, and
+    /// is not answered.
+    Place(Placement),
     /// Take no new jobs, finish those the engine has and answer `Drained`; requests that
     /// are still being prepared fail with `Draining`. The endpoint closes the connection
     /// then, which ends the worker.
@@ -80,6 +83,10 @@ pub struct LoadSpec {
     pub ubatch: Option<u32>,
     pub threads: Option<u32>,
     pub threads_batch: Option<u32>,
+    /// The CPUs on which it generates, such as `4-7`.
+    pub cpus: Option<String>,
+    /// Those on which it reads prompts.
+    pub cpus_batch: Option<String>,
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
@@ -88,11 +95,27 @@ pub struct LoadSpec {
     pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
+    /// Keep what is mapped in memory, whatever else wants it.
+    pub mlock: Option<bool>,
+    /// Ask for large pages for the weights that are packed.
+    pub huge_pages: Option<bool>,
     /// Keep all tokens of sliding-window layers, so that any prefix can be reused.
     pub swa_full: Option<bool>,
     /// Replaces the GGUF's own chat template.
     pub chat_template: Option<String>,
     pub speculation: Option<crate::Speculation>,
+    /// The settings above that nobody gave: a measurement of this model on this machine did.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tuned: Vec<String>,
+}
+
+/// Threads and the CPUs they may run on; an empty text leaves that to the system.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    pub threads: u32,
+    pub threads_batch: u32,
+    pub cpus: String,
+    pub cpus_batch: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,6 +173,12 @@ pub struct ModelFacts {
     pub ubatch: u32,
     pub threads: u32,
     pub threads_batch: u32,
+    /// Where those threads may run; empty: wherever the system puts them.
+    pub cpus: String,
+    pub cpus_batch: String,
+    pub mmap: bool,
+    pub mlock: bool,
+    pub huge_pages: bool,
     pub kv_type_k: String,
     pub kv_type_v: String,
     pub kv_bytes: u64,
@@ -178,6 +207,8 @@ pub struct ModelFacts {
     /// Drafting of requests that do not ask for another.
     pub speculation: Option<crate::Speculation>,
     pub load_ms: f64,
+    /// The settings that a measurement of this model on this machine chose.
+    pub tuned: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -89,18 +89,42 @@ pub enum Role {
     Tool,
 }
 
-/// One chat turn. Multi-part text is joined before it gets here; parts a text
-/// model cannot take (images, audio) are refused at the edge.
+/// One chat turn. Multi-part text is joined before it gets here; other parts than text and
+/// images are refused at the edge.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Message {
     pub role: Role,
     pub content: Option<String>,
+    /// In the order in which they stand in the text. A worker cannot see and refuses them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub images: Vec<Image>,
     pub reasoning_content: Option<String>,
     pub tool_calls: Vec<ToolCall>,
     /// For `Role::Tool`: the call this is the result of.
     pub tool_call_id: Option<String>,
     pub name: Option<String>,
+}
+
+/// An image in a message. Nobody here looks into it or fetches it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Image {
+    /// An address, or the image itself as a `data:` URL.
+    pub url: String,
+    /// How closely to look at it, as on the OpenAI wire.
+    pub detail: Option<String>,
+    /// The bytes of the message's text that come before it.
+    pub at: usize,
+}
+
+impl Image {
+    /// Whether it is itself here, and not only where it is.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.url
+            .get(..5)
+            .is_some_and(|scheme| scheme.eq_ignore_ascii_case("data:"))
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -192,6 +216,15 @@ impl Job {
             Self::Completion(job) => Some(&mut job.generation),
             _ => None,
         }
+    }
+
+    /// The images of a chat.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        let messages = match self {
+            Self::Chat(job) | Self::Render(job) => job.messages.as_slice(),
+            _ => &[],
+        };
+        messages.iter().flat_map(|message| &message.images)
     }
 }
 

@@ -16,15 +16,16 @@ pub mod job;
 
 pub use control::{
     CacheType, FlashAttention, FromWorker, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, SlotPhase, SlotState, ToWorker, WorkerState,
+    ModelFacts, Placement, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
     Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,
     TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
-    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Job, Message,
-    Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice, ToolDefinition,
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,
+    Message, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
+    ToolDefinition,
 };
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.

@@ -280,6 +280,7 @@ async fn models(kind: Kind, url: &str) -> Option<Vec<Model>> {
             silence: SURVEY,
         },
         models: Vec::new(),
+        vision: Vec::new(),
         streams: Streams::AsShown,
     });
     let remote = remote.ok()?;

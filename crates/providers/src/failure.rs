@@ -7,6 +7,8 @@ use std::time::Duration;
 use proto::{FailureKind, JobFailure, UpstreamFault};
 use stdx::Secret;
 
+use crate::http;
+
 /// Keys and headers that an engine was sent, and may repeat in what it says of a failure.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Secrets(Arc<[Secret]>);
@@ -110,6 +112,20 @@ pub(crate) fn of_error(provider: &str, error: &reqwest::Error) -> JobFailure {
         (UpstreamFault::CutOff, "broke the connection off")
     };
     failure(fault, format!("`{provider}` {what}: {}.", innermost(error)))
+}
+
+/// The same of an exchange with an engine that is near.
+pub(crate) fn of_near(provider: &str, error: &http::Error) -> JobFailure {
+    let (fault, what, detail) = match error {
+        http::Error::Unreachable(detail) => {
+            (UpstreamFault::Unreachable, "cannot be reached", detail)
+        }
+        http::Error::Broken(detail) => (UpstreamFault::CutOff, "broke the connection off", detail),
+        http::Error::Malformed(detail) => {
+            (UpstreamFault::Malformed, "sent what cannot be read", detail)
+        }
+    };
+    failure(fault, format!("`{provider}` {what}: {detail}."))
 }
 
 /// The innermost cause says most; the outer ones repeat the address, which may hold a key.

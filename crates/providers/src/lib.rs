@@ -3,7 +3,8 @@
 //! A [`Provider`] takes the jobs that our own workers take and answers with the same
 //! events, so nothing above knows whose engine it was. [`Remote`] speaks OpenAI's dialect
 //! over HTTP, which all of them know, and each [`Kind`]'s own routes for what that dialect
-//! does not tell: contexts, capabilities, what is loaded.
+//! does not tell: contexts, capabilities, what is loaded. Engines that are near are asked by
+//! `http`, a small client of our own; `way` chooses between it and reqwest.
 //!
 //! [`Managed`] starts a llama-server, asks it as a [`Remote`] and stops it again.
 //!
@@ -14,6 +15,7 @@
 
 pub mod discover;
 mod failure;
+mod http;
 mod kind;
 mod managed;
 mod near;
@@ -21,6 +23,7 @@ mod openai;
 mod remote;
 mod sse;
 mod survey;
+mod way;
 
 use std::any::Any;
 use std::fmt::Debug;

@@ -1,5 +1,6 @@
 //! How far away an address is.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use reqwest::Url;
@@ -62,13 +63,22 @@ impl Near {
     }
 }
 
+impl Near {
+    /// The addresses of a name.
+    ///
+    /// # Errors
+    /// It has none, or none that is near enough.
+    pub(crate) async fn addresses(self, name: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        let addresses = tokio::net::lookup_host((name, port)).await?;
+        self.filtered(name, addresses).map_err(io::Error::other)
+    }
+}
+
 impl Resolve for Near {
     fn resolve(&self, name: Name) -> Resolving {
         let near = *self;
         Box::pin(async move {
-            let name = name.as_str();
-            let addresses = tokio::net::lookup_host((name, 0)).await?;
-            let near = near.filtered(name, addresses)?;
+            let near = near.addresses(name.as_str(), 0).await?;
             Ok(Box::new(near.into_iter()) as Addrs)
         })
     }

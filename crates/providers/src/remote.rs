@@ -5,35 +5,31 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use futures_util::future::BoxFuture;
-use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, stream};
 use proto::{Event, FailureKind, JobFailure, Timings, UpstreamFault};
+use reqwest::Url;
 use reqwest::header::{self, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Response, Url};
-use router::Reach;
+use router::{Model, Reach};
 use serde_json::Value;
 use stdx::Secret;
-use thread_local::ThreadLocal;
 use tokio::time::{Instant, timeout};
 
-use crate::failure::{Secrets, failure, of_error, of_status};
+use crate::failure::{Secrets, failure, of_status};
 use crate::kind::Kind;
-use crate::near::{Near, reach};
+use crate::near::reach;
 use crate::openai::answer::{Reader, WireError};
 use crate::openai::call_ids::CallIds;
 use crate::openai::request::{self, Endpoint, Request};
 use crate::sse::Frames;
 use crate::survey::{self, Route, Routes};
+use crate::way::{Answer, Body, BodyError, Message, Way, WayOptions};
 use crate::{EventStream, Order, Provider, Survey};
 
 /// Bytes of an answer that comes whole, or is shown whole.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Bytes of an error's body that are read.
 const ERROR_BYTES_MAX: usize = 64 << 10;
-/// Connections to an engine that each thread keeps for later requests.
-const IDLE_CONNECTIONS_MAX: usize = 32;
 /// Time for a list of models.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -52,6 +48,8 @@ pub struct RemoteConfig {
     pub timeouts: Timeouts,
     /// Its models, where it does not list them; with a list, those that are used of it.
     pub models: Vec<String>,
+    /// Its models that see images, where it does not say so; `*` stands for all.
+    pub vision: Vec<String>,
     pub streams: Streams,
 }
 
@@ -102,11 +100,7 @@ pub struct Remote {
     endpoints: [Url; Endpoint::ALL.len()],
     /// Where the engine's own routes are; ends with a slash.
     root: Url,
-    /// One a thread: what a thread asks is answered on connections of its own, so that no
-    /// answer has to wake another thread.
-    clients: ThreadLocal<Client>,
-    /// For a thread that cannot have its own.
-    client: Client,
+    way: Way,
 }
 
 impl Remote {
@@ -139,8 +133,13 @@ impl Remote {
             let detail = "would send its key or headers in plain text over the internet; use https";
             return Err(refuse(detail.to_owned()));
         }
-        let headers = headers(&config).map_err(refuse)?;
-        let client = client(headers, reach, &config)
+        let options = WayOptions {
+            headers: headers(&config).map_err(refuse)?,
+            reach,
+            must_be_near: config.reach.is_none(),
+            connect_timeout: config.timeouts.connect,
+        };
+        let way = Way::new(&url, options)
             .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
         let (base, root) = addresses(url);
         let endpoints = Endpoint::ALL.map(|endpoint| {
@@ -157,17 +156,8 @@ impl Remote {
             base,
             endpoints,
             root,
-            clients: ThreadLocal::new(),
-            client,
+            way,
         })
-    }
-
-    fn client(&self) -> &Client {
-        let own = self.clients.get_or_try(|| {
-            let headers = headers(&self.config).map_err(drop)?;
-            client(headers, self.reach, &self.config).map_err(drop)
-        });
-        own.unwrap_or(&self.client)
     }
 
     /// How far away it is.
@@ -177,6 +167,7 @@ impl Remote {
     }
 
     async fn look(&self) -> Result<Survey, String> {
+        self.way.close_old();
         let routes = Routes::of(self.config.kind);
         let list = self.get(routes.list).await;
         let more = match (&list, routes.more) {
@@ -193,7 +184,7 @@ impl Remote {
             Err(NoList::Cause(cause)) => return Err(cause),
         };
         let listed = match (listed, self.config.models.is_empty()) {
-            (Some(models), true) => return Ok(Survey { models }),
+            (Some(models), true) => return Ok(self.survey_of(models)),
             (None, true) => return Err("it does not list its models; name them".to_owned()),
             (listed, false) => listed.unwrap_or_default(),
         };
@@ -203,9 +194,13 @@ impl Remote {
                 .cloned()
                 .unwrap_or_else(|| survey::named(self.config.kind, name))
         };
-        Ok(Survey {
-            models: self.config.models.iter().map(known).collect(),
-        })
+        Ok(self.survey_of(self.config.models.iter().map(known).collect()))
+    }
+
+    /// The models with what the operator knows of them.
+    fn survey_of(&self, mut models: Vec<Model>) -> Survey {
+        survey::let_see(&mut models, &self.config.vision);
+        Survey { models }
     }
 
     async fn get(&self, route: Route) -> Result<Value, NoList> {
@@ -216,14 +211,12 @@ impl Remote {
         let url = url.map_err(|error| NoList::Cause(error.to_string()))?;
         let of_failure = |failure: JobFailure| NoList::Cause(failure.message);
         let answer = async {
-            let response = self.client().get(url).send().await;
-            let response =
-                response.map_err(|error| of_failure(of_error(&self.config.name, &error)))?;
-            let status = response.status();
-            if !status.is_success() {
-                return Err(NoList::Status(status.as_u16()));
+            let answer = self.way.send(&url, Message::Get).await;
+            let answer = answer.map_err(|error| of_failure(error.told(&self.config.name)))?;
+            if !matches!(answer.status, 200..300) {
+                return Err(NoList::Status(answer.status));
             }
-            let body = whole(response, ANSWER_BYTES_MAX).await;
+            let body = answer.body.whole(ANSWER_BYTES_MAX).await;
             let body = body.map_err(|error| of_failure(error.told(&self.config.name)))?;
             serde_json::from_slice(&body)
                 .map_err(|error| NoList::Cause(format!("its list is no JSON: {error}")))
@@ -244,60 +237,60 @@ impl Remote {
             true => ANSWER_BYTES_MAX,
             false => usize::MAX,
         };
-        let request = request::request(self.config.kind, is_streamed, order)?;
-        let response = match timeout(self.config.timeouts.first_token, self.send(&request)).await {
-            Ok(response) => response?,
+        let mut request = request::request(self.config.kind, is_streamed, order)?;
+        let answer = match timeout(self.config.timeouts.first_token, self.send(&mut request)).await
+        {
+            Ok(answer) => answer?,
             Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
         };
-        let is_stream = response
-            .headers()
-            .get(header::CONTENT_TYPE)
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
         let reader = Reader::new(
             &self.config.name,
             request.answer,
             call_ids,
             request.warnings,
         );
-        if is_stream {
+        if answer.is_stream {
             let reading = Reading {
-                name: self.config.name.clone(),
-                bytes: response.bytes_stream().boxed(),
-                bytes_left: bytes_max,
-                frames: Frames::default(),
-                reader,
-                events: VecDeque::new(),
+                body: answer.body,
+                intake: Intake {
+                    name: self.config.name.clone(),
+                    bytes_left: bytes_max,
+                    frames: Frames::default(),
+                    reader,
+                    events: VecDeque::new(),
+                    clock: Clock::new(sent),
+                },
                 timeouts: self.config.timeouts,
-                clock: Clock::new(sent),
             };
             return Ok(reading.into_events());
         }
-        self.read_whole(response, reader, Clock::new(sent)).await
+        self.read_whole(answer.body, reader, Clock::new(sent)).await
     }
 
-    async fn send(&self, request: &Request) -> Result<Response, JobFailure> {
-        let url = self.endpoints[request.endpoint as usize].clone();
-        let mut post = self.client().post(url).json(&request.body);
-        for (name, value) in &request.headers {
-            post = post.header(*name, value);
+    /// Sends a request and takes its body.
+    async fn send(&self, request: &mut Request) -> Result<Answer, JobFailure> {
+        let url = &self.endpoints[request.endpoint as usize];
+        let message = Message::Post {
+            headers: &request.headers,
+            body: std::mem::take(&mut request.body),
+        };
+        let answer = self.way.send(url, message).await;
+        let answer = answer.map_err(|error| error.told(&self.config.name))?;
+        match answer.status {
+            200..300 => Ok(answer),
+            _ => Err(self.refusal(answer).await),
         }
-        let sent = post.send().await;
-        let response = sent.map_err(|error| of_error(&self.config.name, &error))?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        Err(self.refusal(response).await)
     }
 
     /// Reads an error. Its body is a courtesy: without it the status says enough.
-    async fn refusal(&self, response: Response) -> JobFailure {
-        let status = response.status().as_u16();
-        let retry_after = retry_after(response.headers());
-        let body = timeout(
-            self.config.timeouts.silence,
-            whole(response, ERROR_BYTES_MAX),
-        )
-        .await;
+    async fn refusal(&self, answer: Answer) -> JobFailure {
+        let Answer {
+            status,
+            retry_after,
+            body,
+            ..
+        } = answer;
+        let body = timeout(self.config.timeouts.silence, body.whole(ERROR_BYTES_MAX)).await;
         let body = body.ok().and_then(Result::ok).unwrap_or_default();
         let json: Option<Value> = serde_json::from_slice(&body).ok();
         let error = json
@@ -316,7 +309,7 @@ impl Remote {
 
     async fn read_whole(
         &self,
-        response: Response,
+        body: Body,
         mut reader: Reader,
         mut clock: Clock,
     ) -> Result<EventStream, JobFailure> {
@@ -325,7 +318,7 @@ impl Remote {
             .timeouts
             .first_token
             .saturating_sub(clock.sent.elapsed());
-        let body = match timeout(rest, whole(response, ANSWER_BYTES_MAX)).await {
+        let body = match timeout(rest, body.whole(ANSWER_BYTES_MAX)).await {
             Ok(body) => body.map_err(|error| error.told(&self.config.name))?,
             Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
         };
@@ -418,14 +411,19 @@ impl Clock {
 
 /// A streamed answer while it is read.
 struct Reading {
+    body: Body,
+    intake: Intake,
+    timeouts: Timeouts,
+}
+
+/// What has come of a streamed answer.
+struct Intake {
     name: String,
-    bytes: BoxStream<'static, reqwest::Result<Bytes>>,
-    /// How many more may come.
+    /// How many more bytes may come.
     bytes_left: usize,
     frames: Frames,
     reader: Reader,
     events: VecDeque<Event>,
-    timeouts: Timeouts,
     clock: Clock,
 }
 
@@ -440,50 +438,54 @@ impl Reading {
 
     async fn next(&mut self) -> Option<Event> {
         loop {
-            if let Some(event) = self.events.pop_front() {
+            if let Some(event) = self.intake.events.pop_front() {
                 return Some(event);
             }
-            if self.reader.is_over() {
+            if self.intake.reader.is_over() {
                 return None;
             }
             let limit = self.patience();
-            let received = timeout(limit, self.bytes.next()).await;
+            let received = timeout(limit, self.body.chunk()).await;
+            let intake = &mut self.intake;
             let mut events = Vec::new();
             match received {
-                Err(_) => self.reader.fail(self.silent(), &mut events),
-                Ok(None) => self.reader.end(self.clock.timings(), &mut events),
-                Ok(Some(Err(error))) => {
-                    let failure = of_error(&self.name, &error);
-                    self.reader.fail(failure, &mut events);
+                Err(_) => {
+                    let silent = self.silent();
+                    self.intake.reader.fail(silent, &mut events);
                 }
-                Ok(Some(Ok(bytes))) => self.take(&bytes, &mut events),
+                Ok(Ok(None)) => intake.reader.end(intake.clock.timings(), &mut events),
+                Ok(Err(error)) => intake.reader.fail(error.told(&intake.name), &mut events),
+                Ok(Ok(Some(bytes))) => intake.take(bytes, &mut events),
             }
-            self.events.extend(events);
+            self.intake.events.extend(events);
         }
     }
 
     /// How long the next bytes may take.
     fn patience(&self) -> Duration {
-        match self.clock.first {
+        let clock = &self.intake.clock;
+        match clock.first {
             Some(_) => self.timeouts.silence,
             // A long prompt is read in silence.
             None => {
                 let rest = self.timeouts.first_token;
-                rest.saturating_sub(self.clock.sent.elapsed())
+                rest.saturating_sub(clock.sent.elapsed())
             }
         }
     }
 
     fn silent(&self) -> JobFailure {
-        let waited = self.clock.sent.elapsed();
-        if self.clock.first.is_none() && waited >= self.timeouts.first_token {
-            return late(&self.name, self.timeouts.first_token);
+        let (name, clock) = (&self.intake.name, &self.intake.clock);
+        if clock.first.is_none() && clock.sent.elapsed() >= self.timeouts.first_token {
+            return late(name, self.timeouts.first_token);
         }
         let limit = self.timeouts.silence.as_secs();
-        let message = format!("`{}` was silent for {limit} s.", self.name);
+        let message = format!("`{name}` was silent for {limit} s.");
         failure(UpstreamFault::TimedOut, message)
     }
+}
 
+impl Intake {
     fn take(&mut self, bytes: &[u8], events: &mut Vec<Event>) {
         let Some(left) = self.bytes_left.checked_sub(bytes.len()) else {
             let failure = BodyError::TooLarge(ANSWER_BYTES_MAX).told(&self.name);
@@ -515,37 +517,6 @@ enum NoList {
     Cause(String),
 }
 
-/// Why a body is not there whole.
-enum BodyError {
-    Broken(reqwest::Error),
-    TooLarge(usize),
-}
-
-impl BodyError {
-    fn told(&self, name: &str) -> JobFailure {
-        match self {
-            Self::Broken(error) => of_error(name, error),
-            Self::TooLarge(limit) => failure(
-                UpstreamFault::Malformed,
-                format!("`{name}` sent an answer of over {limit} bytes."),
-            ),
-        }
-    }
-}
-
-async fn whole(response: Response, limit: usize) -> Result<Bytes, BodyError> {
-    let mut chunks = response.bytes_stream();
-    let mut whole = BytesMut::new();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(BodyError::Broken)?;
-        if whole.len() + chunk.len() > limit {
-            return Err(BodyError::TooLarge(limit));
-        }
-        whole.extend_from_slice(&chunk);
-    }
-    Ok(whole.freeze())
-}
-
 /// An error that says how long the prompt was and how long it may be.
 fn context_exceeded(error: &Value) -> Option<JobFailure> {
     let number = |name: &str| {
@@ -560,18 +531,6 @@ fn context_exceeded(error: &Value) -> Option<JobFailure> {
         message: String::new(),
         param: None,
     })
-}
-
-/// `Retry-After` in seconds, or in milliseconds as some write it. Dates are not read: an
-/// engine that sends one means hours, and is asked again after the usual pause.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let number = |name: &str| {
-        let value = headers.get(name)?.to_str().ok()?;
-        value.trim().parse::<f64>().ok()
-    };
-    let seconds = number("retry-after-ms").map(|ms| ms / 1000.0);
-    let seconds = seconds.or_else(|| number("retry-after"))?;
-    Duration::try_from_secs_f64(seconds).ok()
 }
 
 fn headers(config: &RemoteConfig) -> Result<HeaderMap, String> {
@@ -595,31 +554,6 @@ fn headers(config: &RemoteConfig) -> Result<HeaderMap, String> {
         headers.insert(name, value);
     }
     Ok(headers)
-}
-
-fn client(headers: HeaderMap, reach: Reach, config: &RemoteConfig) -> reqwest::Result<Client> {
-    // Fails when a provider is installed already, which is as good.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let builder = Client::builder()
-        // A redirect could lead farther away than the request may travel.
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(config.timeouts.connect)
-        .pool_max_idle_per_host(IDLE_CONNECTIONS_MAX)
-        // Who is asked next, and whether, is decided elsewhere.
-        .retry(reqwest::retry::never())
-        .tcp_nodelay(true)
-        .default_headers(headers)
-        .user_agent(concat!("sextant/", env!("CARGO_PKG_VERSION")));
-    if reach == Reach::Cloud {
-        return builder.build();
-    }
-    // Nor does what stays in the house pass through a proxy outside.
-    let builder = builder.no_proxy();
-    match config.reach {
-        Some(_) => builder.build(),
-        // Its name says that it is near; its addresses have to say so too.
-        None => builder.dns_resolver(Near(reach)).build(),
-    }
 }
 
 /// The base of the dialect's routes and the root of the engine's own. An address without
@@ -662,12 +596,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn an_answer_that_is_gathered_has_a_limit() {
+    #[test]
+    fn an_answer_that_is_gathered_has_a_limit() {
         let chunk = "data: {\"choices\": [{\"index\": 0, \"delta\": {\"content\": \"a\"}}]}\n\n";
-        let reading = Reading {
+        let mut intake = Intake {
             name: "desk".to_owned(),
-            bytes: stream::repeat_with(move || Ok(Bytes::from(chunk))).boxed(),
             bytes_left: 3 * chunk.len(),
             frames: Frames::default(),
             reader: Reader::new(
@@ -677,14 +610,12 @@ mod tests {
                 Vec::new(),
             ),
             events: VecDeque::new(),
-            timeouts: Timeouts {
-                connect: Duration::from_secs(1),
-                first_token: Duration::from_secs(1),
-                silence: Duration::from_secs(1),
-            },
             clock: Clock::new(Instant::now()),
         };
-        let events: Vec<_> = reading.into_events().collect().await;
+        let mut events = Vec::new();
+        while !intake.reader.is_over() {
+            intake.take(chunk.as_bytes(), &mut events);
+        }
         let texts = events
             .iter()
             .filter(|event| matches!(event, Event::Delta { .. }));
@@ -697,21 +628,5 @@ mod tests {
             "{}",
             failure.message
         );
-    }
-
-    #[test]
-    fn waits_are_read_in_seconds_and_milliseconds() {
-        let wait = |name: &'static str, value: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(name, HeaderValue::from_static(value));
-            retry_after(&headers)
-        };
-        assert_eq!(wait("retry-after", "30"), Some(Duration::from_secs(30)));
-        assert_eq!(
-            wait("retry-after-ms", "250"),
-            Some(Duration::from_millis(250))
-        );
-        assert_eq!(wait("retry-after", "-1"), None);
-        assert_eq!(wait("retry-after", "Sat, 21 Nov 2026 12:00:00 GMT"), None);
     }
 }

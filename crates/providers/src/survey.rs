@@ -1,6 +1,6 @@
 //! What engines say about their models. Pure.
 
-use router::{Capability, Knowledge, Model};
+use router::{Capability, Knowledge, Model, same_name};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -67,6 +67,16 @@ pub(crate) fn named(kind: Kind, name: &str) -> Model {
     }
 }
 
+/// Takes the operator's word for it that some models see; `*` stands for all.
+pub(crate) fn let_see(models: &mut [Model], seeing: &[String]) {
+    for model in models {
+        let is_it = |name: &String| name == "*" || same_name(name, &model.name);
+        if seeing.iter().any(is_it) {
+            know(model, Capability::Vision, true);
+        }
+    }
+}
+
 #[derive(Deserialize)]
 struct Entry {
     id: Option<String>,
@@ -119,6 +129,7 @@ fn model(kind: Kind, entry: Entry, more: Option<&Value>) -> Option<Model> {
                 has(&["embedding", "embeddings"]),
             );
             know(&mut model, Capability::Tools, has(&["tools"]));
+            know(&mut model, Capability::Vision, has(&["vision"]));
         }
         Kind::LmStudio => {
             let words = words(&entry.capabilities);
@@ -182,7 +193,6 @@ fn of_kind(kind: Kind) -> Vec<(Capability, Knowledge)> {
     let mut known = vec![
         // What the adapter itself does not pass on.
         (Capability::Tokens, Knowledge::Lacks),
-        (Capability::Vision, Knowledge::Lacks),
     ];
     if constrains {
         known.push((Capability::JsonSchema, Knowledge::Has));
@@ -244,6 +254,7 @@ mod tests {
         );
         assert_eq!(llama.context, Some(2048));
         assert_eq!(llama.knowledge(Capability::Tools), Some(Knowledge::Lacks));
+        assert_eq!(llama.knowledge(Capability::Vision), Some(Knowledge::Lacks));
 
         let ollama = one(
             Kind::Ollama,
@@ -274,12 +285,29 @@ mod tests {
         assert!(!studio.is_loaded);
         assert_eq!(studio.knowledge(Capability::Chat), Some(Knowledge::Lacks));
 
+        assert_eq!(studio.knowledge(Capability::Vision), Some(Knowledge::Lacks));
+
         let vllm = one(
             Kind::Vllm,
             json!({ "data": [{ "id": "q", "max_model_len": 32768 }] }),
             None,
         );
         assert_eq!(vllm.context, Some(32768));
+        assert_eq!(vllm.knowledge(Capability::Vision), None);
         assert!(models(Kind::OpenAi, &json!({ "error": "no" }), None).is_none());
+    }
+
+    #[test]
+    fn the_operator_knows_who_sees() {
+        let sees = |names: &[&str]| {
+            let mut models = vec![named(Kind::Ollama, "a:latest"), named(Kind::Ollama, "b")];
+            let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+            let_see(&mut models, &names);
+            let sees = |model: &Model| model.knowledge(Capability::Vision) == Some(Knowledge::Has);
+            models.iter().map(sees).collect::<Vec<_>>()
+        };
+        assert_eq!(sees(&["a"]), [true, false]);
+        assert_eq!(sees(&["*"]), [true, true]);
+        assert_eq!(sees(&[]), [false, false]);
     }
 }

@@ -205,6 +205,11 @@ fn suits(ask: &Ask, model: &Model) -> Result<(), Exclusion> {
     if let Some(capability) = ask.needs.capabilities.iter().copied().find(lacks) {
         return Err(Exclusion::LacksCapability(capability));
     }
+    // A model that cannot see may answer all the same, as if there were no image.
+    let vision = Capability::Vision;
+    if ask.needs.capabilities.contains(&vision) && model.knowledge(vision).is_none() {
+        return Err(Exclusion::UnknownCapability(vision));
+    }
     match (ask.needs.tokens, model.context) {
         (Some(tokens), Some(context)) if tokens > context => {
             Err(Exclusion::ContextTooSmall { context, tokens })

@@ -169,26 +169,46 @@ pub struct Excluded {
 /// Why something was left out; the first reason that holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Exclusion {
-    TooFar { reach: Reach, limit: Limit },
+    TooFar {
+        reach: Reach,
+        limit: Limit,
+    },
     LacksModel,
     NoDefaultModel,
     LacksCapability(Capability),
-    ContextTooSmall { context: u32, tokens: u32 },
-    Down { cause: String },
-    Broken { cause: String, pause: Duration },
-    Cooling { pause: Duration },
+    /// Not knowing it is not enough for this one.
+    UnknownCapability(Capability),
+    ContextTooSmall {
+        context: u32,
+        tokens: u32,
+    },
+    Down {
+        cause: String,
+    },
+    Broken {
+        cause: String,
+        pause: Duration,
+    },
+    Cooling {
+        pause: Duration,
+    },
     Drained,
-    NotAllowed { key: String },
-    OverBudget { key: String },
+    NotAllowed {
+        key: String,
+    },
+    OverBudget {
+        key: String,
+    },
 }
 
 impl Exclusion {
     /// The words of all reasons, in the order in which they are looked at.
-    pub const WORDS: [&'static str; 11] = [
+    pub const WORDS: [&'static str; 12] = [
         "too_far",
         "lacks_model",
         "no_default_model",
         "lacks_capability",
+        "unknown_capability",
         "context_too_small",
         "down",
         "broken",
@@ -205,13 +225,14 @@ impl Exclusion {
             Self::LacksModel => 1,
             Self::NoDefaultModel => 2,
             Self::LacksCapability(_) => 3,
-            Self::ContextTooSmall { .. } => 4,
-            Self::Down { .. } => 5,
-            Self::Broken { .. } => 6,
-            Self::Cooling { .. } => 7,
-            Self::Drained => 8,
-            Self::NotAllowed { .. } => 9,
-            Self::OverBudget { .. } => 10,
+            Self::UnknownCapability(_) => 4,
+            Self::ContextTooSmall { .. } => 5,
+            Self::Down { .. } => 6,
+            Self::Broken { .. } => 7,
+            Self::Cooling { .. } => 8,
+            Self::Drained => 9,
+            Self::NotAllowed { .. } => 10,
+            Self::OverBudget { .. } => 11,
         };
         Self::WORDS[index]
     }
@@ -235,6 +256,9 @@ impl fmt::Display for Exclusion {
             Self::NoDefaultModel => f.write_str("no model was named and it has no `default_model`"),
             Self::LacksCapability(capability) => {
                 write!(f, "the model cannot do `{}`", capability.word())
+            }
+            Self::UnknownCapability(capability) => {
+                write!(f, "the model is not known to do `{}`", capability.word())
             }
             Self::ContextTooSmall { context, tokens } => write!(
                 f,

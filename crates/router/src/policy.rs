@@ -31,6 +31,16 @@ pub enum PolicyError {
     Reserved { alias: String },
 }
 
+impl PolicyError {
+    /// The alias that is at fault.
+    #[must_use]
+    pub fn alias(&self) -> &str {
+        match self {
+            Self::Nested { alias, .. } | Self::Empty { alias } | Self::Reserved { alias } => alias,
+        }
+    }
+}
+
 impl Policy {
     /// The limit that the name a request asks for brings along: a model's, an alias's, or
     /// `auto`.

@@ -59,6 +59,8 @@ pub enum Bound {
     Kept,
     /// A rule that found something in the text.
     Rule(String),
+    /// Images, which no rule can look into.
+    Images,
 }
 
 impl fmt::Display for Bound {
@@ -70,6 +72,7 @@ impl fmt::Display for Bound {
             Self::Model(name) => write!(f, "the model `{name}`"),
             Self::Kept => f.write_str("the conversation that it continues"),
             Self::Rule(name) => write!(f, "the rule `{name}`"),
+            Self::Images => f.write_str("the label of images"),
         }
     }
 }

@@ -23,6 +23,14 @@ pub struct RuleError {
     error: regex::Error,
 }
 
+impl RuleError {
+    /// The name of the rule that is at fault.
+    #[must_use]
+    pub fn rule(&self) -> &str {
+        &self.rule
+    }
+}
+
 /// Rules, ready to be asked.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
@@ -88,6 +96,12 @@ impl Rules {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// How far the strictest rule lets go what it finds; `None` without rules.
+    #[must_use]
+    pub fn strictest(&self) -> Option<Reach> {
+        self.rules.iter().map(|(limit, _)| limit.reach).min()
     }
 
     /// The limits of all rules that find something in one of the texts.

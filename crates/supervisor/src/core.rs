@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use proto::{
     Event, FailureKind, FromWorker, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, ToWorker, WorkerState,
+    ModelFacts, Placement, ToWorker, WorkerState,
 };
 
 use self::model::Model;
@@ -123,6 +123,11 @@ pub(crate) enum Input {
     /// Memory is short: what a model holds only for speed is to be given back.
     GiveBack {
         model: String,
+    },
+    /// Compute on other cores from now on; forgotten where the worker is started anew.
+    Place {
+        model: String,
+        placement: Placement,
     },
     /// The worker's process runs and its connection is open.
     Connected {
@@ -346,6 +351,11 @@ fn pass_on(models: &mut [Model], input: Input, turn: &mut Turn<'_>) {
         Input::GiveBack { model } => {
             if let Some(model) = find(models, &model) {
                 model.give_back(turn);
+            }
+        }
+        Input::Place { model, placement } => {
+            if let Some(worker) = find(models, &model).and_then(|model| model.ready_worker()) {
+                turn.send(worker, ToWorker::Place(placement));
             }
         }
         Input::Connected { worker } => {

@@ -6,6 +6,7 @@
 //! connection to the job's channel, and a caller that does not read holds up
 //! nobody but itself.
 
+mod backlog;
 mod link;
 mod memory;
 #[cfg(test)]
@@ -13,30 +14,25 @@ mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use proto::{
-    Delta, Event, FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, ToWorker, WorkerState,
+    Event, FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
+    Placement, ToWorker, WorkerState,
 };
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use self::backlog::{Backlog, BacklogLimits, weight_bytes};
 use self::link::WorkerLink;
 use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
 use crate::shelf::{self, Shelf};
 use crate::{
-    Estimate, FleetConfig, Keep, Launcher, Listing, ModelPhase, ModelStatus, PressureState, drift,
+    Company, Estimate, FleetConfig, Keep, Launcher, Listing, ModelPhase, ModelStatus, Observe,
+    PressureState, Seen, drift,
 };
-
-/// Events a caller may leave unread before its job is cancelled: several times the
-/// longest context, since a token is at most a few events.
-const BACKLOG_EVENTS_MAX: usize = 1 << 18;
-/// The same in bytes of text. One event may be larger; it then must be the only one.
-const BACKLOG_BYTES_MAX: usize = 32 << 20;
 
 /// Handle to all workers; cheap to clone. When the last handle and the last
 /// [`JobStream`] are dropped, the workers are killed; [`Fleet::shutdown`] is the
@@ -135,7 +131,8 @@ impl Fleet {
     #[must_use]
     pub fn new(config: FleetConfig, launcher: Arc<dyn Launcher>) -> Self {
         let limits = (Limits::new(&config), shelf::Limits::new(&config));
-        let fleet = Self::with_limits(limits, Backlog::limits(), config.estimate, launcher);
+        let hooks = (config.estimate, config.observe);
+        let fleet = Self::with_limits(limits, Backlog::limits(), hooks, launcher);
         if let Some(source) = config.pressure {
             let watching = memory::watch(Arc::downgrade(&fleet.inner), source);
             fleet.inner.runtime.spawn(watching);
@@ -146,7 +143,7 @@ impl Fleet {
     fn with_limits(
         (limits, shelf): (Limits, shelf::Limits),
         backlog: BacklogLimits,
-        estimate: Option<Estimate>,
+        (estimate, observe): (Option<Estimate>, Option<Observe>),
         launcher: Arc<dyn Launcher>,
     ) -> Self {
         let inner = Arc::new_cyclic(|me| Inner {
@@ -156,6 +153,7 @@ impl Fleet {
             started: Instant::now(),
             backlog,
             estimate,
+            observe,
             wake: Arc::new(Notify::new()),
             statuses: watch::Sender::new(Arc::default()),
             shared: Mutex::new(Shared {
@@ -230,7 +228,8 @@ impl Fleet {
         self.inner.apply(shelf::Event::Pin { model, pin });
     }
 
-    /// Says how long a model stays in memory after its next job.
+    /// Says how long a model that is in memory stays there from now on when it has nothing to
+    /// do. Whoever wishes that of one request says so when the request is over.
     pub fn keep(&self, name: &str, keep: Keep) {
         let model = name.to_owned();
         self.inner.apply(shelf::Event::Keep { model, keep });
@@ -280,6 +279,13 @@ impl Fleet {
         answer.await.ok().flatten()
     }
 
+    /// Lets a model that is ready compute on other cores from its next pass on. Jobs that
+    /// are submitted afterwards see it; a worker that is started again does not.
+    pub fn place(&self, model: &str, placement: Placement) {
+        let model = model.to_owned();
+        self.inner.apply(Input::Place { model, placement });
+    }
+
     /// Drains every worker; returns when all have ended. No model can be loaded
     /// and no job submitted afterwards.
     pub async fn shutdown(&self) {
@@ -291,76 +297,10 @@ impl Fleet {
     }
 }
 
-/// What is unread in one job's channel.
-#[derive(Debug, Default)]
-struct Backlog {
-    n_events: AtomicUsize,
-    n_bytes: AtomicUsize,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct BacklogLimits {
-    events_max: usize,
-    bytes_max: usize,
-}
-
-impl Backlog {
-    fn limits() -> BacklogLimits {
-        BacklogLimits {
-            events_max: BACKLOG_EVENTS_MAX,
-            bytes_max: BACKLOG_BYTES_MAX,
-        }
-    }
-
-    /// Counts an event in; the text of the limit it is over, if any.
-    fn add(&self, n_bytes: usize, limits: BacklogLimits) -> Option<String> {
-        let events = self.n_events.fetch_add(1, Ordering::Relaxed) + 1;
-        let bytes = self.n_bytes.fetch_add(n_bytes, Ordering::Relaxed) + n_bytes;
-        if events > limits.events_max {
-            Some(format!(
-                "the caller left more than {} events unread",
-                limits.events_max
-            ))
-        } else if bytes > limits.bytes_max && events > 1 {
-            Some(format!(
-                "the caller left more than {} bytes unread",
-                limits.bytes_max
-            ))
-        } else {
-            None
-        }
-    }
-
-    fn remove(&self, n_bytes: usize) {
-        self.n_events.fetch_sub(1, Ordering::Relaxed);
-        self.n_bytes.fetch_sub(n_bytes, Ordering::Relaxed);
-    }
-}
-
-/// About how much memory an event holds beyond its fixed size.
-fn weight_bytes(event: &Event) -> usize {
-    match event {
-        Event::Delta {
-            delta, logprobs, ..
-        } => {
-            let text = match delta {
-                Delta::Text { text }
-                | Delta::Reasoning { text }
-                | Delta::ToolCallArguments { text, .. } => text.len(),
-                Delta::ToolCallStart { id, name, .. } => id.len() + name.len(),
-            };
-            let entries = logprobs.iter().map(|entry| 1 + entry.top.len());
-            text + 64 * entries.sum::<usize>()
-        }
-        Event::Tokens { tokens, .. } => 4 * tokens.len(),
-        Event::Text { text } => text.len(),
-        Event::Rendered { prompt, .. } => prompt.len(),
-        Event::Embeddings { vectors, .. } => vectors.iter().map(|vector| 4 * vector.len()).sum(),
-        _ => 0,
-    }
-}
-
 struct JobLink {
+    model: Arc<str>,
+    /// Whether no other job was there while this one was.
+    company: Company,
     events: mpsc::UnboundedSender<Event>,
     backlog: Arc<Backlog>,
     /// Present until the job is handed to a worker or refused.
@@ -450,6 +390,7 @@ struct Inner {
     started: Instant,
     backlog: BacklogLimits,
     estimate: Option<Estimate>,
+    observe: Option<Observe>,
     wake: Arc<Notify>,
     statuses: watch::Sender<Arc<[ModelStatus]>>,
     shared: Mutex<Shared>,
@@ -661,6 +602,16 @@ impl Inner {
             return;
         };
         let is_last = event.is_last();
+        if let (Some(Observe(observe)), Event::Done { usage, timings }) = (&self.observe, &event)
+            && let Some(spec) = shared.shelf.spec(&job.model)
+        {
+            observe(&Seen {
+                spec,
+                company: job.company,
+                usage: *usage,
+                timings: *timings,
+            });
+        }
         match (job.accepted.take(), event) {
             (Some(accepted), Event::Failed(failure)) => {
                 let _ = accepted.send(Err(failure));
@@ -705,7 +656,18 @@ impl Inner {
         let mut shared = self.lock();
         shared.last_id += 1;
         let id = JobId(shared.last_id);
+        let company = match shared.jobs.is_empty() {
+            true => Company::Alone,
+            false => Company::Others,
+        };
+        if shared.jobs.len() == 1 {
+            // It was alone until now.
+            let others = shared.jobs.values_mut();
+            others.for_each(|job| job.company = Company::Others);
+        }
         let link = JobLink {
+            model: model.into(),
+            company,
             events: sender,
             backlog: Arc::clone(&backlog),
             accepted: Some(accepted_sender),

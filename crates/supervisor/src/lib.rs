@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{LoadFailure, LoadSpec, ModelFacts};
+use proto::{LoadFailure, LoadSpec, ModelFacts, Timings, Usage};
 
 pub use crate::driver::{Fleet, JobStream, LoadOrder};
 pub use crate::launch::{
@@ -52,6 +52,36 @@ pub struct FleetConfig {
     pub estimate: Option<Estimate>,
     /// Says what memory there is left; without it nobody watches.
     pub pressure: Option<PressureSource>,
+    /// Is told of every answer that ended well.
+    pub observe: Option<Observe>,
+}
+
+/// What an answer took. It is called under the fleet's lock, so it must be quick and must
+/// not call back.
+#[derive(Clone)]
+pub struct Observe(pub Arc<dyn Fn(&Seen<'_>) + Send + Sync>);
+
+impl fmt::Debug for Observe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Observe")
+    }
+}
+
+/// An answer that ended well.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Seen<'a> {
+    /// As the model was loaded.
+    pub spec: &'a LoadSpec,
+    pub company: Company,
+    pub usage: Usage,
+    pub timings: Timings,
+}
+
+/// Whether other jobs were there, of any model: they share its passes or its cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Company {
+    Alone,
+    Others,
 }
 
 /// Reads what each pool of memory has left. Runs where it may block, twice a second.
@@ -97,6 +127,7 @@ impl Default for FleetConfig {
             keep_alive: None,
             estimate: None,
             pressure: None,
+            observe: None,
         }
     }
 }
@@ -162,6 +193,9 @@ pub struct Listing {
     pub keep_alive: Option<Keep>,
     /// The model that this one is for; it is never taken out of memory for this one.
     pub helps: Option<String>,
+    /// Why it cannot be loaded, where that is known: requests are told so, and it is not tried
+    /// before it is listed anew or loaded by hand.
+    pub fault: Option<LoadFailure>,
 }
 
 /// How long an idle model stays in memory.

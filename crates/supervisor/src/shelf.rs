@@ -399,7 +399,8 @@ impl Shelf {
     /// What the shelf says of a model at `now`, and why it cannot be loaded, where that is so.
     pub(crate) fn place(&self, model: &str, now: u64) -> Option<(Place, Option<LoadFailure>)> {
         let entry = self.entries.iter().find(|entry| entry.name() == model)?;
-        let failure = entry.cooling(now).map(|(failure, _)| failure.clone());
+        let cooling = entry.cooling(now).map(|(failure, _)| failure);
+        let failure = entry.fault().or(cooling).cloned();
         Some((entry.place(&self.limits, now), failure))
     }
 
@@ -509,6 +510,10 @@ fn arrive(entries: &mut [Entry], (id, model, job): (JobId, String, Job), turn: &
     if is_open {
         entry.submit((id, job), turn);
         return;
+    }
+    if let Some(fault) = entry.fault() {
+        let message = format!("model `{model}` cannot be loaded: {}", fault.message);
+        return turn.refuse(id, FailureKind::ModelUnavailable, message);
     }
     if let Some((failure, in_ms)) = entry.cooling(turn.now) {
         let message = format!(

@@ -84,15 +84,34 @@ impl Family {
     }
 }
 
+/// What a file says the model was made for; `None` leaves a key out.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Purpose {
+    pub pooling_type: Option<u32>,
+    pub is_causal: Option<bool>,
+}
+
 /// The bytes of a small model of that family; the same each time.
 #[must_use]
 pub fn gguf(family: Family) -> Vec<u8> {
+    gguf_for(family, Purpose::default())
+}
+
+/// The same, made for a purpose.
+#[must_use]
+pub fn gguf_for(family: Family, purpose: Purpose) -> Vec<u8> {
     let mut tiny = Tiny(Writer::new(family.architecture()));
+    if let Some(pooling_type) = purpose.pooling_type {
+        tiny.0.u32("pooling_type", u64::from(pooling_type));
+    }
+    if let Some(is_causal) = purpose.is_causal {
+        tiny.0.bool("attention.causal", is_causal);
+    }
     tiny.0.u32("context_length", CONTEXT);
     tiny.0.u32("embedding_length", N_EMBD);
     tiny.0.f32("attention.layer_norm_rms_epsilon", 1e-5);
     tiny.0.f32("rope.freq_base", 10_000.0);
-    tiny.0.tokenizer();
+    tiny.0.tokenizer(N_VOCAB);
     tiny.0.matrix("token_embd.weight", &[N_EMBD, N_VOCAB]);
     match family {
         Family::Llama => tiny.llama(),
@@ -144,6 +163,13 @@ impl Tiny {
 
     fn norm(&mut self, layer: u64, part: &str, n: u64) {
         self.0.norm(&format!("blk.{layer}.{part}.weight"), n);
+    }
+
+    /// What a branch adds, beside 1 of the stream that it adds to: with more, rounding grows
+    /// from layer to layer.
+    fn branch_norm(&mut self, layer: u64, part: &str) {
+        let name = format!("blk.{layer}.{part}.weight");
+        self.0.norm_about(&name, N_EMBD, 0.3);
     }
 
     fn matrix(&mut self, layer: u64, part: &str, shape: &[u64]) {
@@ -231,16 +257,16 @@ impl Tiny {
             self.norm(layer, "attn_norm", N_EMBD);
             self.attention(layer, HEAD, N_HEAD_KV);
             self.head_norms(layer, HEAD);
-            self.norm(layer, "post_attention_norm", N_EMBD);
+            self.branch_norm(layer, "post_attention_norm");
             self.norm(layer, "ffn_norm", N_EMBD);
             self.feed_forward(layer);
-            self.norm(layer, "post_ffw_norm", N_EMBD);
+            self.branch_norm(layer, "post_ffw_norm");
         }
     }
 
     fn gemma4(&mut self) {
         /// Layers with and without a window have heads of these widths.
-        const WIDTHS: [u64; 2] = [32, 64];
+        const WIDTHS: [u64; 2] = [64, 128];
         const LAYERS: u64 = 6;
         /// Layers that read the cache of others.
         const SHARED: u64 = 2;
@@ -265,10 +291,10 @@ impl Tiny {
             self.norm(layer, "attn_norm", N_EMBD);
             self.attention(layer, head, heads_kv(layer));
             self.head_norms(layer, head);
-            self.norm(layer, "post_attention_norm", N_EMBD);
+            self.branch_norm(layer, "post_attention_norm");
             self.norm(layer, "ffn_norm", N_EMBD);
             self.feed_forward(layer);
-            self.norm(layer, "post_ffw_norm", N_EMBD);
+            self.branch_norm(layer, "post_ffw_norm");
         }
     }
 
@@ -344,7 +370,7 @@ impl Tiny {
         let (keys, values) = (states.size * states.groups, states.size * states.rank);
         for layer in 0..=TRUNK {
             self.norm(layer, "attn_norm", N_EMBD);
-            self.norm(layer, "post_attention_norm", N_EMBD);
+            self.branch_norm(layer, "post_attention_norm");
             if layer % 4 == 3 || layer == TRUNK {
                 self.matrix(layer, "attn_q", &[N_EMBD, 2 * N_HEAD * HEAD]);
                 self.matrix(layer, "attn_k", &[N_EMBD, N_HEAD_KV * HEAD]);

@@ -36,7 +36,7 @@ pub fn gguf(sizes: &Sizes) -> Vec<u8> {
     writer.u32("attention.head_count_kv", sizes.heads);
     writer.u32("attention.key_length", sizes.head_width);
     writer.u32("attention.value_length", sizes.head_width);
-    writer.tokenizer();
+    writer.tokenizer(N_VOCAB);
     writer.matrix("token_embd.weight", &[N_EMBD, N_VOCAB]);
     writer.norm("output_norm.weight", N_EMBD);
     writer.matrix("output.weight", &[N_EMBD, N_VOCAB]);

@@ -1,4 +1,8 @@
-//! GGUF version 3, little-endian, with 32-bit weights.
+//! GGUF version 3, little-endian, with random weights.
+
+use std::io::{self, Write};
+
+use crate::weights::{Random, Spread, WeightKind};
 
 /// The data section's alignment.
 const ALIGNMENT: usize = 32;
@@ -13,16 +17,30 @@ const TYPE_ARRAY: u32 = 9;
 /// `<unk>`, `<s>`, `</s>`, then the bytes.
 pub(crate) const N_VOCAB: u64 = 3 + 256;
 
-/// A file under construction.
+/// A file under construction. Weights are made when it is written, so that a file may be
+/// larger than memory.
 #[derive(Debug, Default)]
 pub(crate) struct Writer {
     architecture: String,
     n_pairs: u64,
     pairs: Vec<u8>,
-    n_tensors: u64,
-    infos: Vec<u8>,
-    data: Vec<u8>,
-    random: u64,
+    tensors: Vec<Tensor>,
+    /// Of matrices.
+    kind: WeightKind,
+}
+
+#[derive(Debug)]
+struct Tensor {
+    name: String,
+    shape: Vec<u64>,
+    kind: WeightKind,
+    spread: Spread,
+}
+
+impl Tensor {
+    fn bytes(&self) -> u64 {
+        self.kind.bytes(self.shape.iter().product())
+    }
 }
 
 impl Writer {
@@ -34,6 +52,11 @@ impl Writer {
         writer.key("general.architecture", TYPE_STRING);
         write_string(&mut writer.pairs, architecture);
         writer
+    }
+
+    /// The type of all matrices that follow; 32-bit floats unless told.
+    pub(crate) fn matrices_of(&mut self, kind: WeightKind) {
+        self.kind = kind;
     }
 
     fn key(&mut self, key: &str, kind: u32) {
@@ -64,6 +87,11 @@ impl Writer {
         self.pairs.extend(values.flat_map(u32::to_le_bytes));
     }
 
+    pub(crate) fn bool(&mut self, last: &str, value: bool) {
+        self.key(&format!("{}.{last}", self.architecture), TYPE_BOOL);
+        self.pairs.push(u8::from(value));
+    }
+
     pub(crate) fn bools(&mut self, last: &str, values: &[bool]) {
         self.array(
             &format!("{}.{last}", self.architecture),
@@ -80,73 +108,93 @@ impl Writer {
         self.pairs.extend((len as u64).to_le_bytes());
     }
 
-    /// A tokenizer of SentencePiece's kind that has nothing but bytes.
-    pub(crate) fn tokenizer(&mut self) {
+    /// A tokenizer of SentencePiece's kind that has bytes, and words up to so many tokens.
+    pub(crate) fn tokenizer(&mut self, n_vocab: u64) {
+        const NORMAL: i32 = 1;
         const UNKNOWN: i32 = 2;
         const CONTROL: i32 = 3;
         const BYTE: i32 = 6;
+        let n_vocab = n_vocab.max(N_VOCAB) as usize;
         self.key("tokenizer.ggml.model", TYPE_STRING);
         write_string(&mut self.pairs, "llama");
         let special = ["<unk>", "<s>", "</s>"].map(str::to_owned);
         let bytes = (0..=255_u8).map(|byte| format!("<0x{byte:02X}>"));
-        self.array("tokenizer.ggml.tokens", TYPE_STRING, N_VOCAB as usize);
-        for token in special.into_iter().chain(bytes) {
+        let words = (N_VOCAB as usize..n_vocab).map(|index| format!("w{index}"));
+        self.array("tokenizer.ggml.tokens", TYPE_STRING, n_vocab);
+        for token in special.into_iter().chain(bytes).chain(words) {
             write_string(&mut self.pairs, &token);
         }
-        self.array("tokenizer.ggml.scores", TYPE_F32, N_VOCAB as usize);
-        self.pairs.extend([0; 4 * N_VOCAB as usize]);
-        self.array("tokenizer.ggml.token_type", TYPE_I32, N_VOCAB as usize);
+        self.array("tokenizer.ggml.scores", TYPE_F32, n_vocab);
+        self.pairs.resize(self.pairs.len() + 4 * n_vocab, 0);
+        self.array("tokenizer.ggml.token_type", TYPE_I32, n_vocab);
         let kinds = [UNKNOWN, CONTROL, CONTROL].into_iter().chain([BYTE; 256]);
+        let kinds = kinds.chain(std::iter::repeat(NORMAL)).take(n_vocab);
         self.pairs.extend(kinds.flat_map(i32::to_le_bytes));
     }
 
     /// Random weights about 0, small enough that nothing blows up on its way through.
     pub(crate) fn matrix(&mut self, name: &str, shape: &[u64]) {
         let n_in = shape.first().copied().unwrap_or(1);
-        self.tensor(name, shape, (0.0, 1.0 / (n_in as f32).sqrt()));
+        let width = 1.0 / (n_in as f32).sqrt();
+        self.tensor(name, shape, self.kind, Spread { mean: 0.0, width });
     }
 
     /// Random weights about 1, as norms have them.
     pub(crate) fn norm(&mut self, name: &str, n: u64) {
-        self.tensor(name, &[n], (1.0, 0.1));
+        self.norm_about(name, n, 1.0);
     }
 
-    fn tensor(&mut self, name: &str, shape: &[u64], (mean, scale): (f32, f32)) {
-        const F32: u32 = 0;
-        self.n_tensors += 1;
-        write_string(&mut self.infos, name);
-        self.infos.extend((shape.len() as u32).to_le_bytes());
-        self.infos
-            .extend(shape.iter().flat_map(|n| n.to_le_bytes()));
-        self.infos.extend(F32.to_le_bytes());
-        self.infos.extend((self.data.len() as u64).to_le_bytes());
-        for _ in 0..shape.iter().product() {
-            let value = mean + scale * self.uniform();
-            self.data.extend(value.to_le_bytes());
+    /// Random weights about another number.
+    pub(crate) fn norm_about(&mut self, name: &str, n: u64, mean: f32) {
+        let spread = Spread { mean, width: 0.1 };
+        self.tensor(name, &[n], WeightKind::F32, spread);
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[u64], kind: WeightKind, spread: Spread) {
+        self.tensors.push(Tensor {
+            name: name.to_owned(),
+            shape: shape.to_vec(),
+            kind,
+            spread,
+        });
+    }
+
+    /// Writes the file; the same bytes each time.
+    ///
+    /// # Errors
+    /// Those of the target.
+    pub(crate) fn write_to(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut head = b"GGUF".to_vec();
+        head.extend(3_u32.to_le_bytes());
+        head.extend((self.tensors.len() as u64).to_le_bytes());
+        head.extend(self.n_pairs.to_le_bytes());
+        head.extend(&self.pairs);
+        let mut offset = 0_u64;
+        for tensor in &self.tensors {
+            write_string(&mut head, &tensor.name);
+            head.extend((tensor.shape.len() as u32).to_le_bytes());
+            head.extend(tensor.shape.iter().flat_map(|n| n.to_le_bytes()));
+            head.extend(tensor.kind.number().to_le_bytes());
+            head.extend(offset.to_le_bytes());
+            offset += tensor.bytes().next_multiple_of(ALIGNMENT as u64);
         }
-        let padded = self.data.len().next_multiple_of(ALIGNMENT);
-        self.data.resize(padded, 0);
-    }
-
-    /// From -1 to 1 (SplitMix64, Steele, Lea and Flood 2014).
-    fn uniform(&mut self) -> f32 {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.random;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        (z >> 40) as f32 / (1_u32 << 23) as f32 - 1.0
+        head.resize(head.len().next_multiple_of(ALIGNMENT), 0);
+        to.write_all(&head)?;
+        let mut random = Random::default();
+        for tensor in &self.tensors {
+            let n = tensor.shape.iter().product();
+            tensor.kind.write(n, tensor.spread, &mut random, to)?;
+            let bytes = tensor.bytes();
+            let padding = bytes.next_multiple_of(ALIGNMENT as u64) - bytes;
+            to.write_all(&[0; ALIGNMENT][..padding as usize])?;
+        }
+        Ok(())
     }
 
     pub(crate) fn into_bytes(self) -> Vec<u8> {
-        let mut bytes = b"GGUF".to_vec();
-        bytes.extend(3_u32.to_le_bytes());
-        bytes.extend(self.n_tensors.to_le_bytes());
-        bytes.extend(self.n_pairs.to_le_bytes());
-        bytes.extend(self.pairs);
-        bytes.extend(self.infos);
-        bytes.resize(bytes.len().next_multiple_of(ALIGNMENT), 0);
-        bytes.extend(self.data);
+        let mut bytes = Vec::new();
+        // Memory takes what it is given.
+        let _ = self.write_to(&mut bytes);
         bytes
     }
 }

@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Cancel(JobId),
     /// Free the cache and other memory that only running jobs need.
     GiveBack,
+    Place(engine::Placement),
     /// Finish what is there, then end the thread.
     Drain,
 }
@@ -184,6 +185,7 @@ impl EngineThread {
             Command::Embed { id, inputs } => self.take_texts(id, inputs),
             Command::Cancel(id) => self.cancel(JobKey(id.0)),
             Command::GiveBack => self.give_back(),
+            Command::Place(placement) => self.place(&placement),
             Command::Drain => {}
         }
         self.publish();
@@ -203,6 +205,16 @@ impl EngineThread {
                 self.answers.insert(key, answer);
             }
             Err(failure) => self.fail(key, failure),
+        }
+    }
+
+    fn place(&mut self, placement: &engine::Placement) {
+        let placed = self
+            .scheduler
+            .as_mut()
+            .is_some_and(|scheduler| scheduler.place(placement));
+        if !placed {
+            tracing::warn!(?placement, "it goes on with the threads it has");
         }
     }
 

@@ -16,6 +16,7 @@
 mod answer;
 mod engine_thread;
 mod load;
+mod place;
 mod prepare;
 mod serve;
 
@@ -24,9 +25,10 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use engine::CONTEXT_MIN;
 pub use load::{
     BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader, SLOTS_DEFAULT, UBATCH_DEFAULT,
-    kernels_of,
+    allow_huge_pages, build, has_gpu, kernels_of,
 };
 pub use serve::{ServeError, serve};
 

@@ -10,6 +10,8 @@ use proto::{
 };
 use sampling::Params;
 
+use crate::place;
+
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
 pub const CONTEXT_DEFAULT_MAX: u32 = 8192;
@@ -55,6 +57,9 @@ impl Loader for LlamaLoader {
     fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure> {
         let file = check_file(spec)?;
         let options = options(spec)?;
+        if options.huge_pages {
+            allow_huge_pages();
+        }
         clear_log();
         llama::init(crate::log_line, kernels(spec, &file));
         let engine = LlamaEngine::open(&options, |fraction| {
@@ -80,6 +85,14 @@ impl Loader for LlamaLoader {
     }
 }
 
+/// The allocator keeps the process from large pages; who asks for them gets them.
+pub fn allow_huge_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::thread::disable_transparent_huge_pages(false) {
+        tracing::warn!(%error, "there will be no large pages");
+    }
+}
+
 fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
     LoadFailure { kind, message }
 }
@@ -97,6 +110,13 @@ fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
     })
 }
 
+/// What computes, by version: measurements of another build are not those of this one.
+#[must_use]
+pub fn build() -> String {
+    let (version, llama) = (env!("CARGO_PKG_VERSION"), llama::version());
+    format!("sextant {version}, llama.cpp {llama}")
+}
+
 /// What was asked for, else our own where they multiply nine tenths of the weights: a graph
 /// that changes hands at most products loses more than it gains. A worker loads one model,
 /// so this is the process's choice.
@@ -105,6 +125,12 @@ fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
         proto::Kernels::Own => llama::Kernels::Own,
         proto::Kernels::Ggml => llama::Kernels::Ggml,
     }
+}
+
+/// Whether the llama.cpp of this program has a GPU: without one `gpu_layers` does nothing.
+#[must_use]
+pub fn has_gpu() -> bool {
+    llama::has_gpu()
 }
 
 /// Whose kernels a model will run on: what was asked for, else what its weights are for.
@@ -126,7 +152,7 @@ pub fn kernels_of(spec: &LoadSpec, file: &models::Facts) -> proto::Kernels {
 }
 
 fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
-    let threads = spec.threads.unwrap_or_else(hardware::default_threads);
+    let placement = place::choose(spec, &hardware::DefaultCores::read())?;
     let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
     let type_v = spec.kv_type_v.unwrap_or(CacheType::F16);
     let flash_attention = spec.flash_attention.unwrap_or(FlashAttention::Auto);
@@ -161,8 +187,7 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
         sequences: spec.sequences,
         batch,
         ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
-        threads,
-        threads_batch: spec.threads_batch.unwrap_or(threads),
+        placement,
         type_k: cache_type(spec.kv_type_k.unwrap_or(CacheType::F16)),
         type_v: cache_type(type_v),
         flash_attention: match flash_attention {
@@ -172,6 +197,8 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
         },
         gpu_layers: spec.gpu_layers,
         mmap: spec.mmap.unwrap_or(true),
+        mlock: spec.mlock.unwrap_or(false),
+        huge_pages: spec.huge_pages.unwrap_or(true),
         swa_full: spec.swa_full.unwrap_or(false),
     })
 }
@@ -322,8 +349,13 @@ fn facts(
         sequences: engine.sequences,
         batch: engine.batch,
         ubatch: engine.ubatch,
-        threads: options.threads,
-        threads_batch: options.threads_batch,
+        threads: options.placement.threads,
+        threads_batch: options.placement.threads_batch,
+        cpus: place::set(&options.placement.cpus),
+        cpus_batch: place::set(&options.placement.cpus_batch),
+        mmap: options.mmap,
+        mlock: options.mlock,
+        huge_pages: options.huge_pages,
         kv_type_k: type_name(options.type_k),
         kv_type_v: type_name(options.type_v),
         kv_bytes: reported_kv_bytes(),
@@ -339,6 +371,7 @@ fn facts(
         eos: text(model.eos()),
         speculation: spec.speculation,
         load_ms: engine.load_ms,
+        tuned: spec.tuned.clone(),
         ..ModelFacts::default()
     }
 }

@@ -86,6 +86,10 @@ impl Preparer {
     }
 
     pub(crate) fn prepare(&self, id: JobId, job: Job) -> Result<Work, JobFailure> {
+        if job.images().next().is_some() {
+            let message = "The models of this process cannot see images.";
+            return Err(unsupported(message));
+        }
         match job {
             Job::Chat(job) => self.chat(id, *job),
             Job::Completion(job) => self.completion(id, *job),

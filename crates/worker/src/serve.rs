@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 
 use crate::engine_thread::{Command, EngineHandle, Parts};
 use crate::load::{Loaded, Loader};
+use crate::place;
 use crate::prepare::{Preparer, Work};
 
 /// Smallest step of load progress worth a message.
@@ -293,6 +294,10 @@ impl Desk {
                 send(&self.events, FromWorker::State { ticket, state });
             }
             ToWorker::GiveBack => self.engine.send(Command::GiveBack),
+            ToWorker::Place(placement) => {
+                self.engine
+                    .send(Command::Place(place::of_message(&placement)));
+            }
             ToWorker::Drain => {
                 self.draining = true;
                 for id in std::mem::take(&mut self.preparing) {

@@ -8,7 +8,9 @@ use std::fs;
 
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
-    &["stdx", "kernels", "kv", "process", "router", "testkit"],
+    &[
+        "stdx", "kernels", "kv", "process", "router", "testkit", "tuner",
+    ],
     &["ggml-plugin", "hardware"],
     &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",

@@ -4,17 +4,17 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use hardware::measure::{self, BandwidthPoint, Busy, ComputePoint, Measured, Workload};
+use hardware::measure::{self, BandwidthPoint, Busy, ComputePoint, Measured, Workload, Workloads};
 use hardware::{Machine, Root};
 use kernels::Isa;
 use kernels::attention::{Attention, CacheRows, CacheType, Queries, Scratch, attend};
 use kernels::matmul::{self, Operands, Products, WeightType};
 use serde_json::{Value, json};
 
-use super::{Known, Source};
+use super::{Known, Source, rates};
 
 /// Counts up when what is measured changes.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 /// Bytes of the file that keeps it.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -30,6 +30,8 @@ pub(super) fn get(
     if !anew && let Some(known) = file.and_then(|file| read(file, &key)) {
         return Ok(known);
     }
+    // As a worker would.
+    worker::allow_huge_pages();
     let isa = Isa::best();
     let int8 = move || int8_products(isa);
     let f32 = move || f32_attention(isa);
@@ -45,8 +47,12 @@ pub(super) fn get(
             make: &f32,
         },
     ];
-    let measured =
-        measure::measure(root, machine, &workloads).map_err(|error| error.to_string())?;
+    let kernels = rates::Kernels::of(isa, machine);
+    let workloads = Workloads {
+        machine: &workloads,
+        kernels: &kernels.workloads(),
+    };
+    let measured = measure::measure(root, machine, workloads).map_err(|error| error.to_string())?;
     if let Some(file) = file
         && !measured.busy.was_busy()
         && let Err(error) = write(file, &key, &measured)
@@ -66,7 +72,7 @@ pub(super) fn kept(machine: &Machine, file: &Path) -> Option<Measured> {
 }
 
 /// What the figures depend on.
-fn key(machine: &Machine) -> String {
+pub(crate) fn key(machine: &Machine) -> String {
     let cores = &machine.plan.decode.cpus;
     let mut governors: Vec<&str> = machine
         .processor
@@ -79,10 +85,25 @@ fn key(machine: &Machine) -> String {
     governors.dedup();
     let quota = machine.limits.quota_milli_cpus;
     let quota = quota.map_or("none".to_owned(), |milli| milli.to_string());
+    // Memory clocks have governors too, and a folder of caches may be shared by several boxes.
+    let clocks = machine.sensors.clocks.iter();
+    let clocks: Vec<_> = clocks
+        .map(|clock| {
+            format!(
+                "{} {}",
+                clock.device,
+                clock.governor.as_deref().unwrap_or("-")
+            )
+        })
+        .collect();
+    let board = machine.surroundings.model.as_deref().unwrap_or("unnamed");
+    let total = machine.memory.total.unwrap_or_default();
     format!(
-        "{VERSION}; {}; cores {cores}; governor {}; quota {quota}; {}",
+        "{VERSION}; {board}; {}; {total} of memory; cores {cores}; governor {}; clocks {}; quota \
+         {quota}; {}",
         machine.processor.name(),
         governors.join("+"),
+        clocks.join("+"),
         Isa::best()
     )
 }
@@ -138,18 +159,22 @@ pub(super) fn as_json(measured: &Measured) -> Value {
             "rounds": point.n_rounds,
         })
     });
-    let compute = measured.compute.iter().map(|point| {
-        json!({
-            "name": point.name,
-            "cores": point.n_cores,
-            "best_giga_per_second": point.best_giga_per_second,
-            "median_giga_per_second": point.median_giga_per_second,
-        })
-    });
+    let points = |points: &[ComputePoint]| {
+        let each = points.iter().map(|point| {
+            json!({
+                "name": point.name,
+                "cores": point.n_cores,
+                "best_giga_per_second": point.best_giga_per_second,
+                "median_giga_per_second": point.median_giga_per_second,
+            })
+        });
+        each.collect::<Vec<_>>()
+    };
     json!({
         "cores": measured.cores.to_string(),
         "bandwidth": bandwidth.collect::<Vec<_>>(),
-        "compute": compute.collect::<Vec<_>>(),
+        "compute": points(&measured.compute),
+        "kernels": points(&measured.kernels),
         "buffer_bytes": measured.buffer.0,
         "pinned": measured.is_pinned,
         "busy": {
@@ -171,19 +196,23 @@ fn of_json(value: &Value) -> Option<Measured> {
             n_rounds: count(&point["rounds"])?,
         })
     });
-    let compute = value["compute"].as_array()?.iter().map(|point| {
-        Some(ComputePoint {
-            name: point["name"].as_str()?.to_owned(),
-            n_cores: count(&point["cores"])?,
-            best_giga_per_second: point["best_giga_per_second"].as_f64()?,
-            median_giga_per_second: point["median_giga_per_second"].as_f64()?,
-        })
-    });
+    let points = |points: &Value| {
+        let each = points.as_array()?.iter().map(|point| {
+            Some(ComputePoint {
+                name: point["name"].as_str()?.to_owned(),
+                n_cores: count(&point["cores"])?,
+                best_giga_per_second: point["best_giga_per_second"].as_f64()?,
+                median_giga_per_second: point["median_giga_per_second"].as_f64()?,
+            })
+        });
+        each.collect::<Option<Vec<_>>>()
+    };
     let busy = &value["busy"];
     Some(Measured {
         cores: value["cores"].as_str()?.parse().ok()?,
         bandwidth: bandwidth.collect::<Option<_>>()?,
-        compute: compute.collect::<Option<_>>()?,
+        compute: points(&value["compute"])?,
+        kernels: points(&value["kernels"])?,
         buffer: stdx::Bytes(value["buffer_bytes"].as_u64()?),
         is_pinned: value["pinned"].as_bool()?,
         busy: Busy {
@@ -200,12 +229,12 @@ const K: usize = 1024;
 const PANELS: usize = 16;
 const INT8_TYPE: WeightType = WeightType::Q8_0;
 
-fn int8_operations() -> f64 {
+pub(crate) fn int8_operations() -> f64 {
     (2 * PANELS * matmul::PANEL_ROWS * matmul::TILE_COLUMNS * K) as f64
 }
 
 /// The product that prefill consists of: panels of 8-bit weights by a full tile.
-fn int8_products(isa: Isa) -> Box<dyn FnMut()> {
+pub(crate) fn int8_products(isa: Isa) -> Box<dyn FnMut()> {
     let columns = matmul::TILE_COLUMNS;
     let panel_bytes = INT8_TYPE.panel_bytes(K);
     let weights = vec![0x11; panel_bytes * PANELS];
@@ -300,6 +329,12 @@ mod tests {
                 n_cores: 4,
                 best_giga_per_second: 300.0,
                 median_giga_per_second: 299.5,
+            }],
+            kernels: vec![ComputePoint {
+                name: "decode Q4_K".into(),
+                n_cores: 4,
+                best_giga_per_second: 80.5,
+                median_giga_per_second: 79.25,
             }],
             buffer: stdx::Bytes::mib(64),
             is_pinned: true,

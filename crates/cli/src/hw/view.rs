@@ -57,6 +57,7 @@ pub(super) fn of(report: &Report) -> Value {
             "prefill": choice(&machine.plan.prefill),
         },
         "measured": measurement(report),
+        "not_measured": report.measured.as_ref().err(),
         "warnings": warnings.collect::<Vec<_>>(),
         "unread": unread.collect::<Vec<_>>(),
     })

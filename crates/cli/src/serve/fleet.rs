@@ -46,14 +46,12 @@ fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
         providers.push(provider(table).with_context(|| format!("{place}: the provider `{name}`"))?);
     }
     let table = &tables.routing;
-    let policy = with_routing(table, policy(table))?;
-    with_routing(table, policy.check().context("`[routing.aliases]`"))?;
-    with_routing(table, terms(table, providers, policy))
-}
-
-/// An error of the table `[routing]` says where that is.
-fn with_routing<T>(table: &RoutingTable, result: anyhow::Result<T>) -> anyhow::Result<T> {
-    result.with_context(|| table.place.clone())
+    let policy = policy(table)?;
+    policy.check().map_err(|error| {
+        let place = table.place_of(&format!("aliases.{}", error.alias()));
+        anyhow!("{place}: `[routing.aliases]`: {error}")
+    })?;
+    terms(table, providers, policy)
 }
 
 fn terms(
@@ -63,16 +61,19 @@ fn terms(
 ) -> anyhow::Result<Routing> {
     let default = Routing::default();
     if table.hedge_after_ms == Some(0) {
-        bail!("`hedge_after_ms` is 0; it must be at least 1, or left out");
+        let place = table.place_of("hedge_after_ms");
+        bail!("{place}: `hedge_after_ms` is 0; it must be at least 1, or left out");
     }
+    let label = |key: &str, label: &Option<String>| {
+        let place = format!("{}: `routing.{key}`", table.place_of(key));
+        label.as_ref().map(|label| reach(&place, label)).transpose()
+    };
     Ok(Routing {
         providers,
         policy,
         rules: rules(table)?,
-        reach_default: match &table.privacy {
-            Some(label) => reach("`routing.privacy`", label)?,
-            None => default.reach_default,
-        },
+        reach_default: label("privacy", &table.privacy)?.unwrap_or(default.reach_default),
+        image_reach: label("image_privacy", &table.image_privacy)?,
         embedded_priority: table.embedded_priority.unwrap_or(default.embedded_priority),
         queue_timeout: table
             .queue_timeout_secs
@@ -120,6 +121,7 @@ fn provider(table: &ProviderTable) -> anyhow::Result<RoutedProvider> {
             silence: Duration::from_secs(table.silence_timeout_secs),
         },
         models: table.models.clone(),
+        vision: table.vision.clone(),
         streams: match table.stream_always {
             Some(true) => Streams::Always,
             Some(false) => Streams::AsShown,
@@ -250,12 +252,14 @@ fn policy(table: &RoutingTable) -> anyhow::Result<Policy> {
     let tasks = table.tasks.iter().map(|(word, targets)| {
         let task = Task::from_word(word).ok_or_else(|| {
             let words = Task::ALL.map(Task::word).join(", ");
-            anyhow!("`[routing.tasks]` has `{word}`; it must be one of {words}")
+            let place = table.place_of(&format!("tasks.{word}"));
+            anyhow!("{place}: `[routing.tasks]` has `{word}`; it must be one of {words}")
         })?;
         Ok((task, targets.clone()))
     });
     let models = table.model_privacy.iter().map(|(model, label)| {
-        let place = format!("`routing.model_privacy.{model}`");
+        let place = table.place_of(&format!("model_privacy.{model}"));
+        let place = format!("{place}: `routing.model_privacy.{model}`");
         Ok((model.clone(), reach(&place, label)?))
     });
     Ok(Policy {
@@ -285,7 +289,12 @@ fn rules(table: &RoutingTable) -> anyhow::Result<Rules> {
         })
     });
     let rules = rules.collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(Rules::new(&rules)?)
+    Rules::new(&rules).map_err(|error| {
+        let mut tables = table.rules.iter();
+        let faulty = tables.find(|rule| rule.name == error.rule());
+        let place = faulty.map_or(&table.place, |rule| &rule.place);
+        anyhow!("{place}: {error}")
+    })
 }
 
 fn reach(place: &str, label: &str) -> anyhow::Result<Reach> {
@@ -293,4 +302,60 @@ fn reach(place: &str, label: &str) -> anyhow::Result<Reach> {
         let labels = Reach::ALL.map(Reach::label).join(", ");
         anyhow!("{place} is `{label}`; it must be one of {labels}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use config::RawConfig;
+
+    use super::*;
+
+    fn fault(text: &str) -> String {
+        let command = config::augment(clap::Command::new("serve"), |_| true);
+        let flags = command.get_matches_from(["serve"]);
+        let raw = RawConfig::gather(&flags, [], Some((Path::new("s.toml"), text)));
+        routing(&raw.resolve().unwrap().fleet)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn a_fault_names_its_own_line() {
+        for (text, expected) in [
+            (
+                "[routing.aliases]\ngood = ['a:b']\nbad = []\n",
+                "s.toml:3: `[routing.aliases]`: the alias `bad` stands for nothing",
+            ),
+            (
+                "[routing]\nauto = []\nprivacy = 'all'\n",
+                "s.toml:3: `routing.privacy` is `all`",
+            ),
+            (
+                "[routing]\n\nimage_privacy = 'all'\n",
+                "s.toml:3: `routing.image_privacy` is `all`",
+            ),
+            (
+                "[routing.model_privacy]\na = 'any'\nb = 'x'\n",
+                "s.toml:3: `routing.model_privacy.b` is `x`",
+            ),
+            (
+                "[routing.tasks]\ncode = []\ncod = []\n",
+                "s.toml:3: `[routing.tasks]` has `cod`",
+            ),
+            (
+                "[routing]\nhedge_after_ms = 0\n",
+                "s.toml:2: `hedge_after_ms` is 0",
+            ),
+            (
+                "[[routing.rules]]\nname = 'a'\npatterns = ['b']\nprivacy = 'any'\n\
+                 [[routing.rules]]\nname = 'c'\npatterns = ['(']\nprivacy = 'any'\n",
+                "s.toml:5: the privacy rule `c` has the pattern `(`",
+            ),
+        ] {
+            let told = fault(text);
+            assert!(told.starts_with(expected), "{told}");
+        }
+    }
 }

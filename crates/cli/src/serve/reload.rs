@@ -1,7 +1,7 @@
 //! Providers, rules and the certificate are read again when their files change, and on SIGHUP.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use clap::ArgMatches;
@@ -23,6 +23,8 @@ pub(super) struct ProcessConfig {
     /// What the settings and the models were then: they need a new start.
     at_start: Vec<Effective>,
     presets: Vec<Preset>,
+    /// The file that was read last.
+    read_from: Mutex<Option<PathBuf>>,
 }
 
 impl ProcessConfig {
@@ -31,11 +33,12 @@ impl ProcessConfig {
             matches: matches.clone(),
             at_start: RawConfig::from_process(matches)?.effective(),
             presets: config.presets.clone(),
+            read_from: Mutex::new(path(matches)),
         })
     }
 
     fn path(&self) -> Option<PathBuf> {
-        file_to_read(&self.matches, |name| std::env::var(name).ok())
+        path(&self.matches)
     }
 
     fn warn_of_settings(&self, now: &[Effective]) {
@@ -48,8 +51,29 @@ impl ProcessConfig {
     }
 }
 
+fn path(matches: &ArgMatches) -> Option<PathBuf> {
+    file_to_read(matches, |name| std::env::var(name).ok())
+}
+
+/// A file that was read before and is gone says nothing. Read as no file at all it would take
+/// every provider and every rule away.
+fn check_there(before: Option<&Path>, now: Option<&Path>) -> Result<(), String> {
+    match (before, now) {
+        (Some(before), None) => Err(format!(
+            "{}: the file was read before and is gone; put it back, an empty one where nothing \
+             of it is to hold, or start without it",
+            before.display()
+        )),
+        _ => Ok(()),
+    }
+}
+
 impl RoutingSource for ProcessConfig {
     fn read(&self) -> Result<Routing, String> {
+        let read_from = self.read_from.lock();
+        let mut read_from = read_from.unwrap_or_else(PoisonError::into_inner);
+        let now = self.path();
+        check_there(read_from.as_deref(), now.as_deref())?;
         let raw = RawConfig::from_process(&self.matches).map_err(|error| error.to_string())?;
         let config = raw.clone().resolve().map_err(|error| error.to_string())?;
         let tables = shelf::with_aliases(&config);
@@ -58,6 +82,7 @@ impl RoutingSource for ProcessConfig {
         if config.presets != self.presets {
             tracing::warn!("`[[models]]` has changed; it needs a new start");
         }
+        *read_from = now;
         Ok(routing)
     }
 }
@@ -143,5 +168,20 @@ fn renew(tls: &Tls) {
     match tls.renew() {
         Ok(()) => tracing::info!("the certificate was read again"),
         Err(error) => tracing::error!(%error, "the certificate is not renewed; the old one stays"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_gone_is_not_read_as_an_empty_one() {
+        let file = Some(Path::new("/etc/sextant.toml"));
+        let told = check_there(file, None).unwrap_err();
+        assert!(told.starts_with("/etc/sextant.toml: "), "{told}");
+        for (before, now) in [(None, None), (None, file), (file, file)] {
+            assert_eq!(check_there(before, now), Ok(()));
+        }
     }
 }

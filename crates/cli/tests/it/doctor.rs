@@ -6,6 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use serde_json::Value;
+use testkit::tiny::Family;
 
 use crate::recording;
 use crate::sandbox::{Ran, Sandbox};
@@ -270,4 +271,35 @@ fn what_this_user_may_not_read_or_write_is_told() {
     for words in ["\"permission_denied\"", "\"folder_not_writable\""] {
         assert!(ran.stdout.contains(words), "{}", ran.stdout);
     }
+}
+
+/// What a load would refuse is a fault; what it would ignore is told; a setting is a limit.
+#[test]
+fn settings_of_a_model_are_judged_as_a_load_takes_them() {
+    let sandbox = sandbox();
+    sandbox.add_family("plain", Family::Llama);
+    let plain = ["plain", "--context"];
+    let with =
+        |context: &'static str, flags: &[&'static str]| [&plain[..], &[context], flags].concat();
+    let above = with("2000000", &[]);
+    check(
+        &sandbox,
+        &above,
+        ("context_above_trained", "configuration", "1048576"),
+    );
+    let (ran, _) = doctor(&sandbox, &above);
+    assert_eq!(ran.code, 7);
+    let layers = with("4096", &["--gpu-layers", "9"]);
+    check(
+        &sandbox,
+        &layers,
+        ("gpu_layers_ignored", "configuration", "provider"),
+    );
+    sandbox.write("little.toml", "model_memory_max = \"16MiB\"\n");
+    let little = with("4096", &["--config", "little.toml"]);
+    check(
+        &sandbox,
+        &little,
+        ("memory_short", "runtime", "model_memory_max"),
+    );
 }

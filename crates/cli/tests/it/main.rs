@@ -9,6 +9,7 @@
 mod doctor;
 mod plan;
 mod sandbox;
+mod tune;
 
 use std::path::Path;
 

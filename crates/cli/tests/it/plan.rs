@@ -1,6 +1,7 @@
 //! `sextant plan`: whole answers, and what is said to bad input.
 
 use super::sandbox::Sandbox;
+use models::gguf::write::Writer;
 use testkit::tiny::Family;
 
 fn sandbox() -> Sandbox {
@@ -121,5 +122,116 @@ fn models_beside_it_are_counted() {
     assert_eq!(
         needed(&["--beside", "plain", "--draft", "plain"]),
         3 * alone
+    );
+}
+
+#[test]
+fn presets_name_a_model_and_their_tables_are_a_configuration() {
+    let sandbox = sandbox();
+    let ran = sandbox.run(&["presets", "--json", "--model-memory-max", "1GiB"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let report: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let presets = report["presets"].as_array().unwrap();
+    let names: Vec<_> = presets.iter().map(|preset| &preset["name"]).collect();
+    assert_eq!(names, ["daily", "strong"]);
+    // They are all fast; the mixture of windows and the hybrid have more weights than the plain.
+    assert_ne!(presets[1]["model"]["id"], "plain");
+    assert!(presets[1]["model"]["decode"]["low"].as_f64().unwrap() > 0.0);
+
+    let tables = sandbox.run(&["presets", "--toml", "--model-memory-max", "1GiB"]);
+    sandbox.write("sextant.toml", &tables.stdout);
+    let file = sandbox.dir().join("sextant.toml");
+    let file = file.to_string_lossy();
+    let doctor = sandbox.run(&["doctor", "daily", "--config", &file]);
+    assert_eq!(doctor.code, 0, "{}\n{}", tables.stdout, doctor.stdout);
+
+    let ran = sandbox.run(&["presets", "--model-memory-max", "1MiB"]);
+    assert!(ran.stdout.contains("no model here fits"), "{}", ran.stdout);
+}
+
+/// This program computes on the processor alone, so nothing leaves the host's memory.
+#[test]
+fn layers_for_a_gpu_that_is_not_there_are_ignored_and_told() {
+    let sandbox = sandbox();
+    let plan = |flags: &[&str]| {
+        let ran = sandbox.run(&[&["plan", "plain", "--memory", "1GiB"], flags].concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        ran.stdout
+    };
+    let json = |flags: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&plan(&[flags, &["--json"]].concat())).unwrap()
+    };
+    let (without, with) = (json(&[]), json(&["--gpu-layers", "99"]));
+    assert_eq!(with["device_bytes"], 0);
+    assert_eq!(with["ledger"], without["ledger"]);
+    assert_eq!(with["settings"]["gpu_layers"], 0);
+    let told = plan(&["--gpu-layers", "99"]);
+    assert!(told.contains("gpu_layers is 99 and is ignored"), "{told}");
+    assert!(!plan(&[]).contains("gpu_layers"));
+    // Another machine may have one.
+    let elsewhere = json(&["--gpu-layers", "99", "--device", "rk3588-lpddr5"]);
+    assert!(elsewhere["device_bytes"].as_u64().unwrap() > 0);
+}
+
+/// Names of `[[models]]` mean their settings; a flag of this command asks for something else.
+#[test]
+fn presets_are_planned_with_their_settings() {
+    let sandbox = sandbox();
+    sandbox.write(
+        "sextant.toml",
+        "[[models]]\nname = \"quick\"\nmodel = \"plain\"\ncontext = 1024\nslots = 3\n",
+    );
+    let settings = |flags: &[&str]| {
+        let all = [
+            &[
+                "plan",
+                "quick",
+                "--config",
+                "sextant.toml",
+                "--memory",
+                "1GiB",
+                "--json",
+            ],
+            flags,
+        ];
+        let ran = sandbox.run(&all.concat());
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(value["model"], "quick");
+        let settings = &value["settings"];
+        (settings["context"].as_u64(), settings["slots"].as_u64())
+    };
+    assert_eq!(settings(&[]), (Some(1024), Some(3)));
+    assert_eq!(settings(&["--context", "2048"]), (Some(2048), Some(3)));
+}
+
+/// The context is that of the planned model; a companion has at most what it was trained for.
+#[test]
+fn a_model_beside_it_is_named_in_errors_and_has_a_context_of_its_own() {
+    let sandbox = sandbox();
+    sandbox.add_model("short");
+    // Trained for 2048 tokens.
+    let little = Writer::tiny_model()
+        .u32("llama.embedding_length", 256)
+        .u32("llama.attention.head_count", 4)
+        .u32("llama.attention.head_count_kv", 2);
+    std::fs::write(sandbox.dir().join("models/little.gguf"), little.bytes()).unwrap();
+    let ran = sandbox.run(&[
+        "plan",
+        "plain",
+        "--memory",
+        "1GiB",
+        "--context",
+        "500000",
+        "--beside",
+        "little",
+    ]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let ran = sandbox.run(&["plan", "plain", "--beside", "short"]);
+    assert_ne!(ran.code, 0);
+    assert!(
+        ran.stderr.contains("the model `short` beside it"),
+        "{}",
+        ran.stderr
     );
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 use proto::{FailureKind, FinishReason, JobFailure, Timings};
 
 use crate::request::{JobKey, Output, Request};
-use crate::{DecodeError, Decoder, Row, SequenceId, Shape, TokenId, Vocabulary};
+use crate::{DecodeError, Decoder, Placement, Row, SequenceId, Shape, TokenId, Vocabulary};
 
 pub use cancel::Canceller;
 use job::{Choice, Job};
@@ -148,6 +148,12 @@ impl Scheduler {
             totals: Totals::default(),
             config,
         }
+    }
+
+    /// Computes on other threads or CPUs from the next pass on; `false` where the decoder
+    /// goes on with those it has.
+    pub fn place(&mut self, placement: &Placement) -> bool {
+        self.decoder.place(placement)
     }
 
     #[must_use]

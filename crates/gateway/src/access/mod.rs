@@ -10,11 +10,12 @@ mod holder;
 mod keyring;
 mod quota;
 mod refusals;
+mod row;
 mod scopes;
 mod span;
 mod visit;
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -78,6 +79,8 @@ struct Inner {
     looking: Mutex<Looking>,
     strangers: Mutex<Bucket>,
     clock: Arc<Clock>,
+    #[cfg(test)]
+    visit: Mutex<Weak<Visit>>,
     /// `None`: they are kept in memory.
     responses: Option<Arc<Responses>>,
     /// The thread that looks ends when this is dropped.
@@ -96,14 +99,44 @@ struct Looking {
 
 /// Tells the time.
 #[derive(Debug)]
-pub(crate) enum Clock {
+pub(crate) struct Clock {
+    time: Time,
+    /// The latest time of day that was ever told.
+    latest_ms: AtomicU64,
+}
+
+/// Where the time comes from.
+#[derive(Debug)]
+pub(crate) enum Time {
     System(Instant),
     #[cfg(test)]
     Manual(Arc<Mutex<Moment>>),
 }
 
 impl Clock {
+    pub(crate) fn new(time: Time) -> Self {
+        Self {
+            time,
+            latest_ms: AtomicU64::new(0),
+        }
+    }
+
     pub(crate) fn now(&self) -> Moment {
+        let now = self.time.now();
+        self.latest_ms.fetch_max(now.unix_ms, Ordering::Relaxed);
+        now
+    }
+
+    /// The time by which keys expire, seconds since 1970: it never goes back, whatever is done
+    /// to the clock of the machine, so an expired key does not come to life again.
+    fn expiry_s(&self) -> u64 {
+        let now = self.now().unix_ms;
+        now.max(self.latest_ms.load(Ordering::Relaxed)) / 1000
+    }
+}
+
+impl Time {
+    fn now(&self) -> Moment {
         match self {
             Self::System(start) => {
                 let since = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -126,7 +159,7 @@ impl Control {
     /// # Errors
     /// What is wrong with the database.
     pub fn open(store: Store, options: ControlOptions) -> Result<Self, StoreError> {
-        Self::with_clock(store, options, Clock::System(Instant::now()))
+        Self::with_clock(store, options, Clock::new(Time::System(Instant::now())))
     }
 
     pub(crate) fn with_clock(
@@ -168,6 +201,8 @@ impl Control {
             looking: Mutex::new(looking),
             strangers: Mutex::new(Bucket::new(STRANGERS_NOTED_PER_MINUTE, clock.now().elapsed)),
             clock: Arc::new(clock),
+            #[cfg(test)]
+            visit: Mutex::default(),
             _stop: stop,
             store,
         }));
@@ -195,6 +230,19 @@ impl Control {
         self.0.writer.flush();
     }
 
+    /// The request that came last, while it runs.
+    #[cfg(test)]
+    pub(crate) fn visit(&self) -> Option<Arc<Visit>> {
+        let visit = self.0.visit.lock();
+        visit.unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    #[cfg(test)]
+    fn began(&self, visit: &Arc<Visit>) {
+        let last = self.0.visit.lock();
+        *last.unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(visit);
+    }
+
     /// Looks for changed keys now.
     #[cfg(test)]
     pub(crate) fn look(&self) {
@@ -202,7 +250,7 @@ impl Control {
     }
 
     pub(crate) fn find(&self, key: &str) -> Option<Arc<Holder>> {
-        self.0.keyring.load().find(key, self.now().unix_s())
+        self.0.keyring.load().find(key, self.0.clock.expiry_s())
     }
 
     pub(crate) fn now(&self) -> Moment {
@@ -243,6 +291,8 @@ impl Control {
 fn watch(inner: &Weak<Inner>, stopped: &std::sync::mpsc::Receiver<()>) {
     while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(LOOK_EVERY) {
         let Some(inner) = inner.upgrade() else { return };
+        // A key that expires while nobody asks has expired all the same.
+        inner.clock.now();
         inner.look();
         inner.save_usage();
     }

@@ -11,10 +11,11 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use proto::{Delta, Event, FinishReason};
 use router::{Decision, Exclusion, Route, Target};
 use stdx::{Cost, Secret};
-use store::{AuditRow, Scope};
+use store::Scope;
 use subtle::ConstantTimeEq;
 
 use super::refusals::{barred, forbidden, refused};
+use super::row::{Numbers, Texts, unpacked};
 use super::span::{Story, Trace};
 use super::{Amount, Caller, Clock, Control, Holder, Moment, Need};
 use crate::AppState;
@@ -75,6 +76,11 @@ impl Head {
         targets.any(|target| holder.may_use(Some(name), target))
     }
 
+    /// For what changes what is on disk: the audit log notes it.
+    pub(crate) fn changes(&self, model: &str) {
+        self.visit.asks(Some(model));
+    }
+
     /// For what loads or unloads a model of this process without asking it for an answer:
     /// the audit log notes it, and a key does it to the models that it may use.
     pub(crate) fn manages(&self, model: &str) -> Result<(), ApiError> {
@@ -106,7 +112,7 @@ pub(crate) struct Visit {
     at_ms: u64,
     keeps_texts: bool,
     trace: Trace,
-    /// Not the whole [`Control`]: the thread that writes must not be the last to hold that.
+    /// Not the whole [`Control`], which must end with the server.
     clock: Option<Arc<Clock>>,
     caller: OnceLock<Caller>,
     record: Mutex<Record>,
@@ -178,7 +184,7 @@ impl Visit {
         (id, route): (&str, &str),
     ) -> Arc<Self> {
         let control = state.control();
-        Arc::new(Self {
+        let visit = Arc::new(Self {
             id: id.to_owned(),
             route: route.to_owned(),
             began: Instant::now(),
@@ -188,7 +194,19 @@ impl Visit {
             clock: control.map(|control| Arc::clone(control.clock())),
             caller: OnceLock::new(),
             record: Mutex::default(),
-        })
+        });
+        #[cfg(test)]
+        if let Some(control) = control {
+            control.began(&visit);
+        }
+        visit
+    }
+
+    /// Tokens of its prompts and of its answers so far.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self) -> (u64, u64) {
+        let (prompt, completion, _) = Self::used(&self.record());
+        (prompt, completion)
     }
 
     /// Held for a few assignments, never over an await.
@@ -259,6 +277,11 @@ impl Visit {
         record.has_place = entered.is_ok();
         record.is_due |= entered.is_err();
         entered.map_err(|refusal| refused(holder.name(), refusal))
+    }
+
+    /// It is an act of an administrator, and worth a row whatever comes of it.
+    pub(crate) fn acts(&self) {
+        self.record().is_due = true;
     }
 
     /// It asks for an answer of this model.
@@ -482,50 +505,53 @@ impl Visit {
         self.trace.record(self.began, story);
     }
 
-    /// Its row of the audit log.
-    fn row(&self, status: u16, duration: Duration) -> AuditRow {
-        let mut record = self.record();
+    /// Its row of the audit log, in numbers and texts.
+    fn row(&self, status: u16, duration: Duration) -> (Numbers, Texts) {
+        let record = self.record();
         let (prompt_tokens, completion_tokens, cost) = Self::used(&record);
         let decision = record.settled.as_ref().map(|settled| &settled.decision);
         let trail = record.trail.as_ref();
-        let holder = self.holder();
-        let mut row = AuditRow {
+        let numbers = Numbers {
             at_ms: self.at_ms,
-            request_id: self.id.clone(),
-            key_id: holder.map(|holder| holder.key.id.clone()),
-            key_name: match self.caller() {
-                Caller::Anyone => None,
-                Caller::Operator => Some(OPERATOR.to_owned()),
-                Caller::Holder(holder) => Some(holder.name().to_owned()),
-            },
-            route: self.route.clone(),
-            model: record.model.clone(),
-            // Strings and numbers always serialise.
-            decision: decision
-                .and_then(|decision| serde_json::to_string(&WireDecision::from(decision)).ok()),
-            privacy: decision.map(|decision| decision.limit.reach.label().to_owned()),
-            privacy_by: decision.map(|decision| decision.limit.bound.to_string()),
-            served_by: trail.and_then(|trail| Some(trail.target()?.to_string())),
             attempts: trail.map_or(0, |trail| trail.attempts()),
-            trail: trail.and_then(|trail| trail.failures()),
             status,
-            error: record.error.map(str::to_owned),
             prompt_tokens,
             cached_tokens: record.cached_tokens,
             completion_tokens,
             ttft_ms: record.first.map(milliseconds),
             duration_ms: milliseconds(duration),
             cost,
-            ..AuditRow::default()
         };
-        if self.keeps_texts {
-            row.prompt = Some(std::mem::take(&mut record.prompt));
-            row.answer = Some(std::mem::take(&mut record.answer));
-        }
-        row
+        // Strings and numbers always serialise.
+        let in_json = |decision| serde_json::to_string(&WireDecision::from(decision)).ok();
+        let in_json = decision.and_then(in_json);
+        let kept = record.prompt.len() + record.answer.len();
+        let n_bytes = in_json.as_ref().map_or(0, String::len) + kept + ROW_BYTES;
+        let mut texts = Texts::with_capacity(n_bytes);
+        texts
+            .add(Some(&self.id))
+            .add(self.holder().map(|holder| &holder.key.id))
+            .add(match self.caller() {
+                Caller::Anyone => None,
+                Caller::Operator => Some(OPERATOR),
+                Caller::Holder(holder) => Some(holder.name()),
+            })
+            .add(Some(&self.route))
+            .add(record.model.as_ref())
+            .add(in_json)
+            .add(decision.map(|decision| decision.limit.reach.label()))
+            .add(decision.map(|decision| &decision.limit.bound))
+            .add(trail.and_then(|trail| trail.target()))
+            .add(trail.and_then(|trail| trail.failures()))
+            .add(record.error)
+            .add(self.keeps_texts.then_some(&record.prompt))
+            .add(self.keeps_texts.then_some(&record.answer));
+        (numbers, texts)
     }
 }
 
+/// Bytes that the short texts of a row take, about.
+const ROW_BYTES: usize = 192;
 /// What the audit log calls the holder of the key of the settings.
 const OPERATOR: &str = "(operator)";
 
@@ -547,18 +573,16 @@ impl Drop for VisitEnd {
         if !control.options().audit {
             return;
         }
-        let (is_due, bytes) = {
+        let is_due = {
             let record = self.visit.record();
-            let is_due = record.is_due || (record.is_stranger && control.notes_stranger());
-            (is_due, record.prompt.len() + record.answer.len())
+            record.is_due || (record.is_stranger && control.notes_stranger())
         };
         if is_due {
-            let (visit, status) = (Arc::clone(&self.visit), self.status);
             let duration = self.visit.began.elapsed();
-            // Made where it is written, from what lies there anyway.
+            let (numbers, texts) = self.visit.row(self.status, duration);
             control
                 .writer()
-                .audit(bytes, move || visit.row(status, duration));
+                .audit(texts.n_bytes(), move || unpacked(&numbers, &texts));
         }
     }
 }

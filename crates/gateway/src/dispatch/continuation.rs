@@ -3,6 +3,12 @@
 //! The text so far becomes the beginning of the next engine's answer: the last message of a
 //! chat, or the end of a prompt. That is possible for plain text alone. What was reasoned or
 //! called cannot be handed over in any dialect, and a grammar would start anew in the middle.
+//!
+//! An engine looks for stop strings in what it writes itself. So what may be the beginning of
+//! one is held back until it is known not to be: where the answer breaks off there, the next
+//! engine writes it anew, and finds the stop string whole.
+
+use std::collections::VecDeque;
 
 use proto::{Constraint, Delta, Event, Job, Message, Prompt, Role, ToolChoice, Usage};
 
@@ -12,6 +18,10 @@ const TEXT_BYTES_MAX: usize = 4 << 20;
 /// What the client has of an answer so far.
 #[derive(Debug, Default)]
 pub(super) struct Told {
+    stops: Vec<String>,
+    /// What the client is not sent yet: events whose texts end with the beginning of a stop
+    /// string.
+    held: VecDeque<Event>,
     text: String,
     /// About as many tokens.
     n_deltas: u32,
@@ -23,8 +33,64 @@ pub(super) struct Told {
 }
 
 impl Told {
+    /// Of a job that has not begun.
+    pub(super) fn new(job: &Job) -> Self {
+        let stops = match job {
+            Job::Chat(job) => job.generation.stop.clone(),
+            Job::Completion(job) => job.generation.stop.clone(),
+            _ => Vec::new(),
+        };
+        Self {
+            stops,
+            ..Self::default()
+        }
+    }
+
+    /// The next event of the answer; what may be sent of it and of those held back goes to
+    /// `out`, and is noted.
+    pub(super) fn pass(&mut self, event: Event, out: &mut VecDeque<Event>) {
+        let is_text = text_of(&event).is_some();
+        self.held.push_back(event);
+        match is_text {
+            true => self.send(self.n_free(), out),
+            false => self.release(out),
+        }
+    }
+
+    /// Sends what is held back: nothing follows it.
+    pub(super) fn release(&mut self, out: &mut VecDeque<Event>) {
+        self.send(self.held.len(), out);
+    }
+
+    fn send(&mut self, n_events: usize, out: &mut VecDeque<Event>) {
+        for event in self.held.drain(..n_events).collect::<Vec<_>>() {
+            self.note(&event);
+            out.push_back(event);
+        }
+    }
+
+    /// The events that are held back and have no part in what may become a stop string.
+    fn n_free(&self) -> usize {
+        if self.stops.is_empty() {
+            return self.held.len();
+        }
+        let text: String = self.held.iter().filter_map(text_of).collect();
+        let begins = |start: &usize| {
+            let end = &text[*start..];
+            let mut stops = self.stops.iter();
+            stops.any(|stop| stop.len() > end.len() && stop.starts_with(end))
+        };
+        let mut starts = text.char_indices().map(|(start, _)| start);
+        let free_bytes = starts.find(begins).unwrap_or(text.len());
+        let ends = self.held.iter().scan(0, |end, event| {
+            *end += text_of(event).map_or(0, str::len);
+            Some(*end)
+        });
+        ends.take_while(|end| *end <= free_bytes).count()
+    }
+
     /// Takes note of what is sent.
-    pub(super) fn note(&mut self, event: &Event) {
+    fn note(&mut self, event: &Event) {
         match event {
             Event::Started { prompt_tokens, .. } => self.prompt_tokens = *prompt_tokens,
             Event::Delta {
@@ -43,6 +109,7 @@ impl Told {
     /// The answer broke off: the rest of `job`, for another engine; `None` where it cannot
     /// be handed over.
     pub(super) fn rest(&mut self, mut job: Job) -> Option<Job> {
+        self.held.clear();
         self.n_carried = self.n_deltas;
         let can = |constraint: &Option<Constraint>| !self.is_closed && constraint.is_none();
         match &mut job {
@@ -94,9 +161,21 @@ impl Told {
     }
 }
 
+/// The text of an event that is nothing else.
+fn text_of(event: &Event) -> Option<&str> {
+    match event {
+        Event::Delta {
+            choice: 0,
+            delta: Delta::Text { text },
+            ..
+        } => Some(text),
+        _ => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use proto::{ChatJob, CompletionJob, Generation};
+    use proto::{ChatJob, CompletionJob, FinishReason, Generation};
 
     use super::*;
 
@@ -179,6 +258,48 @@ mod tests {
         assert_eq!(told(&[reasoned, text("One")]).rest(chat(|_| ())), None);
         let long = text(&"x".repeat(TEXT_BYTES_MAX + 1));
         assert_eq!(told(&[long]).rest(chat(|_| ())), None);
+    }
+
+    #[test]
+    fn what_may_begin_a_stop_string_is_held_back() {
+        let job = chat(|job| job.generation.stop = vec!["END".into(), "\n\n".into()]);
+        let mut told = Told::new(&job);
+        let mut sent = |event: Event| {
+            let mut out = VecDeque::new();
+            told.pass(event, &mut out);
+            let texts = out.iter().map(|event| text_of(event).unwrap_or("(end)"));
+            texts.collect::<Vec<_>>().join("|")
+        };
+        for (given, expected) in [
+            ("One", "One"),
+            (" E", ""),
+            ("N", ""),
+            ("T", " E|N|T"),
+            ("\n", ""),
+            ("E", "\n"),
+            ("x", "E|x"),
+            ("éE", ""),
+        ] {
+            assert_eq!(sent(text(given)), expected, "{given:?}");
+        }
+        let end = Event::Finished {
+            choice: 0,
+            reason: FinishReason::Stop,
+            stop: None,
+        };
+        assert_eq!(sent(end), "éE|(end)");
+        // Who goes on writes anew what the client has not got.
+        let mut told = Told::new(&job);
+        let mut out = VecDeque::new();
+        told.pass(text("One"), &mut out);
+        told.pass(text(" EN"), &mut out);
+        let Some(Job::Chat(rest)) = told.rest(job) else {
+            panic!("no rest");
+        };
+        assert_eq!(rest.messages[1].content.as_deref(), Some("One"));
+        out.clear();
+        told.pass(text(" two"), &mut out);
+        assert_eq!(out, [text(" two")]);
     }
 
     #[test]

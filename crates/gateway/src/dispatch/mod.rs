@@ -24,7 +24,7 @@ use proto::{Job, ModelFacts};
 use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider, discover};
 use router::{
     Ask, Availability, Bound, Capability, Decision, Fleet, Knowledge, Limit, Load, Model, Policy,
-    Reach, Rules, Target, Wanted,
+    Reach, Rules, Target, Wanted, same_name,
 };
 use stdx::Priority;
 use supervisor::{ModelPhase, ModelStatus};
@@ -58,6 +58,8 @@ pub struct Routing {
     pub rules: Rules,
     /// How far requests travel that say nothing of it.
     pub reach_default: Reach,
+    /// How far requests with images travel; `None`: as far as the strictest rule allows.
+    pub image_reach: Option<Reach>,
     /// The embedded engine's place among the providers.
     pub embedded_priority: u32,
     /// How long a request waits for a place at a provider that is full.
@@ -76,6 +78,7 @@ impl Default for Routing {
             policy: Policy::default(),
             rules: Rules::default(),
             reach_default: Reach::Cloud,
+            image_reach: None,
             embedded_priority: 0,
             queue_timeout: Duration::from_secs(30),
             hedge_after: None,
@@ -280,6 +283,7 @@ pub(crate) struct Dispatch {
     policy: Policy,
     rules: Rules,
     reach_default: Reach,
+    image_reach: Option<Reach>,
     embedded_priority: u32,
     queue_timeout: Duration,
     hedge_after: Option<Duration>,
@@ -329,6 +333,7 @@ impl Dispatch {
             policy: routing.policy,
             rules: routing.rules,
             reach_default: routing.reach_default,
+            image_reach: routing.image_reach,
             embedded_priority: routing.embedded_priority,
             queue_timeout: routing.queue_timeout,
             hedge_after: routing.hedge_after,
@@ -375,12 +380,15 @@ impl Dispatch {
         jobs: &[Job],
     ) -> Result<Settled, ApiError> {
         let hops = question.hops()?;
-        // With nobody else to ask there is nothing to find out: our own engine says best
-        // itself, in words and numbers, what it cannot do.
-        let facts = match self.posts.is_empty() {
-            true => Facts::default(),
-            false => Facts::of_all(jobs),
-        };
+        let mut facts = Facts::default();
+        // The rules are asked also where nobody else can answer: what is kept of the request
+        // is bound by what they say.
+        if !self.posts.is_empty() || !self.rules.is_empty() {
+            facts = Facts::of_all(jobs);
+        }
+        if self.posts.is_empty() {
+            facts.needs = Facts::for_us_alone(jobs).needs;
+        }
         let wanted = question.own.as_deref().or(question.model.as_deref());
         let wanted =
             Wanted::parse(wanted).ok_or_else(|| no_such_task(wanted.unwrap_or_default()))?;
@@ -467,7 +475,18 @@ impl Dispatch {
             bound: Bound::Kept,
         }));
         limits.extend(self.found(facts, jobs));
+        if facts.needs.capabilities.contains(&Capability::Vision) {
+            limits.extend(self.image_limit());
+        }
         Ok(Limit::strictest(limits, self.reach_default))
+    }
+
+    /// How far images travel. No rule can look into one, so where nothing else is said each
+    /// counts as found by all of them.
+    fn image_limit(&self) -> Option<Limit> {
+        let reach = self.image_reach.or_else(|| self.rules.strictest())?;
+        let bound = Bound::Images;
+        Some(Limit { reach, bound })
     }
 
     /// What the rules say of the texts.
@@ -546,14 +565,18 @@ impl Dispatch {
             let models = models.map(|model| RoutedModel::new(&provider.name, model));
             models.collect::<Vec<_>>()
         });
+        let fleet = self.picture();
         let aliases = self.policy.aliases.iter();
-        let aliases = aliases.map(|(alias, names)| RoutedModel {
-            id: alias.clone(),
-            targets: names.iter().flat_map(|name| self.targets(name)).collect(),
-            provider: "alias".to_owned(),
-            is_loaded: true,
-            context: None,
-            capabilities: Vec::new(),
+        let aliases = aliases.map(|(alias, names)| {
+            let targets: Vec<_> = names.iter().flat_map(|name| self.targets(name)).collect();
+            RoutedModel {
+                id: alias.clone(),
+                is_loaded: targets.iter().any(|target| is_loaded(&fleet, target)),
+                targets,
+                provider: "alias".to_owned(),
+                context: None,
+                capabilities: Vec::new(),
+            }
         });
         models.chain(aliases).collect()
     }
@@ -565,7 +588,8 @@ impl Dispatch {
             model: model.to_owned(),
         };
         let named = name.split_once(':');
-        if let Some((provider, model)) = named.filter(|(name, _)| self.post(name).is_some()) {
+        let is_known = |name: &str| name == EMBEDDED || self.post(name).is_some();
+        if let Some((provider, model)) = named.filter(|(name, _)| is_known(name)) {
             return vec![target(provider, model)];
         }
         let posts = self.posts.iter().map(|post| &*post.name);
@@ -593,6 +617,19 @@ impl Dispatch {
             models: statuses.iter().map(model).collect(),
         }
     }
+}
+
+/// Whether what a target stands for is in memory where it is.
+fn is_loaded(fleet: &Fleet, target: &Target) -> bool {
+    let Some(provider) = fleet.provider(&target.provider) else {
+        return false;
+    };
+    let name = match target.model.as_str() {
+        "" => provider.default_model.as_deref(),
+        name => Some(name),
+    };
+    let mut models = provider.models.iter();
+    models.any(|model| model.is_loaded && name.is_some_and(|name| same_name(name, &model.name)))
 }
 
 fn no_such_task(model: &str) -> ApiError {

@@ -68,6 +68,16 @@ impl<'a> Facts<'a> {
         all
     }
 
+    /// Of requests that only our own engine can answer: it says best itself, in words and
+    /// numbers, what it cannot do. That it cannot see is known before.
+    pub(crate) fn for_us_alone(jobs: &'a [Job]) -> Self {
+        let has_images = jobs.iter().any(|job| job.images().next().is_some());
+        match has_images {
+            true => Self::needing(Capability::Vision),
+            false => Self::default(),
+        }
+    }
+
     fn of(job: &'a Job) -> Self {
         let mut facts = Self::of_one(job);
         // An embedding's inputs are read one by one.
@@ -136,11 +146,22 @@ impl<'a> Facts<'a> {
             facts.need(Capability::Continuation);
         }
         let mut answered = false;
+        if job
+            .messages
+            .iter()
+            .any(|message| !message.images.is_empty())
+        {
+            facts.need(Capability::Vision);
+        }
         for message in &job.messages {
             answered |= message.role == Role::Assistant;
             facts.texts.extend(message.content.as_deref());
             facts.texts.extend(message.reasoning_content.as_deref());
             facts.texts.extend(message.name.as_deref());
+            let addresses = message.images.iter().filter(|image| !image.is_inline());
+            facts
+                .texts
+                .extend(addresses.map(|image| image.url.as_str()));
             for call in &message.tool_calls {
                 facts.texts.extend([call.name.as_str(), &call.arguments]);
             }

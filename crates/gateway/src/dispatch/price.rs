@@ -9,6 +9,10 @@ use stdx::Cost;
 use super::Facts;
 use crate::access::{Amount, BYTES_PER_TOKEN};
 
+/// Tokens that an image is taken for before a model has looked at it: models take some
+/// hundreds for a small one and up to some thousands for a large one.
+const IMAGE_TOKENS: u64 = 1_000;
+
 /// What a million tokens cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Price {
@@ -70,7 +74,9 @@ impl Estimate {
                 Job::Tokenize { .. } | Job::Detokenize { .. } | Job::Render(_) => continue,
             };
             let facts = Facts::of_all(std::slice::from_ref(job));
+            let n_images = job.images().count() as u64;
             let n_bytes: usize = facts.texts.iter().map(|text| text.len()).sum();
+            sum.prompt_tokens += n_images * IMAGE_TOKENS;
             sum.prompt_tokens += (n_bytes as u64).div_ceil(BYTES_PER_TOKEN) + token_ids as u64;
             sum.completion_tokens += generation.map_or(0, most);
         }

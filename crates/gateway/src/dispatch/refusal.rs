@@ -44,7 +44,9 @@ pub(crate) fn refusal(decision: &Decision, fleet: &Fleet, models: &[ModelStatus]
     let lacks = told.iter().find(|one| {
         matches!(
             one.reason,
-            Exclusion::LacksCapability(_) | Exclusion::ContextTooSmall { .. }
+            Exclusion::LacksCapability(_)
+                | Exclusion::UnknownCapability(_)
+                | Exclusion::ContextTooSmall { .. }
         )
     });
     if let Some(lacks) = lacks {

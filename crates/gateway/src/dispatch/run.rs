@@ -41,7 +41,9 @@ impl Dispatch {
         delivery: Delivery,
         trail: &Arc<Trail>,
     ) -> EventStream {
+        let may_continue = settled.terms.continues && delivery == Delivery::Stream;
         let run = Run {
+            told: may_continue.then(|| Told::new(&job)),
             dispatch: Arc::clone(self),
             settled: Arc::clone(settled),
             index,
@@ -52,7 +54,6 @@ impl Dispatch {
             failures: Vec::new(),
             attempts: Vec::new(),
             hedged: false,
-            told: (settled.terms.continues && delivery == Delivery::Stream).then(Told::default),
             cut: None,
             rest: None,
             ready: VecDeque::new(),
@@ -391,6 +392,9 @@ impl Run {
     }
 
     fn fail(&mut self, failure: JobFailure) {
+        if let Some(told) = &mut self.told {
+            told.release(&mut self.ready);
+        }
         self.over = true;
         self.attempts.clear();
         self.ready.push_back(Event::Failed(failure));
@@ -485,7 +489,7 @@ impl Run {
                 Event::Done { usage, .. } if self.rest.is_some() => told.add_to(usage),
                 _ => {}
             }
-            told.note(&event);
+            return told.pass(event, &mut self.ready);
         }
         self.ready.push_back(event);
     }

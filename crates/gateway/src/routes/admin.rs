@@ -37,6 +37,9 @@ pub(crate) struct LoadRequest {
     ubatch: Option<u32>,
     threads: Option<u32>,
     threads_batch: Option<u32>,
+    /// For example `4-7`.
+    cpus: Option<String>,
+    cpus_batch: Option<String>,
     /// For example `f16` or `q8_0`.
     #[schema(value_type = Option<String>)]
     kv_type_k: Option<CacheType>,
@@ -51,12 +54,16 @@ pub(crate) struct LoadRequest {
     kernels: Option<Kernels>,
     gpu_layers: Option<u32>,
     mmap: Option<bool>,
+    mlock: Option<bool>,
+    huge_pages: Option<bool>,
     swa_full: Option<bool>,
     /// Replaces the model's own chat template.
     chat_template: Option<String>,
     /// `draft_tokens_max` and `ngram`
     #[schema(value_type = Option<crate::wire::openai::request::SpeculationRequest>)]
     speculation: Option<proto::Speculation>,
+    /// Those of the settings above that `sextant tune` has measured.
+    tuned: Vec<String>,
     /// Keep it in memory whatever else is asked for, or no longer do so.
     pin: Option<bool>,
     /// Load it even where it is expected not to fit.
@@ -64,8 +71,31 @@ pub(crate) struct LoadRequest {
 }
 
 impl LoadRequest {
+    /// The settings in it that a measurement might have chosen otherwise.
+    fn given(&self) -> Vec<&'static str> {
+        let given = [
+            ("batch", self.batch.is_some()),
+            ("ubatch", self.ubatch.is_some()),
+            ("threads", self.threads.is_some()),
+            ("threads_batch", self.threads_batch.is_some()),
+            ("cpus", self.cpus.is_some()),
+            ("cpus_batch", self.cpus_batch.is_some()),
+            ("kv_type_k", self.kv_type_k.is_some()),
+            ("kv_type_v", self.kv_type_v.is_some()),
+            ("flash_attention", self.flash_attention.is_some()),
+            ("kernels", self.kernels.is_some()),
+            ("mmap", self.mmap.is_some()),
+            ("mlock", self.mlock.is_some()),
+            ("huge_pages", self.huge_pages.is_some()),
+            ("speculation", self.speculation.is_some()),
+        ];
+        let given = given.into_iter().filter(|(_, is_given)| *is_given);
+        given.map(|(name, _)| name).collect()
+    }
+
     /// `models` are those that may be loaded by their name alone.
     fn into_order(self, models: &[ModelStatus]) -> Result<LoadOrder, ApiError> {
+        let given = self.given();
         let path = self.path.filter(|path| !path.as_os_str().is_empty());
         let name = self.model.filter(|name| !name.is_empty());
         let known = match (&path, &name) {
@@ -88,6 +118,10 @@ impl LoadRequest {
             .or_else(file)
             .ok_or_else(|| ApiError::missing("model", "a name"))?;
         check_name(&name)?;
+        // What is asked for now is nobody's measurement.
+        let tuned = known.tuned.into_iter();
+        let tuned = tuned.filter(|name| !given.contains(&name.as_str()));
+        let tuned = self.tuned.into_iter().chain(tuned).collect();
         let spec = LoadSpec {
             name,
             path,
@@ -98,6 +132,8 @@ impl LoadRequest {
             ubatch: self.ubatch.or(known.ubatch),
             threads: self.threads.or(known.threads),
             threads_batch: self.threads_batch.or(known.threads_batch),
+            cpus: self.cpus.or(known.cpus),
+            cpus_batch: self.cpus_batch.or(known.cpus_batch),
             kv_type_k: self.kv_type_k.or(known.kv_type_k),
             kv_type_v: self.kv_type_v.or(known.kv_type_v),
             flash_attention: self.flash_attention.or(known.flash_attention),
@@ -105,9 +141,12 @@ impl LoadRequest {
             kernels: self.kernels.or(known.kernels),
             gpu_layers: self.gpu_layers.or(known.gpu_layers),
             mmap: self.mmap.or(known.mmap),
+            mlock: self.mlock.or(known.mlock),
+            huge_pages: self.huge_pages.or(known.huge_pages),
             swa_full: self.swa_full.or(known.swa_full),
             chat_template: self.chat_template.or(known.chat_template),
             speculation: self.speculation.or(known.speculation),
+            tuned,
         };
         Ok(LoadOrder {
             spec,

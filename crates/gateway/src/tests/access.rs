@@ -21,10 +21,12 @@ use tokio::net::{TcpListener, TcpStream};
 use super::scripted::{
     Reply, Scripted, Step, config, done, finished, hello, request, routed, send, started, text,
 };
+use super::server::eventually;
 use super::upstream::{Fate, Upstream};
-use crate::access::{Clock, Moment};
+use crate::access::{Clock, Moment, Time};
 use crate::{
-    Control, ControlOptions, GatewayConfig, Price, Prices, RoutedProvider, Routing, serve,
+    Control, ControlOptions, GatewayConfig, LibraryFailureKind, Price, Prices, RoutedProvider,
+    Routing, RoutingSource, serve,
 };
 
 const CHAT: &str = "/v1/chat/completions";
@@ -51,6 +53,12 @@ impl Desk {
         }
     }
 
+    /// As somebody sets the clock of the machine.
+    fn set_back(&self, time: Duration) {
+        let mut clock = self.clock.lock().unwrap();
+        clock.unix_ms -= u64::try_from(time.as_millis()).unwrap();
+    }
+
     fn pass(&self, time: Duration) {
         let mut now = self.clock.lock().unwrap();
         now.elapsed += time;
@@ -71,7 +79,7 @@ impl Desk {
 
     /// As a process that starts.
     fn control(&self) -> Control {
-        let clock = Clock::Manual(Arc::clone(&self.clock));
+        let clock = Clock::new(Time::Manual(Arc::clone(&self.clock)));
         Control::with_clock(self.store(), self.options, clock).unwrap()
     }
 
@@ -194,14 +202,7 @@ async fn keys_come_and_go_while_the_server_runs() {
         ..key("phone")
     });
     // Seen by the server itself.
-    let seen = async {
-        while !control.asks_for_a_key() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), seen)
-        .await
-        .unwrap();
+    eventually(|| control.asks_for_a_key()).await;
     let bearer = format!("authorization: Bearer {}\r\n", phone.expose());
     assert_eq!(status(address, "").await, "401");
     assert_eq!(
@@ -228,6 +229,9 @@ async fn keys_come_and_go_while_the_server_runs() {
     desk.pass(Duration::from_secs(3599));
     assert_eq!(status(address, &bearer).await, "200");
     desk.pass(Duration::from_secs(1));
+    assert_eq!(status(address, &bearer).await, "401");
+    // Not even a clock that is set back brings it to life again.
+    desk.set_back(Duration::from_secs(3600));
     assert_eq!(status(address, &bearer).await, "401");
     // The endpoint does not open because its last key is gone.
     desk.store().connect().unwrap().revoke_key("phone").unwrap();

@@ -229,7 +229,8 @@ fn lists() -> Vec<Case> {
 }
 
 fn messages() -> Vec<Case> {
-    let image = json!([{ "type": "text", "text": "a" }, { "type": "image_url", "image_url": {} }]);
+    let shown = |url: Value| json!([{ "type": "text", "text": "a" }, { "type": "image_url", "image_url": url }]);
+    let of_user = |url: Value| json!({ "role": "user", "content": shown(url) });
     let audio = json!([{ "type": "input_audio", "input_audio": {} }]);
     let call = |call: Value| json!({ "role": "assistant", "tool_calls": [call] });
     vec![
@@ -264,14 +265,39 @@ fn messages() -> Vec<Case> {
             &["5", "content parts"],
         ),
         message(
-            json!({ "role": "user", "content": image }),
+            of_user(json!({})),
+            "messages[0].content[1].image_url.url",
+            &["missing"],
+        ),
+        message(
+            of_user(json!(null)),
+            "messages[0].content[1].image_url",
+            &["missing"],
+        ),
+        message(
+            of_user(json!("file:///etc/passwd")),
+            "messages[0].content[1].image_url.url",
+            &["`file:///etc/passwd`", "http(s)", "data:"],
+        ),
+        message(
+            of_user(json!({ "url": format!("https://a/{}", "x".repeat(8192)) })),
+            "messages[0].content[1].image_url.url",
+            &["8202 bytes", "8192"],
+        ),
+        message(
+            of_user(json!({ "url": "https://a/b", "detail": "most" })),
+            "detail",
+            &["`most`", "auto"],
+        ),
+        message(
+            json!({ "role": "system", "content": shown(json!("https://a/b")) }),
             "messages[0].content[1]",
-            &["`image_url`", "text only"],
+            &["image", "messages of the user"],
         ),
         message(
             json!({ "role": "user", "content": audio }),
             "messages[0].content[0]",
-            &["`input_audio`", "text only"],
+            &["`input_audio`", "text and images"],
         ),
         message(
             json!({ "role": "user", "content": [{ "type": "text" }] }),

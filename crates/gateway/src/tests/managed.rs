@@ -41,6 +41,7 @@ fn managed(name: &str, flags: &[&str]) -> RoutedProvider {
                 silence: LONG,
             },
             models: Vec::new(),
+            vision: Vec::new(),
             streams: Streams::Always,
         },
         command: words

@@ -3,6 +3,8 @@ mod anthropic;
 mod bad_inputs;
 mod edge;
 mod fault_matrix;
+mod images;
+mod large;
 mod managed;
 mod ollama;
 mod properties;

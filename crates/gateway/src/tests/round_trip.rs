@@ -35,6 +35,7 @@ fn peer(url: String, streams: Streams) -> RoutedProvider {
             silence: day,
         },
         models: Vec::new(),
+        vision: Vec::new(),
         streams,
     });
     RoutedProvider {

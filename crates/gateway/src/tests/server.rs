@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -19,9 +20,13 @@ pub(super) struct Running {
 }
 
 pub(super) async fn run(backend: &Arc<Scripted>, config: GatewayConfig) -> Running {
+    let app = router(backend, config.clone());
+    run_app(app, config).await
+}
+
+pub(super) async fn run_app(app: Router, config: GatewayConfig) -> Running {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = router(backend, config.clone());
     let (stop, stopped) = oneshot::channel::<()>();
     let task = tokio::spawn(async move {
         let shutdown = async {

@@ -328,3 +328,83 @@ async fn reloads_drop_no_request() {
     assert_eq!(answered, REQUESTS);
     assert!(reloads > 10, "{reloads}");
 }
+
+#[tokio::test]
+async fn a_stop_string_is_not_lost_where_an_answer_is_continued() {
+    let cut = Upstream::with(Fate::Says(&[
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"You \"}}]}",
+        "data: {\"choices\":[{\"index\":0,\"delta\":{\"content\":\"sai\"}}]}",
+    ]))
+    .await;
+    let well = Upstream::start(|_| Fate::Answer).await;
+    let providers = vec![
+        cut.provider("cut", Reach::Lan, 1),
+        well.provider("well", Reach::Lan, 2),
+    ];
+    let app = endpoint(providers, |routing| routing.continue_streams = true);
+    let mut body = body("Hi");
+    body["stop"] = json!(["said!"]);
+    let reply = post(&app, &[], &body).await;
+    assert!(
+        reply.body.contains(": continued by well:m"),
+        "{}",
+        reply.body
+    );
+    assert_eq!(text_of(&reply.body), reply_to("Hi"));
+    // What may begin a stop string is written anew by who can see all of it.
+    assert_eq!(well.seen()[0]["messages"][1]["content"], "You ");
+}
+
+#[tokio::test]
+async fn the_rules_bind_what_is_kept_also_where_nobody_else_could_answer() {
+    let cloud = Upstream::start(|_| Fate::Answer).await;
+    let source = Arc::new(Source::default());
+    let mut config = config();
+    config.routing_source = Some(source.clone());
+    let rule = router::Rule {
+        name: "birds".into(),
+        patterns: vec!["heron".into()],
+        reach: Reach::Device,
+    };
+    let ruled = Routing {
+        rules: router::Rules::new(&[rule]).unwrap(),
+        ..Routing::default()
+    };
+    let script = crate::tests::scripted::hello;
+    let app = routed(&Scripted::new(vec![script(), script()]), config, ruled);
+    let respond = async |model: &str, input: &str, previous: Option<&Value>| {
+        let body = json!({ "model": model, "input": input, "previous_response_id": previous });
+        let request = request(Method::POST, "/v1/responses", body.to_string());
+        send(app.clone(), request).await
+    };
+    let bound = respond("tiny", "A heron", None).await.json();
+    let free = respond("tiny", "A duck", None).await.json();
+    // Later there are others, and the rules have changed.
+    let providers = vec![cloud.provider("cloud", Reach::Cloud, 1)];
+    *source.0.lock().unwrap() = Some(Ok(under(providers, "fast", "cloud:m")));
+    let reload = request(Method::POST, "/admin/reload", "");
+    assert_eq!(send(app.clone(), reload).await.status, 200);
+    let refused = respond("m", "Go on", Some(&bound["id"])).await;
+    assert_eq!(refused.status, 403, "{}", refused.body);
+    assert!(cloud.seen().is_empty());
+    let reply = respond("m", "Go on", Some(&free["id"])).await;
+    assert_eq!(reply.status, 200, "{}", reply.body);
+}
+
+#[tokio::test]
+async fn an_alias_is_loaded_where_what_it_stands_for_is() {
+    use crate::tests::scripted::{ready_model, shelved};
+    let backend = Scripted::with_models(vec![ready_model("here"), shelved("there")]);
+    let mut routing = under(Vec::new(), "fast", "embedded:here");
+    let aliases = &mut routing.policy.aliases;
+    aliases.insert("slow".into(), vec!["embedded:there".into()]);
+    let app = routed(&backend, config(), routing);
+    let list = send(app, request(Method::GET, "/v1/models", ""))
+        .await
+        .json();
+    let entries = list["data"].as_array().unwrap();
+    for (alias, loaded) in [("fast", true), ("slow", false)] {
+        let entry = entries.iter().find(|entry| entry["id"] == alias).unwrap();
+        assert_eq!(entry["loaded"], loaded, "{entry}");
+    }
+}

@@ -118,22 +118,30 @@ impl Upstream {
 
     /// As a provider of the model `m`.
     pub(crate) fn provider(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
-        self.within(Duration::from_secs(60), name, reach, priority)
+        self.routed(self.config(name, reach), priority)
+    }
+
+    /// As a provider whose model sees.
+    pub(crate) fn seeing(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
+        let config = RemoteConfig {
+            vision: vec!["m".into()],
+            ..self.config(name, reach)
+        };
+        self.routed(config, priority)
     }
 
     /// As a provider that is given up soon; for one that may hang.
     pub(crate) fn hasty(&self, name: &str, reach: Reach, priority: u32) -> RoutedProvider {
-        self.within(Duration::from_millis(500), name, reach, priority)
+        let patience = Duration::from_millis(500);
+        let mut config = self.config(name, reach);
+        config.timeouts.first_token = patience;
+        config.timeouts.silence = patience;
+        self.routed(config, priority)
     }
 
-    fn within(
-        &self,
-        patience: Duration,
-        name: &str,
-        reach: Reach,
-        priority: u32,
-    ) -> RoutedProvider {
-        let remote = Remote::new(RemoteConfig {
+    fn config(&self, name: &str, reach: Reach) -> RemoteConfig {
+        let patience = Duration::from_secs(60);
+        RemoteConfig {
             name: name.into(),
             // One that goes on with begun answers.
             kind: Kind::Vllm,
@@ -147,12 +155,18 @@ impl Upstream {
                 silence: patience,
             },
             models: Vec::new(),
+            vision: Vec::new(),
             streams: Streams::Always,
-        });
+        }
+    }
+
+    fn routed(&self, config: RemoteConfig, priority: u32) -> RoutedProvider {
+        let name = config.name.clone();
+        let remote = Remote::new(config).unwrap();
         RoutedProvider {
-            name: name.into(),
-            provider: Arc::new(remote.unwrap()),
-            reach,
+            name: name,
+            reach: remote.reach(),
+            provider: Arc::new(remote),
             priority,
             weight: 100,
             requests_max: 64,
@@ -169,6 +183,18 @@ async fn models() -> Json<Value> {
 /// What a healthy engine answers.
 pub(crate) fn reply_to(prompt: &str) -> String {
     format!("You said: {prompt}")
+}
+
+/// The text of the first message.
+fn said(body: &Value) -> String {
+    match &body["messages"][0]["content"] {
+        Value::String(text) => text.clone(),
+        parts => {
+            let parts = parts.as_array().unwrap().iter();
+            let word = |part: &Value| part["text"].as_str().unwrap_or("[image]").to_owned();
+            parts.map(word).collect()
+        }
+    }
 }
 
 async fn chat(
@@ -224,7 +250,7 @@ fn answer(body: &Value) -> Response {
     if body["stream"] == true {
         return events(chunks(body));
     }
-    let text = reply_to(body["messages"][0]["content"].as_str().unwrap());
+    let text = reply_to(&said(body));
     Json(json!({
         "choices": [{
             "index": 0,
@@ -237,7 +263,7 @@ fn answer(body: &Value) -> Response {
 }
 
 fn chunks(body: &Value) -> Vec<String> {
-    let text = reply_to(body["messages"][0]["content"].as_str().unwrap());
+    let text = reply_to(&said(body));
     let begun = match body["continue_final_message"] == true {
         true => body["messages"][1]["content"].as_str().unwrap(),
         false => "",

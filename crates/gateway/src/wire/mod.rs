@@ -5,6 +5,7 @@
 pub mod anthropic;
 pub(crate) mod encode;
 pub(crate) mod fold;
+pub(crate) mod images;
 pub(crate) mod ollama;
 pub mod openai;
 pub mod plan;

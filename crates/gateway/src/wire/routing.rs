@@ -8,15 +8,15 @@ use utoipa::ToSchema;
 
 /// Where a request goes, and why.
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WireDecision {
+pub(crate) struct WireDecision<'a> {
     /// How the request's `model` was read: `explicit`, `alias`, `task`, `name` or `auto`.
     route: &'static str,
     /// The same in words.
     because: String,
     privacy: WirePrivacy,
     /// In the order in which they are tried; nobody where it is empty.
-    candidates: Vec<WireCandidate>,
-    excluded: Vec<WireExcluded>,
+    candidates: Vec<WireCandidate<'a>>,
+    excluded: Vec<WireExcluded<'a>>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -28,9 +28,9 @@ pub(crate) struct WirePrivacy {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WireCandidate {
-    provider: String,
-    model: String,
+pub(crate) struct WireCandidate<'a> {
+    provider: &'a str,
+    model: &'a str,
     /// `device`, `lan` or `cloud`
     reach: &'static str,
     /// Its place in the route's list, from 0.
@@ -42,28 +42,28 @@ pub(crate) struct WireCandidate {
 }
 
 #[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct WireExcluded {
-    provider: String,
-    model: Option<String>,
+pub(crate) struct WireExcluded<'a> {
+    provider: &'a str,
+    model: Option<&'a str>,
     /// Why, in a word.
     reason: &'static str,
     /// The same in words.
     because: String,
 }
 
-impl From<&Decision> for WireDecision {
-    fn from(decision: &Decision) -> Self {
+impl<'a> From<&'a Decision> for WireDecision<'a> {
+    fn from(decision: &'a Decision) -> Self {
         let candidates = decision.candidates.iter().map(|candidate| WireCandidate {
-            provider: candidate.target.provider.clone(),
-            model: candidate.target.model.clone(),
+            provider: &candidate.target.provider,
+            model: &candidate.target.model,
             reach: candidate.reach.word(),
             rank: candidate.rank,
             ahead: candidate.ahead.map(router::Advantage::word),
             because: candidate.ahead.map(router::Advantage::sentence),
         });
         let excluded = decision.excluded.iter().map(|one| WireExcluded {
-            provider: one.provider.clone(),
-            model: one.model.clone(),
+            provider: &one.provider,
+            model: one.model.as_deref(),
             reason: one.reason.word(),
             because: one.reason.to_string(),
         });

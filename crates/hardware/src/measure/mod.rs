@@ -8,10 +8,10 @@
 //! core, two, four and so on up to all, a few short rounds are run; the best and the median
 //! are given: a wide gap says that something else was running.
 //!
-//! **Arithmetic.** A caller gives the inner loop to time ([`Workload`]); it is run on one core
-//! and on all.
+//! **Arithmetic.** A caller gives the inner loops to time ([`Workload`]): those that tell of the
+//! machine are run on one core and on all, those of a program's own kernels on all.
 //!
-//! All of it takes about a second. What others took of the machine meanwhile is measured too
+//! All of it takes a second or two. What others took of the machine meanwhile is measured too
 //! ([`Busy`]).
 
 mod bandwidth;
@@ -33,6 +33,8 @@ use crate::{CpuSet, Machine, Root};
 const BANDWIDTH_TIME: Duration = Duration::from_millis(600);
 /// Time for a workload on one core, and on all.
 const COMPUTE_TIME: Duration = Duration::from_millis(80);
+/// Time for one of a program's kernels.
+const KERNEL_TIME: Duration = Duration::from_millis(30);
 /// A point whose number of cores reaches this share of the best bandwidth has enough.
 const ENOUGH_PERCENT: f64 = 95.0;
 
@@ -43,6 +45,8 @@ pub struct Measured {
     /// By the number of cores, the least first.
     pub bandwidth: Vec<BandwidthPoint>,
     pub compute: Vec<ComputePoint>,
+    /// On all cores.
+    pub kernels: Vec<ComputePoint>,
     /// What was read from end to end.
     pub buffer: Bytes,
     /// Whether every thread could be bound to its core.
@@ -86,14 +90,23 @@ pub enum MeasureError {
     Thread(String),
 }
 
-/// Measures the cores of the machine's plan. Blocking for about a second, on all of them.
+/// What a caller wants timed besides memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Workloads<'a> {
+    /// On one core and on all.
+    pub machine: &'a [Workload<'a>],
+    /// On all cores only: there are many of them.
+    pub kernels: &'a [Workload<'a>],
+}
+
+/// Measures the cores of the machine's plan. Blocking for a second or two, on all of them.
 ///
 /// # Errors
 /// When there is no core, too little memory, or no thread to be had.
 pub fn measure(
     root: &Root,
     machine: &Machine,
-    workloads: &[Workload<'_>],
+    workloads: Workloads<'_>,
 ) -> Result<Measured, MeasureError> {
     let cores = machine.plan.decode.cpus.clone();
     if cores.is_empty() {
@@ -104,22 +117,59 @@ pub fn measure(
     let start = Instant::now();
     let (bandwidth, is_pinned) = bandwidth::sweep(&cores, buffer, BANDWIDTH_TIME)?;
     let mut compute = Vec::new();
-    for workload in workloads {
+    for workload in workloads.machine {
         let one = cores.first_n(1);
         compute.push(compute::point(&one, workload, COMPUTE_TIME)?);
         if cores.len() > 1 {
             compute.push(compute::point(&cores, workload, COMPUTE_TIME)?);
         }
     }
+    let kernels = compute::interleaved(&cores, workloads.kernels, KERNEL_TIME)?;
     Ok(Measured {
         busy: Busy::between(&before, &busy::Times::read(root), machine),
         seconds: start.elapsed().as_secs_f64(),
         cores,
         bandwidth,
         compute,
+        kernels,
         buffer,
         is_pinned,
     })
+}
+
+/// How fast a core computes while everything else goes on as it does, in operations a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct CoreSpeed {
+    pub cpu: u32,
+    pub operations_s: f64,
+}
+
+/// Runs the loop on one core after another, for so long each. Unlike [`measure`] it counts
+/// what others take: a core that is half busy is half as fast.
+///
+/// # Errors
+/// When no thread is to be had.
+pub fn each_core(
+    cores: &CpuSet,
+    workload: &Workload<'_>,
+    time: Duration,
+) -> Result<Vec<CoreSpeed>, MeasureError> {
+    let speeds = cores.iter().map(|cpu| {
+        let core: CpuSet = std::iter::once(cpu).collect();
+        Ok(CoreSpeed {
+            cpu,
+            operations_s: compute::rate(&core, workload, time)?,
+        })
+    });
+    speeds.collect()
+}
+
+/// Sleeps for a moment and says what others took of the machine meanwhile.
+#[must_use]
+pub fn look(root: &Root, machine: &Machine, time: Duration) -> Busy {
+    let before = busy::Times::read(root);
+    std::thread::sleep(time);
+    Busy::between(&before, &busy::Times::read(root), machine)
 }
 
 /// Runs one pinned thread for each core, all of them or none: `work` gets the thread's place
@@ -200,7 +250,11 @@ mod tests {
             operations: 2000.0,
             make: &make,
         };
-        let measured = measure(&root, &machine, &[workload]).unwrap();
+        let workloads = Workloads {
+            machine: &[workload],
+            kernels: &[workload],
+        };
+        let measured = measure(&root, &machine, workloads).unwrap();
         assert!(measured.seconds < 30.0);
         let n_cores = machine.plan.decode.cpus.len();
         assert_eq!(measured.bandwidth.last().unwrap().n_cores, n_cores);
@@ -210,23 +264,30 @@ mod tests {
             assert!(point.median_gb_per_second <= best && point.n_rounds >= 3);
         }
         assert!(measured.enough_cores().unwrap() <= n_cores);
-        for point in &measured.compute {
+        assert_eq!(measured.kernels.len(), 1);
+        for point in measured.compute.iter().chain(&measured.kernels) {
             assert!(point.best_giga_per_second > 0.001);
         }
+        let cores = &machine.plan.usable;
+        let speeds = each_core(cores, &workload, Duration::from_millis(5)).unwrap();
+        assert_eq!(speeds.len(), cores.len());
+        assert!(speeds.iter().all(|speed| speed.operations_s > 1e6));
+        let busy = look(&root, &machine, Duration::from_millis(30));
+        assert!(busy.others_percent.is_none_or(|percent| percent <= 100.0));
     }
 
     #[test]
     fn without_cores_or_memory_nothing_is_measured() {
         let nothing = Root::recorded(Recording::default());
         let machine = Machine::read(&nothing);
-        let measured = measure(&nothing, &machine, &[]);
+        let measured = measure(&nothing, &machine, Workloads::default());
         assert_eq!(measured, Err(MeasureError::NoCore));
         let little = Root::recorded(Recording::of(&[
             ("/sys/devices/system/cpu/online", "0\n"),
             ("/proc/meminfo", "MemAvailable: 65536 kB\n"),
         ]));
         let machine = Machine::read(&little);
-        let error = measure(&little, &machine, &[]).unwrap_err();
+        let error = measure(&little, &machine, Workloads::default()).unwrap_err();
         assert_eq!(
             error.to_string(),
             "0 B of memory are left and 64.0 MiB are wanted to read beyond the caches; stop \

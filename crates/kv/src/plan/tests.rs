@@ -277,7 +277,130 @@ fn strangers_are_refused_by_name() {
     assert!(error.to_string().contains("at most 512"), "{error}");
 }
 
+/// Figures at their bounds come out as too many bytes, never as few.
+#[test]
+fn figures_at_their_bounds_are_refused_and_take_no_part_of_a_number() {
+    let wide = shape(
+        "llama",
+        &[
+            ("block_count", "2"),
+            ("context_length", "16777216"),
+            ("embedding_length", "16777216"),
+            ("attention.head_count", "16777216"),
+            ("attention.head_count_kv", "16777216"),
+            ("attention.key_length", "16777216"),
+            ("attention.value_length", "16777216"),
+        ],
+    );
+    let error = Plan::new(&wide, &request(1 << 24, CacheType::F16)).unwrap_err();
+    assert_eq!(error, PlanError::Bytes { max: 1 << 56 });
+    assert!(error.to_string().contains("less context"), "{error}");
+    let state = shape(
+        "kimi-linear",
+        &[
+            ("block_count", "1"),
+            ("context_length", "4096"),
+            ("embedding_length", "64"),
+            ("attention.head_count", "16777216"),
+            ("attention.head_count_kv", "0"),
+            ("kda.head_dim", "16777216"),
+            ("ssm.conv_kernel", "16777216"),
+        ],
+    );
+    let error = Plan::new(&state, &request(4096, CacheType::F16)).unwrap_err();
+    assert_eq!(error, PlanError::Bytes { max: 1 << 56 });
+}
+
+/// Gemma 4's widths: 256 values with a window, 512 without, each in a cache of its own.
+#[test]
+fn each_cache_is_rotated_by_itself() {
+    let shape = shape(
+        "gemma4",
+        &[
+            ("block_count", "4"),
+            ("context_length", "32768"),
+            ("embedding_length", "1024"),
+            ("attention.head_count", "4"),
+            ("attention.head_count_kv", "1"),
+            ("attention.key_length", "512"),
+            ("attention.value_length", "512"),
+            ("attention.key_length_swa", "256"),
+            ("attention.value_length_swa", "256"),
+            ("attention.sliding_window", "512"),
+            ("attention.sliding_window_pattern", "1,1,1,0"),
+        ],
+    );
+    let request = Request {
+        window: WindowCells::Full,
+        ..request(4096, CacheType::Q8_0)
+    };
+    let plan = Plan::new(&shape, &request).unwrap();
+    let lost = losses(&shape, &request, &plan, Attention::Own);
+    assert_eq!(lost, [Loss::NoWindowSaving]);
+}
+
+/// Metadata that answer every key with one of a few numbers.
+#[derive(Debug)]
+struct Any {
+    architecture: &'static str,
+    numbers: Vec<Option<u64>>,
+}
+
+impl Header for Any {
+    fn number(&self, key: &str) -> Option<u64> {
+        let sum: usize = key.bytes().map(usize::from).sum();
+        self.numbers[sum % self.numbers.len()]
+    }
+
+    fn numbers(&self, _: &str) -> Option<Vec<u64>> {
+        None
+    }
+
+    fn text(&self, _: &str) -> Option<String> {
+        Some(self.architecture.to_owned())
+    }
+}
+
+fn any_number() -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![
+        3 => Just(None),
+        5 => (0u64..64).prop_map(Some),
+        4 => (0u32..25).prop_map(|shift| Some(1 << shift)),
+        1 => any::<u64>().prop_map(Some),
+    ]
+}
+
 proptest! {
+    /// Whatever a header says, nothing ends the process, and no cache is smaller than its
+    /// rows, counted in wider numbers.
+    #[test]
+    fn any_header_is_refused_or_planned_in_full(
+        at in 0usize..crate::ARCHITECTURES.len(),
+        numbers in proptest::collection::vec(any_number(), 31),
+        context in prop_oneof![1u64..100_000, Just(1 << 24), Just(1 << 31)],
+        sequences in 1u64..=256,
+    ) {
+        let header = Any { architecture: crate::ARCHITECTURES[at], numbers };
+        let Ok(shape) = Shape::read(&header) else { return Ok(()) };
+        let request = Request { sequences, ..request(context, CacheType::F16) };
+        let Ok(plan) = Plan::new(&shape, &request) else { return Ok(()) };
+        let _ = losses(&shape, &request, &plan, Attention::Own);
+        for cache in plan.caches.iter().filter(|cache| cache.part == Part::Tokens) {
+            let layers = shape.layers.iter();
+            let here = layers.filter(|layer| shape.window.is_none() || !layer.is_windowed);
+            let keys = here.filter_map(|layer| layer.keys_values);
+            let values = keys.map(|one| u128::from(one.heads) * u128::from(one.key_width));
+            let bytes = values.sum::<u128>() * 2 * u128::from(cache.cells);
+            prop_assert!(u128::from(cache.keys_bytes) >= bytes, "{cache:?}");
+        }
+        if shape.has_state() {
+            let states = shape.layers.iter().filter(|layer| layer.has_state).count() as u128;
+            let one = u128::from(shape.state.shift_values) + u128::from(shape.state.sum_values);
+            let bytes = states * one * u128::from(sequences) * 4;
+            prop_assert!(u128::from(plan.bytes_of(Part::States)) >= bytes);
+        }
+    }
+
     /// More context, more sequences or wider types never take fewer bytes.
     #[test]
     fn bytes_grow_with_what_is_asked_for(

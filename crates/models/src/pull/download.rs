@@ -37,6 +37,22 @@ pub(super) struct Remote {
     pub denied_fix: Option<String>,
 }
 
+impl Remote {
+    /// A refusal with the source's own advice.
+    pub(super) fn explain(&self, failure: Failure) -> Failure {
+        match (failure, &self.denied_fix) {
+            (Failure::Final(PullError::Denied { url, status, .. }), Some(fix)) => {
+                Failure::Final(PullError::Denied {
+                    url,
+                    status,
+                    fix: fix.clone(),
+                })
+            }
+            (failure, _) => failure,
+        }
+    }
+}
+
 /// What is remembered beside an unfinished file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sidecar {
@@ -197,23 +213,10 @@ impl<'a> Part<'a> {
             if self.done >= before.saturating_add(PROGRESS_BYTES) {
                 retry.made_progress();
             }
-            retry.pause(self.explain(failure)).await?;
+            retry.pause(remote.explain(failure)).await?;
             if !self.sidecar.can_resume() {
                 self.reset().await?;
             }
-        }
-    }
-
-    fn explain(&self, failure: Failure) -> Failure {
-        match (failure, &self.remote.denied_fix) {
-            (Failure::Final(PullError::Denied { url, status, .. }), Some(fix)) => {
-                Failure::Final(PullError::Denied {
-                    url,
-                    status,
-                    fix: fix.clone(),
-                })
-            }
-            (failure, _) => failure,
         }
     }
 
@@ -504,7 +507,7 @@ fn strong_etag(response: &Response) -> Option<String> {
 }
 
 /// `bytes START-END/TOTAL`, where START-END or TOTAL may be `*`.
-fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
+pub(super) fn content_range(text: &str) -> Option<(Option<u64>, Option<u64>)> {
     let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
     let start = range
         .split_once('-')

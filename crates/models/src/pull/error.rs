@@ -95,6 +95,11 @@ pub enum PullError {
     /// The bytes arrived whole, and are no sound model.
     #[error("what was pulled is no sound model: {0}")]
     Artifact(#[from] ArtifactFault),
+    /// A package has to be fetched whole before what is in it can be read.
+    #[error(
+        "the header of {source_name} cannot be read by itself, since it comes in a package; pull it first"
+    )]
+    NoHeader { source_name: String },
     #[error("there is no folder to keep models in; set SEXTANT_MODELS")]
     NoStore,
 }

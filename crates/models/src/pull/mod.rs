@@ -13,6 +13,7 @@
 mod disk;
 mod download;
 mod error;
+mod header;
 mod http;
 mod hugging_face;
 mod lock;

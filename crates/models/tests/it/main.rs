@@ -7,6 +7,7 @@
 )]
 
 mod gguf_properties;
+mod headers;
 mod pull;
 mod pull_faults;
 mod pull_kill;

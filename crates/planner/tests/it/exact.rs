@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use engine::{LlamaEngine, OpenOptions};
 use kv::{CacheType, Part, Plan, Types, WindowCells};
 use models::Gguf;
-use planner::{Compute, Loading, Model, Setup};
+use planner::{Compute, Loading, Model, Purpose, Setup};
 use testkit::tiny::{self, Family};
 
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -108,8 +108,11 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
         sequences: setup.sequences,
         batch: setup.batch,
         ubatch: setup.ubatch,
-        threads: 1,
-        threads_batch: 1,
+        placement: llama::Placement {
+            threads: 1,
+            threads_batch: 1,
+            ..llama::Placement::default()
+        },
         type_k: cache_type(setup.types.keys),
         type_v: cache_type(setup.types.values),
         flash_attention: match setup.has_flash_attention {
@@ -118,6 +121,8 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
         },
         gpu_layers: Some(0),
         mmap: true,
+        mlock: false,
+        huge_pages: false,
         swa_full: setup.window == WindowCells::Full,
     };
     LlamaEngine::open(&options, |_| true).expect("the engine opens the model")
@@ -136,6 +141,7 @@ fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup 
         compute: Compute::Ggml,
         loading: Loading::Mapped,
         gpu_layers: 0,
+        purpose: Purpose::Generate,
     }
 }
 
@@ -169,10 +175,35 @@ fn setups(family: Family) -> Vec<Setup> {
     all
 }
 
+/// `n_rot_k = 64, n_embd_head_k_all = 128`, once for each cache; one without layers says 0 for
+/// its heads. Whether all of them are rotated, keys and then values; values say so under the
+/// name of the keys.
+fn reported_rotations(lines: &[String]) -> [bool; 2] {
+    ["n_rot_k = ", "n_rot_v = "].map(|name| {
+        let of = |line: &String| {
+            let (_, rest) = line.split_once(name)?;
+            let (rotated, heads) = rest.split_once(", n_embd_head_k_all = ")?;
+            (heads.trim() != "0").then(|| rotated != "0")
+        };
+        lines.iter().filter_map(of).all(|rotated| rotated)
+    })
+}
+
+fn planned_rotations(model: &Model, setup: &Setup, plan: &Plan) -> [bool; 2] {
+    let request = setup.request(model);
+    let lost = kv::losses(&model.shape, &request, plan, kv::Attention::Ggml);
+    let has_no = |wanted: kv::Side| {
+        lost.iter()
+            .any(|loss| matches!(loss, kv::Loss::NoRotation { side, .. } if *side == wanted))
+    };
+    [!has_no(kv::Side::Keys), !has_no(kv::Side::Values)]
+}
+
 #[test]
 fn caches_are_as_the_engine_reports_them() {
     llama::init(note, llama::Kernels::Ggml);
     let folder = tempfile::tempdir().unwrap();
+    let mut rotated = 0;
     for family in Family::ALL {
         let path = folder
             .path()
@@ -194,6 +225,19 @@ fn caches_are_as_the_engine_reports_them() {
                 "{family:?} with {setup:?}\n{}",
                 lines.join("\n")
             );
+            // Of what is not quantised the engine rotates nothing, and nothing is lost.
+            let Types { keys, values } = setup.types;
+            let of = |of: [bool; 2]| {
+                [
+                    keys.is_quantised() && of[0],
+                    values.is_quantised() && !model.shape.is_latent && of[1],
+                ]
+            };
+            let reported = reported_rotations(&lines);
+            let planned = planned_rotations(&model, &setup, &plan);
+            assert_eq!(of(reported), of(planned), "{family:?} with {setup:?}");
+            rotated += usize::from(of(planned)[0] && model.shape.window.is_some());
         }
     }
+    assert!(rotated > 0, "no cache with a window was rotated");
 }

@@ -7,6 +7,9 @@
     reason = "a test fails by panicking"
 )]
 
+mod architectures;
 mod exact;
+mod ledger;
 mod published;
+mod sized;
 mod sparing;

@@ -7,7 +7,7 @@
 //! the two models whose output is a matrix of its own leave out one table of Q6_K.
 
 use kv::{CacheType, Header, Part, Plan, Pool, Request, Shape, Types, WindowCells};
-use planner::{Compute, Loading, Model, Role, Setup, Tensor, device_named, predict};
+use planner::{Compute, Loading, Model, Purpose, Role, Setup, Tensor, device_named, predict};
 
 const MIB: f64 = 1024.0 * 1024.0;
 const N_VOCAB: f64 = 248_320.0;
@@ -233,6 +233,7 @@ fn published_speeds_lie_in_the_bands() {
             compute: Compute::Ggml,
             loading: Loading::Mapped,
             gpu_layers: 0,
+            purpose: Purpose::Generate,
         };
         let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
         let speed = predict(&model, &setup, &plan, &board);

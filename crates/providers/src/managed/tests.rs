@@ -34,6 +34,7 @@ fn config(flags: &[&str]) -> ManagedConfig {
                 silence: LONG,
             },
             models: Vec::new(),
+            vision: Vec::new(),
             streams: Streams::Always,
         },
         command: words.map(|word| Secret::new(*word)).collect(),

@@ -1,9 +1,13 @@
 //! From a job to a request body. Pure.
 
+use std::collections::BTreeMap;
+
 use proto::{
-    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, FailureKind, Generation, Job,
-    JobFailure, Message, Prompt, Reasoning, Role, SamplingOverrides, ToolChoice, ToolDefinition,
+    ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, FailureKind, Generation,
+    Image, Job, JobFailure, Message, Prompt, Reasoning, Role, SamplingOverrides, ToolChoice,
+    ToolDefinition,
 };
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::kind::{Extra, Kind};
@@ -13,7 +17,8 @@ use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER, TRACE_PARENT_HE
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
     pub(crate) endpoint: Endpoint,
-    pub(crate) body: Map<String, Value>,
+    /// A JSON object.
+    pub(crate) body: Vec<u8>,
     pub(crate) answer: AnswerKind,
     /// Further headers.
     pub(crate) headers: Vec<(&'static str, String)>,
@@ -55,7 +60,7 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
     let mut writer = Writer {
         kind,
         is_streamed,
-        body: Map::new(),
+        body: Vec::new(),
         warnings: Vec::new(),
     };
     writer.set("model", order.model);
@@ -97,10 +102,10 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
     );
     Ok(Request {
         endpoint,
-        body: writer.body,
+        warnings: std::mem::take(&mut writer.warnings),
+        body: writer.into_body(),
         answer,
         headers,
-        warnings: writer.warnings,
     })
 }
 
@@ -115,23 +120,35 @@ fn unsupported(what: &str) -> JobFailure {
 struct Writer {
     kind: Kind,
     is_streamed: bool,
-    body: Map<String, Value>,
+    /// The object as far as it is written, without its end.
+    body: Vec<u8>,
     warnings: Vec<String>,
 }
 
 impl Writer {
-    fn set(&mut self, name: &str, value: impl Into<Value>) {
-        self.body.insert(name.to_owned(), value.into());
+    /// Adds a field; each is set once.
+    fn set(&mut self, name: &str, value: impl Serialize) {
+        let separator = if self.body.is_empty() { b'{' } else { b',' };
+        self.body.push(separator);
+        // Strings, numbers and what is made of them always serialise, and memory takes all.
+        let _ = serde_json::to_writer(&mut self.body, name);
+        self.body.push(b':');
+        let _ = serde_json::to_writer(&mut self.body, &value);
     }
 
-    fn maybe<T: Into<Value>>(&mut self, name: &str, value: Option<T>) {
+    fn into_body(mut self) -> Vec<u8> {
+        self.body.push(b'}');
+        self.body
+    }
+
+    fn maybe<T: Serialize>(&mut self, name: &str, value: Option<T>) {
         if let Some(value) = value {
             self.set(name, value);
         }
     }
 
     /// A value that OpenAI's dialect does not have.
-    fn extra<T: Into<Value>>(&mut self, field: Extra, value: Option<T>) {
+    fn extra<T: Serialize>(&mut self, field: Extra, value: Option<T>) {
         let Some(value) = value else { return };
         match self.kind.spelling(field) {
             Some(name) => self.set(name, value),
@@ -155,8 +172,9 @@ impl Writer {
     }
 
     fn chat(&mut self, job: ChatJob) -> Result<(), JobFailure> {
-        let messages = job.messages.into_iter();
-        let messages: Vec<Value> = messages.map(|one| message(self.kind, one)).collect();
+        let messages = job.messages.iter();
+        let messages = messages.map(|one| message(self.kind, one));
+        let messages = messages.collect::<Result<Vec<_>, _>>()?;
         self.set("messages", messages);
         if job.continues && matches!(self.kind, Kind::Sextant | Kind::Vllm) {
             // To the others a last message of the assistant's says it.
@@ -273,23 +291,23 @@ impl Writer {
     }
 
     fn sampling(&mut self, sampling: SamplingOverrides) {
-        self.maybe("temperature", sampling.temperature.map(short));
-        self.maybe("top_p", sampling.top_p.map(short));
-        self.maybe("presence_penalty", sampling.presence_penalty.map(short));
-        self.maybe("frequency_penalty", sampling.frequency_penalty.map(short));
+        self.maybe("temperature", sampling.temperature);
+        self.maybe("top_p", sampling.top_p);
+        self.maybe("presence_penalty", sampling.presence_penalty);
+        self.maybe("frequency_penalty", sampling.frequency_penalty);
         self.maybe("seed", sampling.seed);
         if !sampling.logit_bias.is_empty() {
             let biases = sampling.logit_bias.into_iter();
-            let biases = biases.map(|(token, bias)| (token.to_string(), short(bias)));
-            self.set("logit_bias", biases.collect::<Map<_, _>>());
+            let biases = biases.map(|(token, bias)| (token.to_string(), bias));
+            self.set("logit_bias", biases.collect::<BTreeMap<_, _>>());
         }
         self.extra(Extra::TopK, sampling.top_k);
-        self.extra(Extra::MinP, sampling.min_p.map(short));
-        self.extra(Extra::TypicalP, sampling.typical_p.map(short));
-        self.extra(Extra::RepeatPenalty, sampling.repeat_penalty.map(short));
+        self.extra(Extra::MinP, sampling.min_p);
+        self.extra(Extra::TypicalP, sampling.typical_p);
+        self.extra(Extra::RepeatPenalty, sampling.repeat_penalty);
         self.extra(Extra::RepeatLastN, sampling.repeat_last_n);
-        self.extra(Extra::DryMultiplier, sampling.dry_multiplier.map(short));
-        self.extra(Extra::DryBase, sampling.dry_base.map(short));
+        self.extra(Extra::DryMultiplier, sampling.dry_multiplier);
+        self.extra(Extra::DryBase, sampling.dry_base);
         self.extra(Extra::DryAllowedLength, sampling.dry_allowed_length);
         self.extra(Extra::DryPenaltyLastN, sampling.dry_penalty_last_n);
         self.extra(Extra::DrySequenceBreakers, sampling.dry_sequence_breakers);
@@ -303,47 +321,102 @@ fn schema_format(schema: Value) -> Value {
     })
 }
 
-/// A 32-bit value with as many digits as it has: 0.7, not 0.699999988079071.
-fn short(value: f32) -> Value {
-    value.to_string().parse::<f64>().unwrap_or_default().into()
+/// A message on the wire.
+#[derive(Serialize)]
+struct WireMessage<'a> {
+    role: &'static str,
+    content: Content<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tool_calls: Vec<WireCall<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_call_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
 }
 
-fn message(kind: Kind, message: Message) -> Value {
-    let role = match message.role {
-        Role::System => "system",
-        // Templates of open models know no other name for it.
-        Role::Developer if !matches!(kind, Kind::Sextant | Kind::OpenAi) => "system",
-        Role::Developer => "developer",
-        Role::User => "user",
-        Role::Assistant => "assistant",
-        Role::Tool => "tool",
+/// Text alone, or with images.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Content<'a> {
+    Text(Option<&'a str>),
+    Parts(Vec<Value>),
+}
+
+#[derive(Serialize)]
+struct WireCall<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    function: WireFunction<'a>,
+}
+
+#[derive(Serialize)]
+struct WireFunction<'a> {
+    name: &'a str,
+    arguments: &'a str,
+}
+
+fn message(kind: Kind, message: &Message) -> Result<WireMessage<'_>, JobFailure> {
+    let calls = message.tool_calls.iter().map(|call| WireCall {
+        id: &call.id,
+        kind: "function",
+        function: WireFunction {
+            name: &call.name,
+            arguments: &call.arguments,
+        },
+    });
+    let content = match message.images.is_empty() {
+        true => Content::Text(message.content.as_deref()),
+        false => {
+            let text = message.content.as_deref().unwrap_or_default();
+            Content::Parts(parts(kind, text, &message.images)?)
+        }
     };
-    let mut out = Map::new();
-    let mut set = |name: &str, value: Value| {
-        out.insert(name.to_owned(), value);
+    Ok(WireMessage {
+        role: match message.role {
+            Role::System => "system",
+            // Templates of open models know no other name for it.
+            Role::Developer if !matches!(kind, Kind::Sextant | Kind::OpenAi) => "system",
+            Role::Developer => "developer",
+            Role::User => "user",
+            Role::Assistant => "assistant",
+            Role::Tool => "tool",
+        },
+        content,
+        reasoning_content: message.reasoning_content.as_deref(),
+        tool_calls: calls.collect(),
+        tool_call_id: message.tool_call_id.as_deref(),
+        name: message.name.as_deref(),
+    })
+}
+
+/// A text with the images at their places.
+fn parts(kind: Kind, text: &str, images: &[Image]) -> Result<Vec<Value>, JobFailure> {
+    let mut parts = Vec::new();
+    let add_text = |parts: &mut Vec<Value>, text: &str| {
+        if !text.is_empty() {
+            parts.push(json!({ "type": "text", "text": text }));
+        }
     };
-    set("role", role.into());
-    set("content", message.content.into());
-    if let Some(thought) = message.reasoning_content {
-        set("reasoning_content", thought.into());
+    let mut told = 0;
+    for image in images {
+        // They take images themselves only, and the address is not ours to ask.
+        if matches!(kind, Kind::Ollama | Kind::LmStudio) && !image.is_inline() {
+            return Err(unsupported("images that are given by their address"));
+        }
+        let before = text.get(told..image.at).unwrap_or_default();
+        add_text(&mut parts, before);
+        told += before.len();
+        let mut fields = json!({ "url": image.url });
+        if let Some(detail) = &image.detail {
+            fields["detail"] = detail.as_str().into();
+        }
+        parts.push(json!({ "type": "image_url", "image_url": fields }));
     }
-    if !message.tool_calls.is_empty() {
-        let calls = message.tool_calls.into_iter().map(|call| {
-            json!({
-                "id": call.id,
-                "type": "function",
-                "function": { "name": call.name, "arguments": call.arguments },
-            })
-        });
-        set("tool_calls", calls.collect::<Vec<_>>().into());
-    }
-    if let Some(id) = message.tool_call_id {
-        set("tool_call_id", id.into());
-    }
-    if let Some(name) = message.name {
-        set("name", name.into());
-    }
-    out.into()
+    add_text(&mut parts, &text[told..]);
+    Ok(parts)
 }
 
 fn tool(tool: ToolDefinition) -> Value {

@@ -1,6 +1,6 @@
 use proto::{
-    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Job, Message, Role,
-    SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
+    ChatJob, Constraint, Delta, Event, FailureKind, FinishReason, Generation, Image, Job, Message,
+    Role, SamplingOverrides, Timings, ToolCall, ToolChoice, ToolDefinition, UpstreamFault,
 };
 use router::Reach;
 use serde_json::{Value, json};
@@ -13,7 +13,11 @@ use crate::Order;
 use crate::kind::Kind;
 
 fn written(kind: Kind, job: ChatJob) -> Request {
-    let order = Order {
+    request(kind, true, order(job)).unwrap()
+}
+
+fn order(job: ChatJob) -> Order {
+    Order {
         model: "m".into(),
         job: Job::Chat(Box::new(job)),
         reach_max: Reach::Lan,
@@ -21,8 +25,12 @@ fn written(kind: Kind, job: ChatJob) -> Request {
         priority: Priority::Normal,
         is_whole: false,
         trace_parent: None,
-    };
-    request(kind, true, order).unwrap()
+    }
+}
+
+/// As the engine reads it.
+fn read_body(request: &Request) -> Value {
+    serde_json::from_slice(&request.body).unwrap()
 }
 
 fn user(text: &str) -> Message {
@@ -30,6 +38,41 @@ fn user(text: &str) -> Message {
         role: Role::User,
         content: Some(text.into()),
         ..Message::default()
+    }
+}
+
+#[test]
+fn images_are_written_where_they_stand() {
+    let image = |url: &str, at| Image {
+        url: url.into(),
+        detail: (at == 0).then(|| "low".into()),
+        at,
+    };
+    let inline = "data:image/png;base64,AAAA";
+    let job = |images| ChatJob {
+        messages: vec![Message {
+            images,
+            ..user("Onetwo")
+        }],
+        ..ChatJob::default()
+    };
+    let both = || job(vec![image(inline, 0), image("https://a/b", 3)]);
+    for kind in [Kind::Vllm, Kind::LlamaServer, Kind::OpenAi, Kind::Sextant] {
+        let expected = json!([
+            { "type": "image_url", "image_url": { "url": inline, "detail": "low" } },
+            { "type": "text", "text": "One" },
+            { "type": "image_url", "image_url": { "url": "https://a/b" } },
+            { "type": "text", "text": "two" },
+        ]);
+        let body = read_body(&written(kind, both()));
+        assert_eq!(body["messages"][0]["content"], expected);
+    }
+    // Engines that take no addresses.
+    for kind in [Kind::Ollama, Kind::LmStudio] {
+        let body = read_body(&written(kind, job(vec![image(inline, 6)])));
+        assert_eq!(body["messages"][0]["content"].as_array().unwrap().len(), 2);
+        let refused = request(kind, true, order(both())).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Unsupported);
     }
 }
 
@@ -80,7 +123,7 @@ fn a_conversation_with_tools_is_written() {
     let request = written(Kind::OpenAi, job);
     assert_eq!(request.warnings, Vec::<String>::new());
     assert_eq!(
-        Value::from(request.body),
+        read_body(&request),
         json!({
             "model": "m",
             "stream": true,
@@ -140,8 +183,8 @@ fn what_an_engine_does_not_know_is_left_out_with_a_warning() {
         ..ChatJob::default()
     };
     let ours = written(Kind::Sextant, job());
-    assert_eq!(ours.body["top_k"], 40);
-    assert_eq!(ours.body["dry_multiplier"], 0.8);
+    assert_eq!(read_body(&ours)["top_k"], 40);
+    assert_eq!(read_body(&ours)["dry_multiplier"], 0.8);
     // What may not go farther is told to who could send it farther.
     assert_eq!(
         ours.headers,
@@ -152,10 +195,10 @@ fn what_an_engine_does_not_know_is_left_out_with_a_warning() {
         ]
     );
     let vllm = written(Kind::Vllm, job());
-    assert_eq!(vllm.body["repetition_penalty"], 1.1);
+    assert_eq!(read_body(&vllm)["repetition_penalty"], 1.1);
     assert_eq!(vllm.warnings.len(), 1);
     let service = written(Kind::OpenAi, job());
-    assert!(!service.body.contains_key("top_k"));
+    assert!(read_body(&service).get("top_k").is_none());
     assert_eq!(service.warnings.len(), 3);
 }
 
@@ -170,7 +213,7 @@ fn a_constraint_is_never_dropped() {
         pattern: "a+".into(),
     };
     let ours = written(Kind::Sextant, job(regex()));
-    assert_eq!(ours.body["response_format"]["pattern"], "a+");
+    assert_eq!(read_body(&ours)["response_format"]["pattern"], "a+");
     for kind in Kind::ALL {
         let order = Order {
             model: "m".into(),

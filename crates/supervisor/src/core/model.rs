@@ -289,6 +289,14 @@ impl Model {
         }
     }
 
+    /// The worker that takes jobs now.
+    pub(crate) fn ready_worker(&self) -> Option<WorkerId> {
+        match self.phase {
+            Phase::Ready { worker, .. } => Some(worker),
+            _ => None,
+        }
+    }
+
     pub(crate) fn inspect(&mut self, request: RequestId, turn: &mut Turn<'_>) {
         match self.phase {
             Phase::Ready { worker, .. } => {

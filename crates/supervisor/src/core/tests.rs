@@ -77,6 +77,7 @@ fn line(action: &Action) -> String {
                 ToWorker::Cancel { id } => format!("cancel j{}", id.0),
                 ToWorker::Inspect { ticket } => format!("inspect {ticket}"),
                 ToWorker::GiveBack => "give back".into(),
+                ToWorker::Place(_) => "place".into(),
                 ToWorker::Drain => "drain".into(),
             };
             format!("to {}: {message}", worker.0)

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use proto::frame;
-use proto::{FromWorker, Timings, Usage};
+use proto::{Delta, FromWorker, Timings, Usage};
 use tokio::io::DuplexStream;
 
 use super::*;
@@ -158,6 +158,78 @@ async fn a_model_is_loaded_used_and_unloaded() {
     assert!(fleet.models().is_empty());
     let failure = fleet.submit("m", job()).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::ModelUnavailable);
+}
+
+#[tokio::test(start_paused = true)]
+async fn answers_are_observed_with_their_company() {
+    let seen: Arc<Mutex<Vec<(String, Company)>>> = Arc::default();
+    let observe = {
+        let seen = Arc::clone(&seen);
+        move |answer: &Seen<'_>| {
+            let name = answer.spec.name.clone();
+            seen.lock().unwrap().push((name, answer.company));
+        }
+    };
+    let config = FleetConfig {
+        observe: Some(Observe(Arc::new(observe))),
+        ..FleetConfig::default()
+    };
+    // The first job has an answer at once, the next two when both are there.
+    let script = |mut peer: Peer| async move {
+        peer.come_up().await;
+        let first = peer.next_job().await.unwrap();
+        peer.event(first, done()).await;
+        let two = [
+            peer.next_job().await.unwrap(),
+            peer.next_job().await.unwrap(),
+        ];
+        for id in two {
+            peer.event(id, done()).await;
+        }
+        std::future::pending().await
+    };
+    let fleet = Fleet::new(config, scripted(script));
+    fleet.load(spec("m")).await.unwrap();
+    let alone = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(all(alone).await, [done()]);
+    let one = fleet.submit("m", job()).await.unwrap();
+    let other = fleet.submit("m", job()).await.unwrap();
+    assert_eq!(
+        (all(one).await, all(other).await),
+        (vec![done()], vec![done()])
+    );
+    let company = [Company::Alone, Company::Others, Company::Others];
+    assert_eq!(
+        *seen.lock().unwrap(),
+        company.map(|one| ("m".to_owned(), one))
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_placement_goes_to_the_worker_of_a_ready_model() {
+    let (told, mut placements) = mpsc::unbounded_channel();
+    let fleet = fleet(move |mut peer: Peer| {
+        let told = told.clone();
+        async move {
+            peer.come_up().await;
+            while let Some(message) = peer.receive().await {
+                if let ToWorker::Place(placement) = message {
+                    told.send(placement).unwrap();
+                }
+            }
+        }
+    });
+    let placement = Placement {
+        threads: 1,
+        threads_batch: 2,
+        cpus: "0".into(),
+        cpus_batch: String::new(),
+    };
+    // Nobody is there to hear it yet.
+    fleet.place("m", Placement::default());
+    fleet.load(spec("m")).await.unwrap();
+    fleet.place("m", placement.clone());
+    assert_eq!(placements.recv().await, Some(placement));
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +475,7 @@ async fn a_caller_that_does_not_read_loses_its_job_and_no_other() {
     });
     let config = FleetConfig::default();
     let (limits, shelf) = (Limits::new(&config), shelf::Limits::new(&config));
-    let fleet = Fleet::with_limits((limits, shelf), backlog, None, launcher);
+    let fleet = Fleet::with_limits((limits, shelf), backlog, (None, None), launcher);
     fleet.load(spec("m")).await.unwrap();
     let slow = fleet.submit("m", job()).await.unwrap();
     let quick = fleet.submit("m", job()).await.unwrap();
@@ -506,6 +578,7 @@ where
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     });
     fleet.shelve(listings.into());
     fleet
@@ -578,17 +651,17 @@ async fn a_pinned_model_is_not_swapped_and_what_does_not_fit_is_an_error() {
 async fn a_model_goes_after_the_answer_that_was_its_last() {
     let fleet = small_fleet(serve);
     let mut statuses = fleet.subscribe();
-    fleet.keep("a", Keep::For(Duration::ZERO));
     let stream = fleet.submit("a", job()).await.unwrap();
     assert_eq!(all(stream).await, [text("hi"), done()]);
+    fleet.keep("a", Keep::For(Duration::ZERO));
     statuses
         .wait_for(|statuses| statuses[0].phase == ModelPhase::Unloaded)
         .await
         .unwrap();
-    fleet.keep("a", Keep::For(Duration::from_secs(60)));
     let began = Instant::now();
     let stream = fleet.submit("a", job()).await.unwrap();
     assert_eq!(all(stream).await, [text("hi"), done()]);
+    fleet.keep("a", Keep::For(Duration::from_secs(60)));
     statuses
         .wait_for(|statuses| matches!(statuses[0].phase, ModelPhase::Ready(_)))
         .await

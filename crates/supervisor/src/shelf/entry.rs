@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::{FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec};
 
@@ -42,9 +41,8 @@ pub(super) struct Entry {
     pub(super) pin: bool,
     /// Loaded although it did not fit.
     pub(super) forced: bool,
-    /// What a request wants to become of it, from the end of the next job on.
-    keep_next: Option<Keep>,
-    keep_now: Option<Keep>,
+    /// What the last request that had a wish wants to become of it.
+    keep: Option<Keep>,
     pub(super) phase: Phase,
     /// The model for which it makes room: it takes nothing new and goes when it is idle.
     pub(super) closed_for: Option<String>,
@@ -65,6 +63,8 @@ pub(super) struct Entry {
     reload_ms: Option<u64>,
     n_failures: u32,
     cooldown: Option<(LoadFailure, u64)>,
+    /// What its listing says is wrong with it.
+    fault: Option<LoadFailure>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,8 +114,7 @@ impl Entry {
             helps: None,
             pin: false,
             forced: false,
-            keep_next: None,
-            keep_now: None,
+            keep: None,
             phase: Phase::Off,
             closed_for: None,
             was_shed: false,
@@ -130,6 +129,7 @@ impl Entry {
             reload_ms: None,
             n_failures: 0,
             cooldown: None,
+            fault: None,
         }
     }
 
@@ -138,6 +138,7 @@ impl Entry {
         if self.phase == Phase::Off {
             self.set_spec(listing.spec.clone(), listing.cost);
         }
+        self.fault = listing.fault.clone().filter(|_| self.phase == Phase::Off);
         self.pin |= listing.pin;
         self.traits = listing.traits.clone();
         self.helps = listing.helps.clone();
@@ -211,7 +212,7 @@ impl Entry {
     }
 
     fn keep_ms(&self, limits: &Limits) -> Option<u64> {
-        match self.keep_now {
+        match self.keep {
             Some(keep) => in_ms(keep),
             None => self.stay_ms(limits),
         }
@@ -226,22 +227,18 @@ impl Entry {
         }
     }
 
-    /// Takes in what a request wants to become of it. A model that is to go at once first
-    /// does what that request asks for, and one that is not here yet has to come.
+    /// Takes in what a request that is over wants to become of it. Of a model that has gone
+    /// meanwhile there is nothing to keep.
     pub(super) fn keep(&mut self, keep: Keep, now: u64) {
-        let is_here = matches!(self.phase, Phase::Loading { .. } | Phase::Ready);
-        if is_here && keep != Keep::For(Duration::ZERO) {
-            self.keep_now = Some(keep);
-            self.keep_next = None;
+        if matches!(self.phase, Phase::Loading { .. } | Phase::Ready) {
+            self.keep = Some(keep);
             self.idle_since = now;
-        } else {
-            self.keep_next = Some(keep);
         }
     }
 
     /// Whether a request has asked for it to stay.
     pub(super) fn is_kept(&self) -> bool {
-        self.keep_now == Some(Keep::Forever)
+        self.keep == Some(Keep::Forever)
     }
 
     /// What its going would cost: the time of its reload, the more the more it is used.
@@ -282,9 +279,6 @@ impl Entry {
 
     pub(super) fn ended(&mut self, now: u64) {
         self.n_running = self.n_running.saturating_sub(1);
-        if let Some(keep) = self.keep_next.take() {
-            self.keep_now = Some(keep);
-        }
         if self.n_running == 0 {
             self.idle_since = now;
             self.is_gap_open = true;
@@ -298,9 +292,15 @@ impl Entry {
         Some((failure, in_ms))
     }
 
+    /// Why nobody tries to load it, however long that is.
+    pub(super) fn fault(&self) -> Option<&LoadFailure> {
+        self.fault.as_ref()
+    }
+
     /// Lets it be tried again at once.
     pub(super) fn forgive(&mut self) {
         self.cooldown = None;
+        self.fault = None;
     }
 
     /// Somebody wants it, whatever was before.
@@ -445,7 +445,7 @@ impl Entry {
         self.phase = Phase::Off;
         self.closed_for = None;
         self.forced = false;
-        self.keep_now = None;
+        self.keep = None;
         if let Some(listing) = self.listing.clone() {
             // What it was loaded with by hand was for that time.
             if self.waiting.is_empty() {

@@ -36,6 +36,7 @@ fn listing(name: &str, bytes: u64) -> Listing {
         pin: false,
         keep_alive: None,
         helps: None,
+        fault: None,
     }
 }
 
@@ -369,13 +370,16 @@ fn an_idle_model_goes_when_its_time_is_over() {
         keep,
     };
     assert_eq!(desk.place("a").expires_in_ms, None);
-    // A wish counts from the end of the request that has it.
-    assert!(desk.step(keep(Keep::For(Duration::ZERO))).is_empty());
+    // The wish of a request that is over waits for those that are not.
     desk.arrive("a");
+    assert!(desk.step(keep(Keep::For(Duration::ZERO))).is_empty());
     assert_eq!(desk.end(2), ["unload a"]);
     desk.gone("a");
+    // Of a model that is not here there is nothing to keep.
     desk.step(keep(Keep::For(Duration::from_secs(5))));
     desk.use_once("a");
+    assert_eq!(desk.place("a").expires_in_ms, None);
+    desk.step(keep(Keep::For(Duration::from_secs(5))));
     assert_eq!(desk.place("a").expires_in_ms, Some(5_000));
     assert_eq!(desk.shelf.next_deadline(desk.now), Some(desk.now + 5_000));
     desk.now += 4_000;
@@ -388,6 +392,7 @@ fn an_idle_model_goes_when_its_time_is_over() {
     desk.gone("a");
     desk.use_once("a");
     assert!(desk.pass(1_000_000).is_empty());
+    assert_eq!(desk.step(keep(Keep::For(Duration::ZERO))), ["unload a"]);
 }
 
 #[test]
@@ -400,17 +405,42 @@ fn pinned_models_stay_and_kept_ones_go_last() {
         listing("c", 4 * GIB),
     ];
     let mut desk = Desk::new(limits, models);
+    desk.use_once("kept");
     desk.step(Event::Keep {
         model: "kept".into(),
         keep: Keep::Forever,
     });
-    desk.use_once("kept");
     desk.use_once("b");
     assert_eq!(desk.arrive("c"), ["unload b"]);
     assert_eq!(desk.pass(1_000_000), [""; 0], "kept stays");
     let (model, pin) = ("kept".to_owned(), true);
     desk.step(Event::Pin { model, pin });
     assert_eq!(desk.place("kept").expires_in_ms, None);
+}
+
+#[test]
+fn a_broken_model_is_listed_with_its_fault_and_the_others_are_served() {
+    let fault = LoadFailure {
+        kind: LoadFailureKind::Artifact,
+        message: "it ends early".into(),
+    };
+    let broken = Listing {
+        fault: Some(fault.clone()),
+        ..listing("broken", GIB)
+    };
+    let mut desk = Desk::new(limits(8 * GIB), vec![broken, listing("a", GIB)]);
+    let refused = "refuse j1: model `broken` cannot be loaded: it ends early";
+    assert_eq!(desk.arrive("broken"), [refused]);
+    desk.pass(1_000_000);
+    let (place, told) = desk.shelf.place("broken", desk.now).unwrap();
+    assert_eq!((place.retry_in_ms, told), (None, Some(fault)));
+    desk.use_once("a");
+    // Mended, it is one like the others.
+    desk.step(Event::Shelve(vec![
+        listing("broken", GIB),
+        listing("a", GIB),
+    ]));
+    desk.use_once("broken");
 }
 
 #[test]

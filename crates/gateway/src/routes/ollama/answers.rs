@@ -116,7 +116,8 @@ impl Asked {
                 let question = Question::new(model.clone(), headers);
                 let call = Call::new(state, &question, &job).await?;
                 let facts = own_facts(state, &call.target());
-                warnings.extend(keep(state, headers, &call.target(), plan.keep));
+                let (wish, warning) = keep(state, headers, &call.target(), plan.keep);
+                warnings.extend(warning);
                 warnings.extend(context_warning(facts.as_deref(), plan.num_ctx));
                 let ask = Ask {
                     jobs: vec![job],
@@ -125,12 +126,14 @@ impl Asked {
                     warnings,
                     reply: Reply::new(plan.stream, headers, state),
                 };
-                return answer(state, &call, ask, encoder).await;
+                let response = answer(state, &call, ask, encoder).await?;
+                return Ok(wish.until_sent(response));
             }
             Work::Load => {
                 let own = own_model(state, model.as_deref())?;
                 let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
-                warnings.extend(keep(state, headers, &own_target(&own), plan.keep));
+                let (_wish, warning) = keep(state, headers, &own_target(&own), plan.keep);
+                warnings.extend(warning);
                 readying.wait(state).await?;
                 warnings.extend(context_warning(facts(&own), plan.num_ctx));
                 (own.name, "load")

@@ -101,7 +101,8 @@ async fn run(
     let Some(job) = plan.job.map(Job::Embedding) else {
         let own = own_model(state, model.as_deref())?;
         let readying = Readying::new(state, headers, model.as_deref(), &own).await?;
-        warnings.extend(keep(state, headers, &own_target(&own), plan.keep));
+        let (_wish, warning) = keep(state, headers, &own_target(&own), plan.keep);
+        warnings.extend(warning);
         readying.wait(state).await?;
         return Ok(Done {
             model: model.unwrap_or(own.name),
@@ -113,7 +114,8 @@ async fn run(
     let question = Question::new(model.clone(), headers);
     let call = Call::new(state, &question, &job).await?;
     let target = call.target();
-    warnings.extend(keep(state, headers, &target, plan.keep));
+    let (_wish, warning) = keep(state, headers, &target, plan.keep);
+    warnings.extend(warning);
     if let Some(facts) = own_facts(state, &target) {
         warnings.extend(context_warning(Some(&facts), plan.num_ctx));
         check_dimensions(plan.dimensions, facts.n_embd as usize)?;

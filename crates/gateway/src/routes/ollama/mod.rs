@@ -6,9 +6,15 @@ pub(crate) mod models;
 pub(crate) mod pull;
 
 use std::path::Path;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use axum::body::{Body, HttpBody};
+use axum::response::Response;
+use bytes::Bytes;
+use hyper::body::{Frame, SizeHint};
 use proto::{Job, ModelFacts};
 use router::Target;
 use store::Scope;
@@ -17,6 +23,7 @@ use supervisor::{Keep, ModelStatus};
 use super::{Call, find};
 use crate::AppState;
 use crate::access::Head;
+use crate::backend::Backend;
 use crate::dispatch::{EMBEDDED, Question};
 use crate::error::{ApiError, ErrorCode};
 use crate::library::StoredModel;
@@ -81,46 +88,116 @@ async fn ready_facts(
     })
 }
 
-/// Says how long the model is to stay; a warning where that is not ours to say.
+/// A request's wish for how long the model is to stay. It comes true when this is dropped,
+/// which is when that request is over: whatever else the model does, and whoever asks for
+/// another stay meanwhile, it is nobody else's.
+#[must_use]
+struct Wish {
+    backend: Arc<dyn Backend>,
+    model: String,
+    keep: Option<Keep>,
+}
+
+impl Drop for Wish {
+    fn drop(&mut self) {
+        if let Some(keep) = self.keep {
+            self.backend.keep(&self.model, keep);
+        }
+    }
+}
+
+impl Wish {
+    /// Holds it until the answer is sent or the client has left.
+    fn until_sent(self, response: Response) -> Response {
+        response.map(|body| Body::new(Wishful { body, _wish: self }))
+    }
+}
+
+/// A body that ends with a wish.
+struct Wishful {
+    body: Body,
+    _wish: Wish,
+}
+
+impl HttpBody for Wishful {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What a request may wish for, and a warning where it wishes for something else.
 ///
 /// To take a model out of memory needs the scope `admin`, so a key without it gets the stay
 /// that is configured and no other: neither a shorter one, which unloads, nor a longer one,
 /// which keeps the memory from others.
-fn keep(state: &AppState, headers: &Head, target: &Target, keep: Option<Keep>) -> Option<String> {
-    let keep = keep?;
+fn keep(
+    state: &AppState,
+    headers: &Head,
+    target: &Target,
+    keep: Option<Keep>,
+) -> (Wish, Option<String>) {
+    let (keep, warning) = granted(state, headers, target, keep);
+    let wish = Wish {
+        backend: Arc::clone(state.backend()),
+        model: target.model.clone(),
+        keep,
+    };
+    (wish, warning)
+}
+
+fn granted(
+    state: &AppState,
+    headers: &Head,
+    target: &Target,
+    keep: Option<Keep>,
+) -> (Option<Keep>, Option<String>) {
+    let Some(keep) = keep else {
+        return (None, None);
+    };
     if target.provider != EMBEDDED {
         let provider = &target.provider;
-        return Some(format!("keep_alive is not passed on to `{provider}`."));
+        let warning = format!("keep_alive is not passed on to `{provider}`.");
+        return (None, Some(warning));
     }
     let models = state.backend().models();
     let place = find(&models, &target.model).map(|model| &model.place);
     if place.is_some_and(|place| place.pinned) && keep != Keep::Forever {
         let model = &target.model;
-        return Some(format!(
-            "keep_alive has no effect: `{model}` is pinned and stays in memory."
-        ));
+        let warning = format!("keep_alive has no effect: `{model}` is pinned and stays in memory.");
+        return (None, Some(warning));
     }
     let stay = match place.and_then(|place| place.stay_ms) {
         Some(ms) => Keep::For(Duration::from_millis(ms)),
         None => Keep::Forever,
     };
     if keep == stay || headers.has(Scope::Admin) {
-        state.backend().keep(&target.model, keep);
-        return None;
-    }
-    if is_longer(keep, stay) {
-        state.backend().keep(&target.model, stay);
+        return (Some(keep), None);
     }
     let stays = match stay {
         Keep::For(time) => format!("for {} s after its last request", time.as_secs_f64()),
         Keep::Forever => "until memory is needed".to_owned(),
     };
-    Some(format!(
+    let warning = format!(
         "keep_alive is not followed: `{}` stays {stays}, and only a key with the scope `{}` \
          changes that.",
         target.model,
         Scope::Admin.word()
-    ))
+    );
+    (is_longer(keep, stay).then_some(stay), Some(warning))
 }
 
 fn is_longer(one: Keep, other: Keep) -> bool {

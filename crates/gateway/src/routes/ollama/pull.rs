@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
@@ -15,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::error::{ApiError, ErrorCode};
 use crate::library::{Library, LibraryFailure, LibraryFailureKind, PullState, StoredModel};
@@ -46,7 +46,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 )]
 pub(crate) async fn pull(
     State(state): State<AppState>,
-    headers: HeaderMap,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: OllamaPull = parse(&body)?;
@@ -54,7 +54,9 @@ pub(crate) async fn pull(
         let detail = "downloads are always checked";
         return Err(ApiError::not_supported("insecure", "true", detail));
     }
-    let spec = spec_of(&model_name(request.model, request.name)?)?;
+    let name = model_name(request.model, request.name)?;
+    headers.changes(&name);
+    let spec = spec_of(&name)?;
     let library = library(&state)?;
     let mut pull = {
         // A download outlives the client that began it, and takes its time.
@@ -71,7 +73,7 @@ pub(crate) async fn pull(
             if let Ok(ended) = timeout(state.config().commit_after, first_sign(&mut pull)).await {
                 ended?;
             }
-            Ok(Followed::new(pull, keep_alive).into_response())
+            Ok(Followed::new(pull, keep_alive, headers).into_response())
         }
     }
 }
@@ -108,11 +110,14 @@ struct Followed {
     writer: PullWriter,
     /// Silence after which a sign of life is sent; `None`: never.
     keep_alive: Option<Duration>,
+    /// Whose request is told how it ends.
+    head: Head,
 }
 
 impl Followed {
-    fn new(pull: watch::Receiver<PullState>, keep_alive: Option<Duration>) -> Self {
+    fn new(pull: watch::Receiver<PullState>, keep_alive: Option<Duration>, head: Head) -> Self {
         Self {
+            head,
             pull,
             writer: PullWriter::default(),
             keep_alive,
@@ -134,7 +139,13 @@ impl Followed {
             if self.writer.is_over() {
                 return None;
             }
-            self.writer.write(&self.pull.borrow_and_update(), &mut out);
+            {
+                let state = self.pull.borrow_and_update();
+                if let Some(Err(failure)) = &state.outcome {
+                    self.head.visit().failed(&failure.clone().into());
+                }
+                self.writer.write(&state, &mut out);
+            }
             if !out.is_empty() {
                 return Some(out.into());
             }
@@ -149,6 +160,7 @@ impl Followed {
             match changed {
                 Ok(()) => tokio::time::sleep(LOOK_EVERY).await,
                 Err(_) => {
+                    self.head.visit().failed(&cut_off().into());
                     self.writer.fail(cut_off(), &mut out);
                     return Some(out.into());
                 }
@@ -174,9 +186,11 @@ impl Followed {
 )]
 pub(crate) async fn delete(
     State(state): State<AppState>,
+    headers: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let name = parse::<OllamaModelName>(&body)?.given()?;
+    headers.changes(&name);
     let library = library(&state)?;
     let stored = library.list().await;
     let loaded = state.backend().models();

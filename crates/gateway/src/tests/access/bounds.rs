@@ -2,6 +2,7 @@
 
 use supervisor::ModelStatus;
 
+use super::super::ollama::library::{Step as Pull, pulling};
 use super::super::scripted::{failed, ready_model, shelved, status};
 use super::*;
 
@@ -152,6 +153,94 @@ async fn an_administrators_key_manages_the_models_that_it_may_use() {
     );
 }
 
+/// Reads nothing new.
+#[derive(Debug)]
+struct Unchanged;
+
+impl RoutingSource for Unchanged {
+    fn read(&self) -> Result<Routing, String> {
+        Ok(Routing::default())
+    }
+}
+
+#[tokio::test]
+async fn every_act_of_an_administrator_leaves_a_row() {
+    let desk = Desk::new();
+    let admin = desk.add(NewKey {
+        scopes: Scopes::ALL,
+        ..key("admin")
+    });
+    let control = desk.control();
+    let library = pulling(vec![
+        vec![Pull::File("a.gguf", 1)],
+        vec![
+            Pull::File("a.gguf", 1),
+            Pull::Wait(Duration::from_millis(1)),
+            Pull::Fail(LibraryFailureKind::Failed),
+        ],
+    ]);
+    let config = GatewayConfig {
+        library: Some(library),
+        routing_source: Some(Arc::new(Unchanged)),
+        ..with(&control)
+    };
+    let backend = Scripted::with_models(vec![ready_model("one")]);
+    let app = routed(&backend, config, Routing::default());
+    let pull = json!({ "model": "smollm2" });
+    let acts = [
+        (
+            Method::POST,
+            "/admin/models/load",
+            json!({ "path": "/two.gguf" }),
+        ),
+        (Method::POST, "/admin/models/load", json!({ "path": 5 })),
+        (
+            Method::POST,
+            "/admin/models/unload",
+            json!({ "model": "one" }),
+        ),
+        (
+            Method::POST,
+            "/admin/models/unload",
+            json!({ "model": "one" }),
+        ),
+        (Method::POST, "/api/pull", pull.clone()),
+        (Method::POST, "/api/pull", pull),
+        (Method::DELETE, "/api/delete", json!({ "model": "nobody" })),
+        (Method::POST, "/admin/reload", json!({})),
+        // To look is no act.
+        (Method::GET, "/admin/models", json!({})),
+    ];
+    for (method, path, body) in acts {
+        send(app.clone(), keyed(method, path, &admin, body.to_string())).await;
+    }
+    let rows = desk.rows(&control);
+    let by_admin = |row: &AuditRow| row.key_name.as_deref() == Some("admin");
+    assert!(rows.iter().all(by_admin) && rows.iter().all(|row| row.at_ms == START_MS));
+    let told = rows.iter().map(|row| {
+        let error = row.error.as_deref();
+        (&*row.route, row.model.as_deref(), row.status, error)
+    });
+    assert_eq!(
+        told.collect::<Vec<_>>(),
+        [
+            ("/admin/models/load", Some("two"), 200, None),
+            ("/admin/models/load", None, 400, Some("invalid_type")),
+            ("/admin/models/unload", Some("one"), 200, None),
+            (
+                "/admin/models/unload",
+                Some("one"),
+                404,
+                Some("model_not_found")
+            ),
+            ("/api/pull", Some("smollm2"), 200, None),
+            ("/api/pull", Some("smollm2"), 200, Some("library_failed")),
+            ("/api/delete", Some("nobody"), 404, Some("model_unknown")),
+            ("/admin/reload", None, 200, None),
+        ]
+    );
+}
+
 #[tokio::test]
 async fn keep_alive_of_a_key_without_admin_takes_no_model_away() {
     let stays = |mut model: ModelStatus| {
@@ -193,20 +282,14 @@ async fn keep_alive_of_a_key_without_admin_takes_no_model_away() {
     }
 }
 
-/// Sends a request and leaves some time after its jobs have arrived.
-async fn abandoned(app: &Router, request: Request<Body>, arrived: impl Fn() -> bool) {
+/// Sends a request and leaves once that much was used: tokens of prompts and of answers.
+async fn abandoned(app: &Router, control: &Control, request: Request<Body>, used: (u64, u64)) {
     let answer = tower::ServiceExt::oneshot(app.clone(), request);
     let mut answer = std::pin::pin!(answer);
-    let arrives = async {
-        while !arrived() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        // The engine's text is on its way.
-        tokio::time::sleep(Duration::from_millis(300)).await;
-    };
+    let is_used = || control.visit().is_some_and(|visit| visit.tokens() == used);
     tokio::select! {
         answer = &mut answer => panic!("answered: {}", answer.unwrap().status()),
-        () = arrives => {}
+        () = eventually(is_used) => {}
     }
 }
 
@@ -228,7 +311,7 @@ async fn a_whole_answer_that_is_abandoned_costs_what_was_done() {
     let app = app(&empty(), &control, providers);
     let body = chat("m", "123456789012").to_string();
     let request = keyed(Method::POST, CHAT, &phone, body);
-    abandoned(&app, request, || !slow.seen().is_empty()).await;
+    abandoned(&app, &control, request, (3, 2)).await;
     let row = desk.rows(&control).pop().unwrap();
     assert_eq!((row.prompt_tokens, row.completion_tokens), (3, 2));
     assert_eq!(row.cost, Cost(7_000));
@@ -256,7 +339,7 @@ async fn each_prompt_of_a_request_counts_by_itself() {
     let prompts = ["123456789012", "1234"];
     let body = json!({ "model": "tiny", "prompt": prompts }).to_string();
     let request = keyed(Method::POST, "/v1/completions", &phone, body);
-    abandoned(&app, request, || backend.jobs.lock().unwrap().len() == 2).await;
+    abandoned(&app, &control, request, (15, 7)).await;
     let row = desk.rows(&control).pop().unwrap();
     // Told of the second: 12 and 5. By estimate of the first: 3 and 2.
     assert_eq!((row.prompt_tokens, row.completion_tokens), (15, 7));

@@ -141,7 +141,25 @@ fn messages() -> Vec<Case> {
         ),
         (
             block(json!({ "type": "image", "source": { "type": "base64", "data": "" } })),
-            &["messages[0].content[0]", "`image`", "text only"],
+            &["messages[0].content[0].source.media_type", "missing"],
+        ),
+        (
+            block(
+                json!({ "type": "image", "source": { "type": "base64", "media_type": "image/png", "data": "a b" } }),
+            ),
+            &["messages[0].content[0].source", "base64"],
+        ),
+        (
+            block(json!({ "type": "image", "source": { "type": "url", "url": "ftp://a" } })),
+            &["messages[0].content[0].source", "`ftp://a`", "http(s)"],
+        ),
+        (
+            block(json!({ "type": "image", "source": { "type": "file", "file_id": "a" } })),
+            &["messages[0].content[0].source", "`file`", "`base64`"],
+        ),
+        (
+            assistant(json!({ "type": "image", "source": { "type": "url", "url": "https://a" } })),
+            &["messages[0].content[0]", "messages of the user"],
         ),
         (
             block(json!({ "type": "document", "source": { "type": "base64", "data": "" } })),
@@ -163,7 +181,7 @@ fn messages() -> Vec<Case> {
             block(
                 json!({ "type": "tool_result", "tool_use_id": "a", "content": [{ "type": "image" }] }),
             ),
-            &["messages[0].content[0].content[0]", "`image`"],
+            &["messages[0].content[0].content[0].source", "missing"],
         ),
         (
             assistant(json!({ "type": "tool_use", "name": "f", "input": {} })),
@@ -187,7 +205,7 @@ fn messages() -> Vec<Case> {
         ),
         (
             json!({ "system": [{ "type": "image" }] }),
-            &["system[0]", "`image`"],
+            &["system[0]", "image"],
         ),
         (
             turn(

@@ -131,7 +131,12 @@ fn fields() -> Vec<Case> {
             &["template", "not supported"],
         ),
         prompt("context", json!([1, 2]), &["context", "/api/chat"]),
-        prompt("images", json!(["aGk="]), &["images", "text only"]),
+        prompt("images", json!(["aGk="]), &["images[0]", "PNG"]),
+        (
+            GENERATE,
+            generate(json!({ "raw": true, "images": ["iVBORw0KGgo="] })),
+            &["images", "raw"],
+        ),
         prompt("prompt", json!(["a"]), &["prompt"]),
         (
             GENERATE,
@@ -160,7 +165,11 @@ fn messages() -> Vec<Case> {
         ),
         message(
             json!({ "role": "user", "content": "a", "images": ["aGk="] }),
-            &["messages[0].images", "text only"],
+            &["messages[0].images[0]", "PNG"],
+        ),
+        message(
+            json!({ "role": "system", "content": "a", "images": ["iVBORw0KGgo="] }),
+            &["messages[0].images", "messages of the user"],
         ),
         message(
             json!({ "role": "user", "content": "a", "tool_calls": [{ "function": { "name": "f" } }] }),

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[derive(Debug, Clone)]
-enum Step {
+pub(crate) enum Step {
     Wait(Duration),
     File(&'static str, u64),
     Fail(LibraryFailureKind),
@@ -28,7 +28,7 @@ enum Step {
 }
 
 #[derive(Debug, Default)]
-struct ScriptedLibrary {
+pub(crate) struct ScriptedLibrary {
     stored: Vec<StoredModel>,
     pulls: Mutex<VecDeque<Vec<Step>>>,
     asked: Mutex<Vec<String>>,
@@ -84,7 +84,7 @@ impl Library for ScriptedLibrary {
     }
 }
 
-fn pulling(steps: Vec<Vec<Step>>) -> Arc<ScriptedLibrary> {
+pub(crate) fn pulling(steps: Vec<Vec<Step>>) -> Arc<ScriptedLibrary> {
     Arc::new(ScriptedLibrary {
         pulls: Mutex::new(steps.into()),
         ..ScriptedLibrary::default()

@@ -1,7 +1,7 @@
 //! The Ollama dialect.
 
 mod bad_inputs;
-mod library;
+pub(super) mod library;
 mod models;
 mod properties;
 mod transcripts;

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use proto::{Event, FailureKind, ModelFacts};
-use serde_json::json;
+use axum::http::Method;
+use proto::{Event, FailureKind, FinishReason, ModelFacts};
+use serde_json::{Value, json};
 use supervisor::{Keep, ModelPhase};
 
 use super::{CHAT, chat};
-use crate::tests::scripted::{Scripted, facts, failed, get, hello, post, ready_model, status};
+use crate::tests::scripted::{
+    Scripted, Step, config, done, facts, failed, finished, get, hello, post, ready_model, request,
+    router, send, started, status, text,
+};
 
 fn known() -> ModelFacts {
     ModelFacts {
@@ -133,4 +137,33 @@ async fn embeddings_in_both_forms() {
     insta::assert_snapshot!("embeddings", reply.body);
     let empty = post(&backend, "/api/embeddings", r#"{"model": "tiny"}"#).await;
     assert_eq!(empty.json(), json!({ "embedding": [] }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wish_comes_true_at_the_end_of_its_own_request() {
+    let slow = |seconds| Step::Wait(Duration::from_secs(seconds));
+    let mut wishing: Vec<Step> = vec![started().into(), text(0, "a").into(), slow(10)];
+    wishing.extend([finished(0, FinishReason::Stop).into(), done().into()]);
+    let plain: Vec<Step> = hello().into_iter().map(Step::from).collect();
+    let abandoned: Vec<Step> = vec![started().into(), slow(3600)];
+    let backend = Scripted::new(vec![wishing, plain, abandoned]);
+    let ask = |keep_alive: Value| {
+        let body = json!({ "model": "tiny", "prompt": "a", "keep_alive": keep_alive });
+        let request = request(Method::POST, "/api/generate", body.to_string());
+        send(router(&backend, config()), request)
+    };
+    let keeps = || std::mem::take(&mut *backend.keeps.lock().unwrap());
+    let mut wishes = Box::pin(ask(json!(0)));
+    assert!(futures_util::poll!(wishes.as_mut()).is_pending());
+    // Another request of that model ends meanwhile.
+    assert_eq!(ask(Value::Null).await.status, 200);
+    assert_eq!(keeps(), []);
+    assert_eq!(wishes.await.status, 200);
+    assert_eq!(keeps(), [("tiny".to_owned(), Keep::For(Duration::ZERO))]);
+    // Who leaves is over too.
+    let mut leaves = Box::pin(ask(json!(-1)));
+    assert!(futures_util::poll!(leaves.as_mut()).is_pending());
+    assert_eq!(keeps(), []);
+    drop(leaves);
+    assert_eq!(keeps(), [("tiny".to_owned(), Keep::Forever)]);
 }

@@ -155,7 +155,8 @@ proptest! {
             prop_assert_eq!(matches!(plan.work, Work::Answer(_)), !empty);
         }
         if let Ok(plan) = parse::<OllamaGenerate>(text.as_bytes()).and_then(|(it, _)| generate_plan(it)) {
-            let empty = body["prompt"].as_str().is_none_or(str::is_empty);
+            let empty = body["prompt"].as_str().is_none_or(str::is_empty)
+                && body["images"].as_array().is_none_or(Vec::is_empty);
             prop_assert_eq!(matches!(plan.work, Work::Answer(_)), !empty);
         }
         if let Ok(plan) = parse::<OllamaEmbed>(text.as_bytes()).and_then(|(it, _)| embed_plan(it)) {

@@ -63,9 +63,13 @@ fn items() -> Vec<Case> {
         input(
             json!({ "role": "user" }),
             "input[0].content",
-            &["missing", "text parts"],
+            &["missing", "array of parts"],
         ),
-        input(said(json!(5)), "input[0].content", &["`5`", "text parts"]),
+        input(
+            said(json!(5)),
+            "input[0].content",
+            &["`5`", "array of parts"],
+        ),
         input(
             said(json!(["x"])),
             "input[0].content[0]",
@@ -85,13 +89,23 @@ fn items() -> Vec<Case> {
             said(
                 json!([{ "type": "input_text", "text": "a" }, { "type": "input_image", "image_url": "data:" }]),
             ),
-            "input[0].content[1]",
-            &["`input_image`", "text only"],
+            "input[0].content[1].image_url",
+            &["`data:`", "http(s)"],
+        ),
+        input(
+            said(json!([{ "type": "input_image", "file_id": "f" }])),
+            "input[0].content[0].image_url",
+            &["missing", "not kept here"],
+        ),
+        input(
+            json!({ "role": "assistant", "content": [{ "type": "input_image", "image_url": "https://a" }] }),
+            "input[0].content",
+            &["messages of the user"],
         ),
         input(
             said(json!([{ "type": "input_file", "file_id": "f" }])),
             "input[0].content[0]",
-            &["`input_file`", "text only"],
+            &["`input_file`", "text and images"],
         ),
         input(
             said(json!(vec![json!({ "type": "text", "text": "" }); 1025])),
@@ -112,8 +126,8 @@ fn items() -> Vec<Case> {
         input(output(json!(null)), "input[0].output", &["missing"]),
         input(
             output(json!([{ "type": "input_image" }])),
-            "input[0].output[0]",
-            &["`input_image`", "text only"],
+            "input[0].output[0].image_url",
+            &["missing"],
         ),
         input(
             json!({ "type": "custom_tool_call", "call_id": "a", "name": "f" }),
@@ -123,7 +137,7 @@ fn items() -> Vec<Case> {
         input(
             json!({ "type": "reasoning", "content": [{ "type": "x" }] }),
             "input[0].content[0]",
-            &["`x`", "text only"],
+            &["`x`", "text and images"],
         ),
         input(
             json!({ "type": "reasoning", "summary": [] }),

@@ -1,11 +1,12 @@
 //! The system prompt and the conversation, checked and translated.
 
-use proto::{Message, Role, ToolCall};
+use proto::{Image, Message, Role, ToolCall};
 use serde_json::Value;
 
 use super::request::{Block, Content, Turn};
 use crate::error::ApiError;
 use crate::limits::{self, quoted};
+use crate::wire::images::{self, Parts};
 use crate::wire::openai::shapes::shown;
 
 const ROLES: &str = "one of user, assistant, system";
@@ -77,21 +78,26 @@ fn add_system(path: &str, content: Content, messages: &mut Vec<Message>) -> Resu
 
 /// Results of tools come first, right behind the calls that they answer. Blocks of text
 /// are of different origin (the user's words, reminders of the client), so each begins on
-/// a line of its own.
+/// a line of its own. Images of results go before the user's words: other dialects have no
+/// place for them in a result.
 fn add_user(path: &str, content: Content, messages: &mut Vec<Message>) -> Result<(), ApiError> {
     let n_before = messages.len();
-    let mut texts = Vec::new();
+    let mut shown = Vec::new();
+    let mut parts = Parts::default();
     each_block(path, content, |path, kind, block| {
         match kind {
-            "tool_result" => messages.push(tool_result(path, block)?),
-            _ => texts.push(text(path, kind, block)?),
+            "tool_result" => messages.push(tool_result(path, block, &mut shown)?),
+            "image" => parts.image(image(path, block)?),
+            _ => parts.line(&text(path, kind, block)?),
         }
         Ok(())
     })?;
-    if !texts.is_empty() || messages.len() == n_before {
+    shown.append(&mut parts.images);
+    if !parts.is_empty() || !shown.is_empty() || messages.len() == n_before {
         messages.push(Message {
             role: Role::User,
-            content: Some(texts.join("\n")),
+            content: Some(parts.text),
+            images: shown,
             ..Message::default()
         });
     }
@@ -160,11 +166,30 @@ fn text(path: &str, kind: &str, block: Block) -> Result<String, ApiError> {
     let detail = match kind {
         "text" => return required(path, "text", block.text),
         "document" => return document(path, block),
-        "image" => "this endpoint's models read text only",
+        "image" => return Err(images::only_of_the_user(path)),
         _ => "only text can stand here",
     };
     let value = format!("a block of type {}", quoted(kind));
     Err(ApiError::not_supported(path, &value, detail))
+}
+
+fn image(path: &str, block: Block) -> Result<Image, ApiError> {
+    let path = format!("{path}.source");
+    let source = block.source;
+    let source = source.ok_or_else(|| ApiError::missing(&path, "an object"))?;
+    match &*required(&path, "type", source.kind)? {
+        "base64" => {
+            let media_type = required(&path, "media_type", source.media_type)?;
+            let data = required(&path, "data", source.data)?;
+            images::of_base64(&path, Some(&media_type), &data)
+        }
+        "url" => images::image(&path, required(&path, "url", source.url)?, None),
+        other => {
+            let value = format!("of type {}", quoted(other));
+            let detail = "images are read of types `base64` and `url`";
+            Err(ApiError::not_supported(&path, &value, detail))
+        }
+    }
 }
 
 fn document(path: &str, block: Block) -> Result<String, ApiError> {
@@ -183,12 +208,16 @@ fn document(path: &str, block: Block) -> Result<String, ApiError> {
     Ok(parts.join("\n"))
 }
 
-fn tool_result(path: &str, block: Block) -> Result<Message, ApiError> {
+/// What a tool has to show goes to `shown`.
+fn tool_result(path: &str, block: Block, shown: &mut Vec<Image>) -> Result<Message, ApiError> {
     let id = required(path, "tool_use_id", block.tool_use_id)?;
     let mut texts = Vec::new();
     if let Some(content) = block.content {
         each_block(&format!("{path}.content"), content, |path, kind, block| {
-            texts.push(text(path, kind, block)?);
+            match kind {
+                "image" => shown.push(image(path, block)?),
+                _ => texts.push(text(path, kind, block)?),
+            }
             Ok(())
         })?;
     }

@@ -99,7 +99,7 @@ pub struct Block {
     /// Of a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
-    /// Of a document: plain text.
+    /// Of a document: plain text; of an image: the image or where it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
     /// Of a document.
@@ -138,11 +138,18 @@ pub struct Block {
 #[schema(as = anthropic::Source)]
 #[serde(default)]
 pub struct Source {
-    /// `text`; others are refused.
+    /// `text` of a document, `base64` or `url` of an image; others are refused.
     #[serde(rename = "type")]
     pub kind: Option<String>,
-    /// The text itself.
+    /// The text itself, or the image in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// Of an image in base64, as `image/png`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    /// The address of an image.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
 }
 
 /// A tool on offer.

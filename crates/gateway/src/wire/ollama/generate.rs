@@ -1,9 +1,9 @@
 //! A generate request, checked and translated: a chat of one message, or with `raw` a text
 //! to continue.
 
-use proto::{ChatJob, CompletionJob, Job, Message, Prompt, Role};
+use proto::{ChatJob, CompletionJob, Image, Job, Message, Prompt, Role};
 
-use super::plan::{Plan, SharedFields, no_images};
+use super::plan::{Plan, SharedFields, images};
 use super::request::OllamaGenerate;
 use crate::error::ApiError;
 
@@ -20,6 +20,11 @@ pub(crate) fn generate_plan(request: OllamaGenerate) -> Result<Plan, ApiError> {
     if raw && request.think.as_ref().is_some_and(|think| !think.is_null()) {
         warnings.push("think is not read with raw: the prompt says whether to think.".into());
     }
+    let images = images("images", request.images)?;
+    if raw && !images.is_empty() {
+        let detail = "a raw prompt has no place for them";
+        return Err(ApiError::conflict("images", "raw", detail));
+    }
     let shared = SharedFields {
         stream: request.stream,
         format: request.format,
@@ -30,9 +35,10 @@ pub(crate) fn generate_plan(request: OllamaGenerate) -> Result<Plan, ApiError> {
         top_logprobs: request.top_logprobs,
     };
     let shared = shared.check()?;
-    let Some(prompt) = request.prompt.filter(|text| !text.is_empty()) else {
+    let prompt = request.prompt.unwrap_or_default();
+    if prompt.is_empty() && images.is_empty() {
         return Ok(shared.no_text(warnings));
-    };
+    }
     Ok(
         shared.answer(warnings, |generation, constraint, reasoning| match raw {
             true => Job::Completion(Box::new(CompletionJob {
@@ -42,7 +48,7 @@ pub(crate) fn generate_plan(request: OllamaGenerate) -> Result<Plan, ApiError> {
                 generation,
             })),
             false => Job::Chat(Box::new(ChatJob {
-                messages: conversation(system, prompt),
+                messages: conversation(system, prompt, images),
                 reasoning,
                 constraint,
                 generation,
@@ -52,14 +58,17 @@ pub(crate) fn generate_plan(request: OllamaGenerate) -> Result<Plan, ApiError> {
     )
 }
 
-fn conversation(system: Option<String>, prompt: String) -> Vec<Message> {
+fn conversation(system: Option<String>, prompt: String, images: Vec<Image>) -> Vec<Message> {
     let message = |role, text| Message {
         role,
         content: Some(text),
         ..Message::default()
     };
     let system = system.map(|text| message(Role::System, text));
-    let user = message(Role::User, prompt);
+    let user = Message {
+        images,
+        ..message(Role::User, prompt)
+    };
     system.into_iter().chain([user]).collect()
 }
 
@@ -90,5 +99,5 @@ fn refuse(request: &OllamaGenerate) -> Result<(), ApiError> {
             return Err(ApiError::not_supported(param, "given", detail));
         }
     }
-    no_images("images", request.images.as_deref())
+    Ok(())
 }

@@ -10,10 +10,11 @@ use std::collections::VecDeque;
 use proto::{Message, Role, ToolCall};
 use serde_json::Value;
 
-use super::plan::no_images;
+use super::plan::images;
 use super::request::{OllamaCall, OllamaMessage};
 use crate::error::ApiError;
 use crate::limits::{self, quoted};
+use crate::wire::images::only_of_the_user;
 
 const ROLES: &str = "one of system, developer, user, assistant, tool";
 
@@ -57,7 +58,11 @@ impl Calls {
 
 fn message(path: &str, given: OllamaMessage, calls: &mut Calls) -> Result<Message, ApiError> {
     let role = role(path, given.role.as_deref())?;
-    no_images(&format!("{path}.images"), given.images.as_deref())?;
+    let param = format!("{path}.images");
+    let images = images(&param, given.images)?;
+    if !images.is_empty() && role != Role::User {
+        return Err(only_of_the_user(&param));
+    }
     let tool_calls = tool_calls(path, given.tool_calls.unwrap_or_default(), calls)?;
     if !tool_calls.is_empty() && role != Role::Assistant {
         let rule = "left out unless the role is assistant";
@@ -78,6 +83,7 @@ fn message(path: &str, given: OllamaMessage, calls: &mut Calls) -> Result<Messag
         content: given
             .content
             .filter(|text| !text.is_empty() || tool_calls.is_empty()),
+        images,
         reasoning_content: given.thinking.filter(|text| !text.is_empty()),
         tool_calls,
         tool_call_id,

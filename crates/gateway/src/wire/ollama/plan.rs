@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use proto::{Constraint, Generation, Job, Reasoning};
+use proto::{Constraint, Generation, Image, Job, Reasoning};
 use serde_json::Value;
 use supervisor::Keep;
 
@@ -10,7 +10,8 @@ use super::keep_alive;
 use super::options;
 use super::request::OllamaOptions;
 use crate::error::ApiError;
-use crate::limits::quoted;
+use crate::limits::{self, quoted};
+use crate::wire::images;
 use crate::wire::openai::chat::logprobs;
 use crate::wire::openai::constraint::json_schema;
 use crate::wire::openai::shapes::shown;
@@ -113,13 +114,14 @@ impl Shared {
     }
 }
 
-/// Refuses pictures.
-pub(crate) fn no_images(param: &str, given: Option<&[Value]>) -> Result<(), ApiError> {
-    if given.is_none_or(<[_]>::is_empty) {
-        return Ok(());
-    }
-    let detail = "this endpoint's models read text only";
-    Err(ApiError::not_supported(param, "given", detail))
+/// Images, which stand before the text.
+pub(crate) fn images(param: &str, given: Option<Vec<String>>) -> Result<Vec<Image>, ApiError> {
+    let given = given.unwrap_or_default();
+    limits::count(param, given.len(), limits::CONTENT_PARTS_MAX, "images")?;
+    let given = given.into_iter().enumerate();
+    given
+        .map(|(index, data)| images::of_base64(&format!("{param}[{index}]"), None, &data))
+        .collect()
 }
 
 /// `format`: any JSON object, or one that a schema describes.

@@ -79,9 +79,8 @@ pub(crate) struct OllamaGenerate {
     /// Conversations are carried on by `/api/chat`.
     #[schema(value_type = Option<Vec<i32>>)]
     pub(crate) context: Option<Vec<Value>>,
-    /// Only text can be read.
-    #[schema(value_type = Option<Vec<String>>)]
-    pub(crate) images: Option<Vec<Value>>,
+    /// In base64; for models that see.
+    pub(crate) images: Option<Vec<String>>,
 }
 
 /// Body of `POST /api/embed`.
@@ -175,9 +174,8 @@ pub(crate) struct OllamaMessage {
     pub(crate) tool_name: Option<String>,
     /// For role `tool`: the call this is the result of.
     pub(crate) tool_call_id: Option<String>,
-    /// Only text can be read.
-    #[schema(value_type = Option<Vec<String>>)]
-    pub(crate) images: Option<Vec<Value>>,
+    /// In base64; for models that see.
+    pub(crate) images: Option<Vec<String>>,
 }
 
 /// A call in an assistant message.

@@ -1,12 +1,13 @@
 //! Chat messages, checked and translated.
 
-use proto::{Message, Role, ToolCall};
+use proto::{Image, Message, Role, ToolCall};
 use serde_json::Value;
 
 use super::request::{RequestMessage, RequestToolCall};
-use super::shapes::{Content, ContentPart, shown};
+use super::shapes::{Content, ContentPart, ImageUrl, shown};
 use crate::error::ApiError;
 use crate::limits::{self, quoted};
+use crate::wire::images::{self, Parts};
 
 const ROLES: [&str; 5] = ["system", "developer", "user", "assistant", "tool"];
 
@@ -39,20 +40,19 @@ fn message(path: &str, given: RequestMessage) -> Result<Message, ApiError> {
             "left out unless the role is assistant",
         ));
     }
-    let content = given
+    let parts = given
         .content
-        .map(|content| text(path, content))
+        .map(|content| parts(path, content, role))
         .transpose()?;
-    if content.is_none() && role != Role::Assistant {
+    if parts.is_none() && role != Role::Assistant {
         let param = format!("{path}.content");
-        return Err(ApiError::missing(
-            &param,
-            "a string or an array of text parts",
-        ));
+        return Err(ApiError::missing(&param, "a string or an array of parts"));
     }
+    let (content, images) = parts.map(|parts| (parts.text, parts.images)).unzip();
     Ok(Message {
         role,
         content,
+        images: images.unwrap_or_default(),
         reasoning_content: given.reasoning_content,
         tool_calls,
         tool_call_id: given.tool_call_id,
@@ -85,20 +85,39 @@ fn role(path: &str, given: Option<&str>) -> Result<Role, ApiError> {
     }
 }
 
-/// The text of a message; parts are joined without a separator, as llama.cpp's
+/// The content of a message; texts are joined without a separator, as llama.cpp's
 /// templates do.
-fn text(path: &str, content: Content) -> Result<String, ApiError> {
+fn parts(path: &str, content: Content, role: Role) -> Result<Parts, ApiError> {
+    let mut joined = Parts::default();
     let parts = match content {
-        Content::Text(text) => return Ok(text),
+        Content::Text(text) => {
+            joined.text = text;
+            return Ok(joined);
+        }
         Content::Parts(parts) => parts,
     };
     let param = format!("{path}.content");
     limits::count(&param, parts.len(), limits::CONTENT_PARTS_MAX, "parts")?;
-    let mut joined = String::new();
     for (index, part) in parts.into_iter().enumerate() {
-        joined.push_str(&part_text(&format!("{param}[{index}]"), part)?);
+        let path = format!("{param}[{index}]");
+        match part.kind.as_deref() {
+            Some("image_url") if role == Role::User => {
+                joined.image(part_image(&path, part.image_url)?);
+            }
+            Some("image_url") => return Err(images::only_of_the_user(&path)),
+            _ => joined.text(&part_text(&path, part)?),
+        }
     }
     Ok(joined)
+}
+
+fn part_image(path: &str, given: Option<ImageUrl>) -> Result<Image, ApiError> {
+    let path = format!("{path}.image_url");
+    let given = given.ok_or_else(|| ApiError::missing(&path, "an object"))?;
+    let path = format!("{path}.url");
+    let url = given.url;
+    let url = url.ok_or_else(|| ApiError::missing(&path, "a string"))?;
+    images::image(&path, url, given.detail)
 }
 
 fn part_text(path: &str, part: ContentPart) -> Result<String, ApiError> {
@@ -107,7 +126,7 @@ fn part_text(path: &str, part: ContentPart) -> Result<String, ApiError> {
         Some("text" | "input_text" | "output_text") => part.text.ok_or_else(|| missing("text")),
         Some("refusal") => part.refusal.ok_or_else(|| missing("refusal")),
         Some(other) => {
-            let detail = "this endpoint's models read text only";
+            let detail = "this endpoint reads text and images only";
             let value = format!("a part of type {}", quoted(other));
             Err(ApiError::not_supported(path, &value, detail))
         }

@@ -7,7 +7,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use serde::Serialize;
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use utoipa::ToSchema;
 
@@ -47,7 +48,7 @@ impl<'de> Deserialize<'de> for OneOrMany {
 pub enum Content {
     /// Plain text.
     Text(String),
-    /// Parts; only those of type `text` can be taken by a text model.
+    /// Parts of type `text` and, in messages of the user, `image_url`.
     Parts(Vec<ContentPart>),
 }
 
@@ -66,13 +67,67 @@ impl<'de> Deserialize<'de> for Content {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, serde::Deserialize, ToSchema)]
 #[serde(default)]
 pub struct ContentPart {
-    /// `text`; other types are refused.
+    /// `text` or `image_url`; other types are refused.
     #[serde(rename = "type")]
     pub kind: Option<String>,
     /// The text of a part of type `text`.
     pub text: Option<String>,
     /// The text of a part of type `refusal`.
     pub refusal: Option<String>,
+    /// The image of a part of type `image_url`.
+    pub image_url: Option<ImageUrl>,
+}
+
+/// Where an image is: an http(s) address, which is passed on as it is, or a `data:` URL. The
+/// address may also stand alone, as a string.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, ToSchema)]
+pub struct ImageUrl {
+    /// The address.
+    pub url: Option<String>,
+    /// How closely to look: `auto`, `low`, `high` or `original`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for ImageUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ImageUrlVisitor)
+    }
+}
+
+struct ImageUrlVisitor;
+
+impl<'de> Visitor<'de> for ImageUrlVisitor {
+    type Value = ImageUrl;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object with `url`, or a string")
+    }
+
+    fn visit_str<E: Error>(self, url: &str) -> Result<ImageUrl, E> {
+        self.visit_string(url.to_owned())
+    }
+
+    fn visit_string<E: Error>(self, url: String) -> Result<ImageUrl, E> {
+        Ok(ImageUrl {
+            url: Some(url),
+            detail: None,
+        })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ImageUrl, A::Error> {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Fields {
+            url: Option<String>,
+            detail: Option<String>,
+        }
+        let fields = Fields::deserialize(MapAccessDeserializer::new(map))?;
+        Ok(ImageUrl {
+            url: fields.url,
+            detail: fields.detail,
+        })
+    }
 }
 
 /// What to complete or embed: text or token ids, one or several.

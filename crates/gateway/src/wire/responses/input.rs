@@ -3,7 +3,7 @@
 //! What an assistant did in one turn is several items here and one message for a model:
 //! thinking, text and calls are gathered until something else comes.
 
-use proto::{Message, Role, ToolCall};
+use proto::{Image, Message, Role, ToolCall};
 use serde_json::{Map, Value, json};
 
 use super::items::{self, References};
@@ -11,6 +11,7 @@ use super::tools::joined;
 use crate::error::{ApiError, ErrorCode};
 use crate::kept::ResponseStore;
 use crate::limits::{self, quoted};
+use crate::wire::images::{self, Parts};
 use crate::wire::openai::shapes::shown;
 
 const ROLES: &str = "one of user, assistant, system, developer";
@@ -62,6 +63,9 @@ pub(crate) struct Conversation {
     messages: Vec<Message>,
     /// The assistant's turn that is being gathered.
     turn: Option<Message>,
+    /// Images that tools had to show. Other dialects have no place for them in a result, so
+    /// they go before what the user says next.
+    shown: Vec<Image>,
     warnings: Vec<String>,
 }
 
@@ -109,6 +113,7 @@ impl Conversation {
     /// The messages, and what was left out of them, in words.
     pub(crate) fn end(mut self) -> Result<(Vec<Message>, Vec<String>), ApiError> {
         self.close_turn();
+        self.close_results();
         if self.messages.is_empty() {
             let rule = "at least 1 message, call or output";
             return Err(ApiError::invalid("input", "without a message", rule));
@@ -141,9 +146,16 @@ impl Conversation {
     fn message(&mut self, item: &Item<'_>) -> Result<(), ApiError> {
         let given = item.text("role")?;
         let role = given.ok_or_else(|| ApiError::missing(&item.at("role"), ROLES))?;
+        if role == "user" {
+            let parts = item.parts("content")?;
+            self.add(Message {
+                images: parts.images,
+                ..message(Role::User, parts.text)
+            });
+            return Ok(());
+        }
         let text = item.content("content")?;
         match role {
-            "user" => self.add(message(Role::User, text)),
             "system" => self.add(message(Role::System, text)),
             "developer" => self.add(message(Role::Developer, text)),
             "assistant" => append(&mut self.turn().content, &text),
@@ -180,12 +192,15 @@ impl Conversation {
     }
 
     fn output(&mut self, item: &Item<'_>) -> Result<(), ApiError> {
-        let text = item.content("output")?;
+        let parts = item.parts("output")?;
         let id = item.required("call_id")?.to_owned();
         self.add(Message {
             tool_call_id: Some(id),
-            ..message(Role::Tool, text)
+            ..message(Role::Tool, parts.text)
         });
+        let shown = parts.images.into_iter();
+        self.shown
+            .extend(shown.map(|image| Image { at: 0, ..image }));
         Ok(())
     }
 
@@ -208,12 +223,31 @@ impl Conversation {
             .push(format!("{path} has the type {kind}: {fate}."));
     }
 
-    fn add(&mut self, message: Message) {
+    fn add(&mut self, mut message: Message) {
         self.close_turn();
+        match message.role {
+            Role::Tool => {}
+            Role::User => {
+                let said = std::mem::replace(&mut message.images, std::mem::take(&mut self.shown));
+                message.images.extend(said);
+            }
+            _ => self.close_results(),
+        }
         self.messages.push(message);
     }
 
+    /// Shows what tools had to show, where the user says nothing behind it.
+    fn close_results(&mut self) {
+        if !self.shown.is_empty() {
+            self.messages.push(Message {
+                images: std::mem::take(&mut self.shown),
+                ..message(Role::User, String::new())
+            });
+        }
+    }
+
     fn turn(&mut self) -> &mut Message {
+        self.close_results();
         self.turn.get_or_insert_with(|| Message {
             role: Role::Assistant,
             ..Message::default()
@@ -300,35 +334,59 @@ impl<'a> Item<'a> {
     /// The text of a field that is a string or an array of parts, which are joined
     /// without a separator.
     fn content(&self, field: &str) -> Result<String, ApiError> {
+        let parts = self.parts(field)?;
+        match parts.images.is_empty() {
+            true => Ok(parts.text),
+            false => Err(images::only_of_the_user(&self.at(field))),
+        }
+    }
+
+    /// The same with images.
+    fn parts(&self, field: &str) -> Result<Parts, ApiError> {
         let param = self.at(field);
-        let rule = "a string or an array of text parts";
+        let rule = "a string or an array of parts";
+        let mut joined = Parts::default();
         match self.fields.get(field) {
-            None | Some(Value::Null) => Err(ApiError::missing(&param, rule)),
-            Some(Value::String(text)) => Ok(text.clone()),
+            None | Some(Value::Null) => return Err(ApiError::missing(&param, rule)),
+            Some(Value::String(text)) => joined.text(text),
             Some(Value::Array(parts)) => {
                 limits::count(&param, parts.len(), limits::CONTENT_PARTS_MAX, "parts")?;
-                let indexed = parts.iter().enumerate();
-                indexed
-                    .map(|(index, part)| part_text(&format!("{param}[{index}]"), part))
-                    .collect()
+                for (index, part) in parts.iter().enumerate() {
+                    add_part(&format!("{param}[{index}]"), part, &mut joined)?;
+                }
             }
-            Some(other) => Err(ApiError::invalid(&param, &shown(other), rule)),
+            Some(other) => return Err(ApiError::invalid(&param, &shown(other), rule)),
         }
+        Ok(joined)
     }
 }
 
-fn part_text(path: &str, part: &Value) -> Result<String, ApiError> {
+fn add_part(path: &str, part: &Value, joined: &mut Parts) -> Result<(), ApiError> {
     let part = Item::new(path, part)?;
     let kind = part.text("type")?;
     match kind.ok_or_else(|| ApiError::missing(&part.at("type"), "`input_text`"))? {
         "input_text" | "output_text" | "text" | "reasoning_text" | "summary_text" => {
-            part.required("text").map(str::to_owned)
+            joined.text(part.required("text")?);
         }
-        "refusal" => part.required("refusal").map(str::to_owned),
+        "refusal" => joined.text(part.required("refusal")?),
+        "input_image" => {
+            let given = part.text("image_url")?;
+            let url = given.ok_or_else(|| {
+                let rule = "an address or a data: URL (files are not kept here)";
+                ApiError::missing(&part.at("image_url"), rule)
+            })?;
+            let detail = part.text("detail")?.map(str::to_owned);
+            joined.image(images::image(
+                &part.at("image_url"),
+                url.to_owned(),
+                detail,
+            )?);
+        }
         other => {
-            let detail = "this endpoint's models read text only";
+            let detail = "this endpoint reads text and images only";
             let value = format!("a part of type {}", quoted(other));
-            Err(ApiError::not_supported(path, &value, detail))
+            return Err(ApiError::not_supported(path, &value, detail));
         }
     }
+    Ok(())
 }

@@ -22,6 +22,7 @@
 use super::super::activations::COLUMN_BYTES;
 use super::super::weights::{Bits, IQ4_NL_CODES};
 use super::super::{BLOCK, Operands, PANEL_ROWS, Products, TILE_COLUMNS, WeightType};
+use super::{PREFETCH_COLUMNS_MAX, prefetch};
 use std::arch::x86_64::*;
 
 /// Rows of a half panel: lanes of a register.
@@ -366,6 +367,9 @@ unsafe fn tile<F: Format>(operands: &Operands<'_>, mut products: Products<'_>) {
         unsafe {
             weights = weights.add(weight_type.header_bytes());
             for _ in 0..units {
+                if operands.columns <= PREFETCH_COLUMNS_MAX {
+                    prefetch(weights, weight_type.unit_bytes());
+                }
                 for (half, sums) in sums.iter_mut().enumerate().take(halves) {
                     let unit = Unit {
                         header,

@@ -8,6 +8,7 @@
 use super::super::activations::COLUMN_BYTES;
 use super::super::weights::IQ4_NL_CODES;
 use super::super::{BLOCK, Operands, PANEL_ROWS, Products, WeightType};
+use super::{PREFETCH_COLUMNS_MAX, prefetch};
 use std::arch::x86_64::*;
 
 /// The scales of 32 elements of sixteen rows.
@@ -276,6 +277,9 @@ unsafe fn tile<F: Format, const N: usize>(operands: &Operands<'_>, mut products:
         unsafe {
             weights = weights.add(weight_type.header_bytes());
             for _ in 0..units {
+                if N <= PREFETCH_COLUMNS_MAX {
+                    prefetch(weights, weight_type.unit_bytes());
+                }
                 block::<F, N>(header, weights, activations, &mut sums);
                 weights = weights.add(weight_type.unit_bytes());
                 activations = activations.add(N * COLUMN_BYTES);
