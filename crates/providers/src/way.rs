@@ -31,7 +31,7 @@ pub(crate) struct WayOptions {
 /// Takes requests to an engine.
 #[derive(Debug)]
 pub(crate) enum Way {
-    Near(http::Client),
+    Near(Box<http::Client>),
     Far(Box<Far>),
 }
 
@@ -101,7 +101,7 @@ impl Way {
                 ..
             } = &options;
             let client = http::Client::new(url, headers, *connect_timeout, near);
-            return Ok(Self::Near(client));
+            return Ok(Self::Near(Box::new(client)));
         }
         Ok(Self::Far(Box::new(Far {
             client: client(&options)?,

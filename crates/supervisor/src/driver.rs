@@ -196,6 +196,7 @@ impl Fleet {
             force,
         };
         let answer = self.inner.ask(Answer::Load, |request| {
+            let order = Box::new(order);
             Feed::Shelf(shelf::Event::Load { request, order })
         });
         answer.await.unwrap_or_else(|_| {

@@ -76,7 +76,7 @@ pub(crate) enum Event {
     /// Somebody wants this model in memory.
     Load {
         request: RequestId,
-        order: Order,
+        order: Box<Order>,
     },
     Unload {
         request: RequestId,
@@ -258,7 +258,7 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
     let mut turn = Turn::new(limits, is_short, now);
     match event {
         Event::Shelve(listings) => shelve(entries, listings),
-        Event::Load { request, order } => load(entries, (request, order), *closing, &mut turn),
+        Event::Load { request, order } => load(entries, (request, *order), *closing, &mut turn),
         Event::Unload { request, model } => unload(entries, (request, model), &mut turn),
         Event::Pin { model, pin } => {
             if let Some(entry) = find(entries, &model) {

@@ -1,5 +1,7 @@
 //! The tuner on simulated machines, thousands of random ones.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use proptest::prelude::*;
 use tuner::{
     Axis, Choice, Effort, Judgement, Outcome, Part, Phase, Point, Run, Sample, Settings, Space,

@@ -207,104 +207,82 @@ type AxisOf = (&'static str, Phase, Switch, Vec<Value>);
 
 /// The one with the largest expected effect first; an axis without values is left out.
 fn axes(ground: &Ground<'_>) -> Vec<AxisOf> {
+    let mut axes = core_axes(ground);
+    axes.extend(attention_axes(ground));
+    axes.extend(batch_axes(ground));
+    axes.extend(memory_axes(ground));
+    axes
+}
+
+/// The values where the setting is open, else none.
+fn when(is_open: bool, values: Vec<Value>) -> Vec<Value> {
+    if is_open { values } else { Vec::new() }
+}
+
+fn core_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
     let (given, facts) = (ground.given, ground.facts);
-    let no_threads = given.threads.is_none() && given.cpus.is_none();
-    let no_batch_threads = given.threads_batch.is_none() && given.cpus_batch.is_none();
-    let cores = match no_threads {
-        true => core_values(ground),
-        false => Vec::new(),
-    };
-    let when = |is: bool, values: Vec<Value>| if is { values } else { Vec::new() };
-    let is_all = ground.reach == Reach::All;
-    let off = Value::FlashAttention(FlashAttention::Off);
-    let has_kv = given.kv_type_k.is_none() && given.kv_type_v.is_none();
-    let is_own = ground.facts.kernels.starts_with("own");
-    let drafts = DRAFTS.map(Value::Speculation).to_vec();
+    if given.threads.is_some() || given.cpus.is_some() {
+        // Who chooses the threads chooses both.
+        return Vec::new();
+    }
+    let cores = core_values(ground);
+    let decode = other_than(ground, (facts.threads, &facts.cpus), &cores);
+    let is_open = given.threads_batch.is_none() && given.cpus_batch.is_none();
+    let prefill = other_than(ground, (facts.threads_batch, &facts.cpus_batch), &cores);
+    let prefill = when(is_open, prefill);
     vec![
-        (
-            DECODE_CORES,
-            Phase::Decode,
-            Switch::Live,
-            other_than(ground, (facts.threads, &facts.cpus), &cores),
-        ),
-        (
-            PREFILL_CORES,
-            Phase::Prefill,
-            Switch::Live,
-            when(
-                no_batch_threads,
-                other_than(ground, (facts.threads_batch, &facts.cpus_batch), &cores),
-            ),
-        ),
-        (
-            "flash attention",
-            Phase::Both,
-            Switch::Load,
-            when(
-                given.flash_attention.is_none() && ground.facts.flash_attention,
-                vec![off],
-            ),
-        ),
-        (
-            "KV types",
-            Phase::Both,
-            Switch::Load,
-            when(has_kv, kv_values(ground.kv_loss_max)),
-        ),
-        (
-            "ubatch",
-            Phase::Prefill,
-            Switch::Load,
-            when(given.ubatch.is_none(), ubatch_values(ground)),
-        ),
-        (
-            "batch",
-            Phase::Prefill,
-            Switch::Load,
-            when(
-                given.batch.is_none() && ground.prompt_tokens > BATCH,
-                vec![Value::Batch(BATCH)],
-            ),
-        ),
-        (
-            "huge pages",
-            Phase::Both,
-            Switch::Load,
-            when(
-                given.huge_pages.is_none() && is_own && can_have_huge_pages(),
-                vec![Value::HugePages(!ground.facts.huge_pages)],
-            ),
-        ),
-        (
-            "speculation",
-            Phase::Decode,
-            Switch::Live,
-            when(given.speculation.is_none(), drafts),
-        ),
-        (
-            "mmap",
-            Phase::Both,
-            Switch::Load,
-            when(given.mmap.is_none(), vec![Value::Mmap(false)]),
-        ),
-        (
-            "mlock",
-            Phase::Both,
-            Switch::Load,
-            when(is_all && given.mlock.is_none(), vec![Value::Mlock(true)]),
-        ),
-        (
-            "kernels",
-            Phase::Both,
-            Switch::Load,
-            when(
-                is_all && given.kernels.is_none(),
-                vec![Value::Kernels(match is_own {
-                    true => Kernels::Ggml,
-                    false => Kernels::Own,
-                })],
-            ),
-        ),
+        (DECODE_CORES, Phase::Decode, Switch::Live, decode),
+        (PREFILL_CORES, Phase::Prefill, Switch::Live, prefill),
+    ]
+}
+
+fn attention_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
+    let (given, facts) = (ground.given, ground.facts);
+    let is_on = given.flash_attention.is_none() && facts.flash_attention;
+    let off = when(is_on, vec![Value::FlashAttention(FlashAttention::Off)]);
+    let is_open = given.kv_type_k.is_none() && given.kv_type_v.is_none();
+    let types = when(is_open, kv_values(ground.kv_loss_max));
+    vec![
+        ("flash attention", Phase::Both, Switch::Load, off),
+        ("KV types", Phase::Both, Switch::Load, types),
+    ]
+}
+
+fn batch_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
+    let given = ground.given;
+    let ubatches = when(given.ubatch.is_none(), ubatch_values(ground));
+    let is_open = given.batch.is_none() && ground.prompt_tokens > BATCH;
+    let batches = when(is_open, vec![Value::Batch(BATCH)]);
+    vec![
+        ("ubatch", Phase::Prefill, Switch::Load, ubatches),
+        ("batch", Phase::Prefill, Switch::Load, batches),
+    ]
+}
+
+fn memory_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
+    let given = ground.given;
+    let is_all = ground.reach == Reach::All;
+    let is_own = ground.facts.kernels.starts_with("own");
+    let can_huge = given.huge_pages.is_none() && is_own && can_have_huge_pages();
+    let huge = when(can_huge, vec![Value::HugePages(!ground.facts.huge_pages)]);
+    let drafts = DRAFTS.map(Value::Speculation).to_vec();
+    let drafts = when(given.speculation.is_none(), drafts);
+    let mmap = when(given.mmap.is_none(), vec![Value::Mmap(false)]);
+    let mlock = when(is_all && given.mlock.is_none(), vec![Value::Mlock(true)]);
+    let other = match is_own {
+        true => Kernels::Ggml,
+        false => Kernels::Own,
+    };
+    let kernels = when(
+        is_all && given.kernels.is_none(),
+        vec![Value::Kernels(other)],
+    );
+    vec![
+        ("huge pages", Phase::Both, Switch::Load, huge),
+        ("speculation", Phase::Decode, Switch::Live, drafts),
+        ("mmap", Phase::Both, Switch::Load, mmap),
+        ("mlock", Phase::Both, Switch::Load, mlock),
+        ("kernels", Phase::Both, Switch::Load, kernels),
     ]
 }
 

@@ -109,7 +109,6 @@ impl Told {
     /// The answer broke off: the rest of `job`, for another engine; `None` where it cannot
     /// be handed over.
     pub(super) fn rest(&mut self, mut job: Job) -> Option<Job> {
-        self.held.clear();
         self.n_carried = self.n_deltas;
         let can = |constraint: &Option<Constraint>| !self.is_closed && constraint.is_none();
         match &mut job {
@@ -149,6 +148,7 @@ impl Told {
         if let Some(left) = &mut generation.max_tokens {
             *left = left.checked_sub(self.n_deltas).filter(|left| *left > 0)?;
         }
+        self.held.clear();
         Some(job)
     }
 

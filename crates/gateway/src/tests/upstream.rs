@@ -164,7 +164,7 @@ impl Upstream {
         let name = config.name.clone();
         let remote = Remote::new(config).unwrap();
         RoutedProvider {
-            name: name,
+            name,
             reach: remote.reach(),
             provider: Arc::new(remote),
             priority,

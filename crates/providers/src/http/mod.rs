@@ -29,8 +29,10 @@ use pool::Pool;
 
 pub(crate) use head::{Head, Waits, is_stream};
 
-/// Bytes that are read at once, and kept of an answer.
+/// Bytes that are read at once.
 const READ_BYTES: usize = 8 << 10;
+/// The same where reads come back full.
+const READ_BYTES_MAX: usize = 64 << 10;
 
 /// Who is asked, and how.
 #[derive(Debug)]
@@ -317,8 +319,13 @@ impl Body {
 
     /// Reads into the buffer. `false`: the connection has ended, and the body with it.
     async fn read_more(&mut self) -> Result<bool, Error> {
+        let was_full = self.buffer.len() == self.buffer.capacity();
         self.buffer.drain(..self.done);
         self.done = 0;
+        // Much comes at once: vectors, or a long answer that is not streamed.
+        if was_full && self.buffer.capacity() < READ_BYTES_MAX {
+            self.buffer.reserve(2 * self.buffer.capacity());
+        }
         let Some(connection) = &mut self.connection else {
             return Ok(false);
         };

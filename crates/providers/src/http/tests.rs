@@ -104,6 +104,15 @@ async fn bodies_come_whole_in_each_framing() {
 }
 
 #[tokio::test]
+async fn a_large_body_comes_whole() {
+    let large = "0123456789abcdef".repeat(100_000);
+    let length = large.len();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{large}");
+    let read = answered(answer.as_bytes()).await.unwrap();
+    assert!(read == large.as_bytes(), "{} bytes of {length}", read.len());
+}
+
+#[tokio::test]
 async fn an_answer_that_breaks_off_is_no_answer() {
     for answer in [
         "",

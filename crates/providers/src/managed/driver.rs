@@ -219,6 +219,8 @@ fn free_port(host: &str, wanted: Option<u16>) -> Result<u16, String> {
 /// Returns when the engine answers that it is ready; until then it refuses connections or
 /// answers 503.
 async fn ready(url: String) {
+    // Fails when a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = reqwest::Client::builder()
         .no_proxy()
         .redirect(reqwest::redirect::Policy::none())

@@ -114,12 +114,12 @@ impl Desk {
         let Listing { spec, cost, .. } = listing(name, gib * GIB);
         self.step(Event::Load {
             request: RequestId(self.last_id),
-            order: Order {
+            order: Box::new(Order {
                 spec,
                 cost,
                 pin: None,
                 force,
-            },
+            }),
         })
     }
 
