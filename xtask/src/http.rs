@@ -20,10 +20,15 @@ pub(crate) struct StreamEvent {
 
 impl Client {
     pub(crate) fn new(base: &str) -> Self {
+        Self::with_timeout(base, Duration::from_secs(300))
+    }
+
+    /// One whose requests end with an error after `timeout`.
+    pub(crate) fn with_timeout(base: &str, timeout: Duration) -> Self {
         let config = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(5)))
-            .timeout_global(Some(Duration::from_secs(300)))
+            .timeout_global(Some(timeout))
             .build();
         Self {
             agent: ureq::Agent::new_with_config(config),

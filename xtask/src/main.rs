@@ -10,7 +10,9 @@ mod cache;
 mod ci;
 mod codegen;
 mod fuzz;
+mod group;
 mod http;
+mod memory_check;
 mod models;
 mod overhead;
 mod parity;
@@ -72,6 +74,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
+    /// Fills models in control groups: what is admitted survives, what is refused would not.
+    MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
     /// Compares `sextant tune` with an exhaustive sweep, a part a call.
@@ -107,6 +111,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
+        Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
         Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }

@@ -83,6 +83,7 @@ fn setups(is_quick: bool) -> Vec<Setup> {
                 all.push(Setup {
                     context,
                     slots,
+                    sequences: None,
                     batch: 2048,
                     ubatch: 512,
                     types: Types { keys, values },

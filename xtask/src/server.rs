@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -85,7 +85,13 @@ impl Server {
         Self::start("llama-server", command, port, "/health")
     }
 
-    fn start(name: &'static str, mut command: Command, port: u16, ready: &str) -> Result<Self> {
+    /// Starts a server that listens on `port`, and waits until it answers at `ready`.
+    pub(crate) fn start(
+        name: &'static str,
+        mut command: Command,
+        port: u16,
+        ready: &str,
+    ) -> Result<Self> {
         let folder = target_dir().join("xtask-logs");
         fs::create_dir_all(&folder)?;
         let log = folder.join(format!("{name}-{port}.log"));
@@ -145,6 +151,11 @@ impl Server {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended, if it did.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
     }
 }
 

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
+use hardware::Root;
+use hardware::pressure::Pools;
 use models::Found;
 use proto::{LoadSpec, ModelFacts};
-use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, ProcessLauncher};
+use supervisor::pressure::PoolReading;
+use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, PressureSource, ProcessLauncher};
 
 use crate::models_here::{self, absolute, served_name};
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -37,6 +40,7 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         kv_type_k: config.kv_type_k.map(cache_type),
         kv_type_v: config.kv_type_v.map(cache_type),
         flash_attention: config.flash_attention.map(flash_attention),
+        sequences: config.sequences,
         kernels: config.kernels.map(kernels),
         gpu_layers: config.gpu_layers,
         mmap: config.mmap,
@@ -58,22 +62,40 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
 /// A fleet whose workers are processes of this very program.
 pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
     let program = std::env::current_exe()?;
+    let memory_max = shelf::memory_max(config);
     let fleet_config = FleetConfig {
         hello_timeout: config.hello_timeout,
         drain_timeout: config.drain_timeout,
         restarts_max: config.restarts_max,
         restart_window: config.restart_window,
-        memory_max: config
-            .model_memory_max
-            .map(|max| max.0)
-            .or_else(|| hardware::budget().map(|bytes| bytes.0)),
+        memory_max,
         swap_wait_max: config.swap_wait_max,
         keep_alive: config.model_keep_alive,
-        estimate: Some(Estimate(Arc::new(shelf::estimate))),
+        estimate: Some(Estimate(Arc::new(move |spec| {
+            shelf::estimate(spec, memory_max)
+        }))),
+        pressure: config.memory_pressure.then(pressure),
         observe: tune::recheck(&models_here::environment(config)),
     };
     let launcher = Arc::new(ProcessLauncher::new(program));
     Ok(Fleet::new(fleet_config, launcher))
+}
+
+/// The memory that is left, of the machine and of each control group above this process.
+fn pressure() -> PressureSource {
+    let pools = Pools::find(&Root::live());
+    let read = move || {
+        let pools = pools.read(&Root::live()).into_iter();
+        let reading = pools.map(|pool| PoolReading {
+            left_bytes: pool.left.0,
+            limit_bytes: pool.limit.0,
+            margin_bytes: pool.margin.0,
+            stalled_us: pool.stalled_us,
+            kills: pool.kills,
+        });
+        reading.collect()
+    };
+    PressureSource(Arc::new(read))
 }
 
 /// Loads a model and shows how far it is.

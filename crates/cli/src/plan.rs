@@ -213,6 +213,40 @@ fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome
     Ok(Ledger::of(model, &setup, &plan, &Others::default()))
 }
 
+/// The settings with which a model fits into so many bytes, where it does not as it is and
+/// what nobody has set is enough; and what that costs, in words.
+pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(LoadSpec, String)> {
+    let model = read(&facts.files).ok()?;
+    let setup = setup(spec, facts, &model).ok()?;
+    let available = Available {
+        host: bytes,
+        device: 0,
+    };
+    let open = planner::Open {
+        sequences: spec.sequences.is_none(),
+        compute: spec.kernels.is_none(),
+    };
+    let found = planner::sparing(&model, &setup, available, open)?;
+    let mut costs = Vec::new();
+    if let Some(sequences) = found.sequences.filter(|_| open.sequences) {
+        let usual = setup.sequences(&model);
+        costs.push(format!(
+            "`sequences` is {sequences} in place of {usual}, so that fewer prefixes are kept"
+        ));
+    }
+    let mut kernels = spec.kernels;
+    if found.compute != setup.compute {
+        kernels = Some(Kernels::Ggml);
+        costs.push("`kernels` is `ggml`, which is slower on prompts".to_owned());
+    }
+    let spec = LoadSpec {
+        sequences: found.sequences,
+        kernels,
+        ..spec.clone()
+    };
+    Some((spec, costs.join(", and ")))
+}
+
 fn read(files: &[impl AsRef<Path>]) -> Outcome<Model> {
     let headers: Result<Vec<Gguf>, _> =
         files.iter().map(|file| Gguf::open(file.as_ref())).collect();
@@ -315,6 +349,7 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
     Ok(Setup {
         context,
         slots: spec.slots.unwrap_or(worker::SLOTS_DEFAULT),
+        sequences: spec.sequences,
         batch,
         ubatch: spec.ubatch.unwrap_or(worker::UBATCH_DEFAULT).min(batch),
         types: Types {

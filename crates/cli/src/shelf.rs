@@ -2,6 +2,7 @@
 //! every other on this machine.
 
 use std::path::Path;
+use std::sync::LazyLock;
 
 use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
@@ -32,8 +33,9 @@ pub(crate) fn listings(
     missing: Missing,
 ) -> Outcome<Vec<Listing>> {
     let mut listings = Vec::new();
+    let memory_max = memory_max(config);
     for preset in &config.presets {
-        match of_preset(preset, environment) {
+        match of_preset(preset, environment, memory_max) {
             Ok(listing) => listings.push(listing),
             Err(error) => {
                 let message = format!("the model `{}`: {error}", preset.name);
@@ -57,13 +59,20 @@ pub(crate) fn listings(
             if found.fault.is_some() || is_taken(&spec.name) {
                 continue;
             }
-            listings.push(listing(spec, &found));
+            listings.push(listing(spec, &found, memory_max));
         }
     }
     if missing == Missing::Refuse {
         check_helpers(&listings)?;
     }
     Ok(listings)
+}
+
+/// Bytes that all models together may take.
+pub(crate) fn memory_max(config: &Config) -> Option<u64> {
+    // Read once: later there is less, by what the models themselves take.
+    static BUDGET: LazyLock<Option<u64>> = LazyLock::new(|| hardware::budget().map(|left| left.0));
+    config.model_memory_max.map(|max| max.0).or(*BUDGET)
 }
 
 /// The tables with the presets' further names among the aliases.
@@ -83,7 +92,11 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
     tables
 }
 
-fn of_preset(preset: &Preset, environment: &Environment) -> Outcome<Listing> {
+fn of_preset(
+    preset: &Preset,
+    environment: &Environment,
+    memory_max: Option<u64>,
+) -> Outcome<Listing> {
     let found = models_here::present(environment, &preset.model)?;
     // Of a broken one it is told when it is asked for; the others are served.
     let fault = found.fault.as_ref().map(|fault| LoadFailure {
@@ -105,12 +118,16 @@ fn of_preset(preset: &Preset, environment: &Environment) -> Outcome<Listing> {
             .map(|time| time.map_or(Keep::Forever, Keep::For)),
         helps: preset.helps.clone(),
         fault,
-        ..listing(spec, &found)
+        ..listing(spec, &found, memory_max)
     })
 }
 
-fn listing(spec: LoadSpec, found: &Found) -> Listing {
+fn listing(spec: LoadSpec, found: &Found, memory_max: Option<u64>) -> Listing {
     let facts = models::diagnose(&found.path).ok();
+    let spec = match &facts {
+        Some(facts) => fitted(spec, facts, memory_max),
+        None => spec,
+    };
     Listing {
         cost: facts
             .as_ref()
@@ -141,11 +158,24 @@ fn check_helpers(listings: &[Listing]) -> Outcome {
     Ok(())
 }
 
-/// What a model will cost, by its file; nothing where the file cannot be read, since the
-/// load then fails anyway.
-pub(crate) fn estimate(spec: &LoadSpec) -> MemoryCost {
-    let facts = models::diagnose(Path::new(&spec.path));
-    facts.map_or_else(|_| MemoryCost::default(), |facts| cost(spec, &facts))
+/// How a model will be loaded into so many bytes, and what it will cost, by its file; nothing
+/// where the file cannot be read, since the load then fails anyway.
+pub(crate) fn estimate(spec: LoadSpec, memory_max: Option<u64>) -> (LoadSpec, MemoryCost) {
+    let Ok(facts) = models::diagnose(Path::new(&spec.path)) else {
+        return (spec, MemoryCost::default());
+    };
+    let spec = fitted(spec, &facts, memory_max);
+    let cost = cost(&spec, &facts);
+    (spec, cost)
+}
+
+/// Chooses what nobody has set so that the model fits; as it is where it fits, or cannot.
+fn fitted(spec: LoadSpec, facts: &Facts, memory_max: Option<u64>) -> LoadSpec {
+    let Some((fitted, costs)) = memory_max.and_then(|max| plan::sparing(&spec, facts, max)) else {
+        return spec;
+    };
+    tracing::info!(model = spec.name, "to fit into memory, {costs}");
+    fitted
 }
 
 pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {

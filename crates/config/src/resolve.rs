@@ -50,6 +50,7 @@ pub struct Config {
     pub model_memory_max: Option<Bytes>,
     pub swap_wait_max: Duration,
     /// `None` keeps models until memory is needed for another.
+    pub memory_pressure: bool,
     pub model_keep_alive: Option<Duration>,
     /// The models with settings of their own.
     pub presets: Vec<Preset>,
@@ -67,6 +68,7 @@ pub struct Config {
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
+    pub sequences: Option<u32>,
     pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
@@ -291,6 +293,7 @@ impl Reader<'_> {
             load_on_demand: self.parsed("load_on_demand"),
             model_memory_max: self.number("model_memory_max").map(Bytes),
             swap_wait_max: self.seconds("swap_wait_max_secs"),
+            memory_pressure: self.parsed("memory_pressure").unwrap_or(true),
             model_keep_alive: Some(self.seconds("model_keep_alive_secs"))
                 .filter(|time| !time.is_zero()),
             presets: self.presets(),
@@ -307,6 +310,7 @@ impl Reader<'_> {
             kv_type_k: self.choice("kv_type_k", CacheType::from_word),
             kv_type_v: self.choice("kv_type_v", CacheType::from_word),
             flash_attention: self.choice("flash_attention", FlashAttention::from_word),
+            sequences: self.count("sequences"),
             kernels: self.choice("kernels", Kernels::from_word),
             gpu_layers: self.count("gpu_layers"),
             mmap: self.parsed("mmap"),

@@ -417,6 +417,16 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "memory_pressure",
+        group: Group::Models,
+        doc: "Watch the memory that is left, of the machine and of the control groups of this \
+              process: where it runs short, idle models first give back their caches and then \
+              are unloaded, before the kernel ends a process.",
+        kind: Kind::Switch,
+        default: Some("true"),
+        ..BASE
+    },
+    Setting {
         name: "chat_template_file",
         group: Group::Models,
         doc: "A Jinja template that replaces the one in the model file.",
@@ -536,12 +546,24 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "sequences",
+        group: Group::Engine,
+        doc: "Token sequences that the KV cache keeps apart: those of running requests, and \
+              beyond them prefixes for later ones. Fewer take less memory where the model has \
+              sliding windows or a large vocabulary.",
+        kind: Kind::Count { min: 1, max: 256 },
+        unset: "16 and 4 a slot, fewer where memory is short; with recurrent states 1 and 1 a \
+                slot",
+        ..BASE
+    },
+    Setting {
         name: "kernels",
         group: Group::Engine,
         doc: "Who computes on the CPU: our own kernels, with ggml's for what they do not take, \
               or ggml's alone.",
         kind: Kind::Choice(&["own", "ggml"]),
-        unset: "own where they take the model's types of weights",
+        unset: "own where they take the model's types of weights, and ggml's where only these \
+                fit into memory",
         ..BASE
     },
     Setting {

@@ -204,6 +204,10 @@ impl Decoder for FakeDecoder {
         true
     }
 
+    fn give_back(&mut self) {
+        assert_eq!(self.cells_used(), 0, "cells are in use");
+    }
+
     fn abort_flag(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.abort)
     }

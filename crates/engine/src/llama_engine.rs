@@ -27,6 +27,8 @@ pub struct OpenOptions {
     pub context: Option<u32>,
     pub context_max: u32,
     pub slots: u32,
+    /// Sequences to keep apart; `None`: as many as [`kv::sequences`] says.
+    pub sequences: Option<u32>,
     pub batch: u32,
     pub ubatch: u32,
     pub placement: Placement,
@@ -114,7 +116,9 @@ impl LlamaEngine {
             Purpose::Generate => Some(LlamaDecoder::open(options, &model, context)?),
             Purpose::Embed(_) => None,
         };
-        let report = decoder.as_ref().map(|decoder| decoder.context.report());
+        let report = decoder
+            .as_ref()
+            .and_then(|decoder| Some(decoder.context.as_ref()?.report()));
         let embedder = LlamaEmbedder::new(&model, options, context, purpose);
         let facts = EngineFacts {
             context: decoder.as_ref().map_or(context, |decoder| decoder.limit),
@@ -194,7 +198,11 @@ fn base_params(options: &OpenOptions) -> ContextParams {
 /// The forward pass.
 #[derive(Debug)]
 pub struct LlamaDecoder {
-    context: Context,
+    model: Model,
+    params: ContextParams,
+    /// `None` while its memory is given back.
+    context: Option<Context>,
+    abort: Arc<AtomicBool>,
     batch: Batch,
     shape: Shape,
     limit: u32,
@@ -209,7 +217,9 @@ impl LlamaDecoder {
         } else {
             kv::Cut::Never
         };
-        let sequences = kv::sequences(options.slots, cut);
+        let sequences = options
+            .sequences
+            .unwrap_or_else(|| kv::sequences(options.slots, cut));
         if options.batch < sequences {
             return Err(OpenError::BatchTooSmall {
                 batch: options.batch,
@@ -223,9 +233,12 @@ impl LlamaDecoder {
             outputs,
             ..base_params(options)
         };
-        let context = Context::new(model, &params).map_err(|_| OpenError::Context {
-            context: limit,
-            slots: options.slots,
+        let abort = Arc::new(AtomicBool::new(false));
+        let context = Context::with_abort(model, &params, Arc::clone(&abort)).map_err(|_| {
+            OpenError::Context {
+                context: limit,
+                slots: options.slots,
+            }
         })?;
         let report = context.report();
         let shape = Shape {
@@ -240,7 +253,10 @@ impl LlamaDecoder {
         };
         let sliding_window = i32::try_from(model.sliding_window()).unwrap_or(i32::MAX);
         let mut decoder = Self {
-            context,
+            model: model.clone(),
+            params,
+            context: Some(context),
+            abort,
             batch: Batch::default(),
             shape,
             limit,
@@ -255,9 +271,25 @@ impl LlamaDecoder {
         let token = model.bos().or(model.eos()).unwrap_or(0);
         self.batch.clear();
         self.batch.push(token, 0, 0, true);
-        let result = self.context.decode(&mut self.batch);
-        self.context.clear();
+        let Some(context) = &mut self.context else {
+            return Ok(());
+        };
+        let result = context.decode(&mut self.batch);
+        context.clear();
         result
+    }
+
+    /// Makes the context again whose memory was given back.
+    fn reopen(&self) -> Result<Context, DecodeError> {
+        let abort = Arc::clone(&self.abort);
+        Context::with_abort(&self.model, &self.params, abort).map_err(|_| {
+            let message = format!(
+                "the memory of a context of {} tokens was given back while it was short, and is \
+                 not to be had again; unload another model or end other programs",
+                self.limit
+            );
+            DecodeError::Failed(message)
+        })
     }
 }
 
@@ -267,8 +299,9 @@ impl LlamaDecoder {
     fn holds(&self, sequence: SequenceId, len: usize) -> bool {
         let len = position(len);
         let window = self.sliding_window;
-        self.context
-            .positions(sequence)
+        let context = self.context.as_ref();
+        context
+            .and_then(|context| context.positions(sequence))
             .is_some_and(|(first, last)| {
                 last + 1 == len && (window == 0 || first <= (len - window).max(0))
             })
@@ -281,6 +314,10 @@ impl Decoder for LlamaDecoder {
     }
 
     fn decode(&mut self, rows: &[Row]) -> Result<(), DecodeError> {
+        let mut context = match self.context.take() {
+            Some(context) => context,
+            None => self.reopen()?,
+        };
         self.batch.clear();
         for row in rows {
             self.batch.push(
@@ -290,52 +327,68 @@ impl Decoder for LlamaDecoder {
                 row.output,
             );
         }
-        self.context
-            .decode(&mut self.batch)
-            .map_err(|error| match error {
-                llama::DecodeError::NoRoom => DecodeError::NoRoom,
-                llama::DecodeError::Aborted => DecodeError::Aborted,
-                llama::DecodeError::Failed(_) => DecodeError::Failed(error.to_string()),
-            })
+        let result = context.decode(&mut self.batch);
+        self.context = Some(context);
+        result.map_err(|error| match error {
+            llama::DecodeError::NoRoom => DecodeError::NoRoom,
+            llama::DecodeError::Aborted => DecodeError::Aborted,
+            llama::DecodeError::Failed(_) => DecodeError::Failed(error.to_string()),
+        })
     }
 
     fn logits(&self, row: usize) -> Option<&[f32]> {
-        self.context.logits(row)
+        self.context.as_ref()?.logits(row)
     }
 
     fn truncate(&mut self, sequence: SequenceId, len: usize) -> bool {
-        let cut = self.context.truncate(sequence, position(len));
+        let Some(context) = &mut self.context else {
+            return len == 0;
+        };
+        let cut = context.truncate(sequence, position(len));
         if cut && (len == 0 || self.holds(sequence, len)) {
             return true;
         }
         // Removing a whole sequence never fails.
-        self.context.truncate(sequence, -1);
+        if let Some(context) = &mut self.context {
+            context.truncate(sequence, -1);
+        }
         false
     }
 
     fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool {
-        let Some((_, last)) = self.context.positions(from) else {
+        let Some(context) = &mut self.context else {
+            return false;
+        };
+        let Some((_, last)) = context.positions(from) else {
             return false;
         };
         let whole = last + 1 == position(len);
         if !self.shape.can_cut && !whole {
             return false;
         }
-        self.context
-            .share(from, to, if whole { -1 } else { position(len) });
-        let complete = self.holds(to, len);
-        if !complete {
-            self.context.truncate(to, -1);
+        context.share(from, to, if whole { -1 } else { position(len) });
+        if self.holds(to, len) {
+            return true;
         }
-        complete
+        if let Some(context) = &mut self.context {
+            context.truncate(to, -1);
+        }
+        false
+    }
+
+    fn give_back(&mut self) {
+        self.context = None;
     }
 
     fn abort_flag(&self) -> Arc<AtomicBool> {
-        self.context.abort_flag()
+        Arc::clone(&self.abort)
     }
 
     fn place(&mut self, placement: &Placement) -> bool {
-        self.context.place(placement).is_ok()
+        // A context that is made again begins there.
+        self.params.placement = placement.clone();
+        let context = self.context.as_mut();
+        context.is_none_or(|context| context.place(placement).is_ok())
     }
 }
 
@@ -417,6 +470,10 @@ impl LlamaEmbedder {
 impl Embedder for LlamaEmbedder {
     fn tokens_max(&self) -> usize {
         self.params.cells as usize
+    }
+
+    fn give_back(&mut self) {
+        self.context = None;
     }
 
     fn embed(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError> {

@@ -75,6 +75,11 @@ pub trait Decoder: Send {
     /// without copying. `false`: that state cannot be gone on from, `to` is still empty.
     fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool;
 
+    /// Gives memory back that only a cache with something in it needs; every sequence must
+    /// be empty. The next [`Decoder::decode`] takes it again, and fails where it is not to
+    /// be had.
+    fn give_back(&mut self) {}
+
     /// While set, a running [`Decoder::decode`] ends early with `Aborted`.
     fn abort_flag(&self) -> Arc<AtomicBool>;
 
@@ -109,6 +114,9 @@ pub struct EmbedError(pub String);
 pub trait Embedder: Send {
     /// Most tokens of one text.
     fn tokens_max(&self) -> usize;
+
+    /// Gives memory back until the next text.
+    fn give_back(&mut self) {}
 
     /// The unit-length vector of a text of 1 to `tokens_max` tokens.
     fn embed(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError>;

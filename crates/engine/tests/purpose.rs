@@ -4,7 +4,7 @@
 
 mod tiny_model;
 
-use engine::{Embedder, LlamaEngine, OpenError};
+use engine::{Decoder, Embedder, LlamaEngine, OpenError, Row};
 use testkit::tiny::{Family, Purpose};
 use tiny_model::TinyModel;
 
@@ -61,4 +61,32 @@ fn models_embed_as_their_files_say() {
         assert_eq!(vector.len(), 64);
     }
     assert!(open(&TinyModel::write(Family::Llama, Purpose::default())).is_ok());
+}
+
+#[test]
+fn what_was_given_back_is_taken_again() {
+    let model = TinyModel::write(Family::Llama, Purpose::default());
+    let engine = open(&model).expect("the tiny model loads");
+    let (mut decoder, mut embedder) = (engine.decoder.expect("it generates"), engine.embedder);
+    let rows: Vec<Row> = (0..5)
+        .map(|position| Row {
+            token: 70 + i32::try_from(position).expect("a small number"),
+            position,
+            sequence: 1,
+            output: position == 4,
+        })
+        .collect();
+    let mut answer = || {
+        decoder.decode(&rows).expect("it decodes");
+        let logits = decoder.logits(4).expect("asked for").to_vec();
+        assert!(decoder.truncate(1, 0));
+        decoder.give_back();
+        assert!(decoder.logits(4).is_none());
+        assert!(decoder.truncate(1, 0) && !decoder.share(1, 0, 3));
+        logits
+    };
+    assert_eq!(answer(), answer());
+    let first = embedder.embed(&[70, 71]).expect("a vector");
+    embedder.give_back();
+    assert_eq!(embedder.embed(&[70, 71]).expect("a vector"), first);
 }

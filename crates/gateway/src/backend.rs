@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use futures_util::{FutureExt, Stream, StreamExt, stream};
 use proto::{Event, Job, JobFailure, LoadFailure, ModelFacts, WorkerState};
-use supervisor::{Fleet, Keep, LoadOrder, ModelStatus};
+use supervisor::{Fleet, Keep, LoadOrder, ModelStatus, PressureState};
 
 /// The events of one job, up to and including the last. Dropping it cancels the job.
 pub type EventStream = Pin<Box<dyn Stream<Item = Event> + Send>>;
@@ -40,6 +40,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Bytes that all models take, and how many they may, where there is a limit.
     fn memory(&self) -> (u64, Option<u64>);
+
+    /// How short memory is, and what was given up for it.
+    fn pressure(&self) -> PressureState {
+        PressureState::default()
+    }
 }
 
 impl Backend for Fleet {
@@ -81,6 +86,10 @@ impl Backend for Fleet {
 
     fn memory(&self) -> (u64, Option<u64>) {
         Self::memory(self)
+    }
+
+    fn pressure(&self) -> PressureState {
+        Self::pressure(self)
     }
 }
 

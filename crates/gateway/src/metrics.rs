@@ -15,7 +15,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use proto::{Event, WorkerState};
-use supervisor::{ModelPhase, ModelStatus};
+use supervisor::pressure::Level;
+use supervisor::{ModelPhase, ModelStatus, PressureState};
 
 use crate::access::{Control, Visit};
 use crate::backend::EventStream;
@@ -200,12 +201,14 @@ impl Metrics {
     pub(crate) fn text(
         &self,
         models: &[(ModelStatus, Option<WorkerState>)],
+        pressure: PressureState,
         control: Option<&Control>,
     ) -> String {
         let mut out = String::new();
         // Writing to a string does not fail.
         let _ = text::encode_registry(&mut out, &self.registry);
         let _ = text::encode_registry(&mut out, &worker_registry(models));
+        let _ = text::encode_registry(&mut out, &memory_registry(pressure));
         if let Some(control) = control {
             let _ = text::encode_registry(&mut out, &store_registry(control));
         }
@@ -355,6 +358,40 @@ fn worker_registry(models: &[(ModelStatus, Option<WorkerState>)]) -> Registry {
         registry.register(name, help, family);
     }
     register_phases(&mut registry, models);
+    registry
+}
+
+/// How short memory is, and what was given up for it.
+fn memory_registry(pressure: PressureState) -> Registry {
+    let mut registry = Registry::with_prefix("sextant_memory");
+    let level = Gauge::<i64>::default();
+    level.set(match pressure.level {
+        Level::Calm => 0,
+        Level::Short => 1,
+        Level::Critical => 2,
+    });
+    registry.register(
+        "pressure",
+        "0 while there is memory, 1 when caches were given back, 2 when models were unloaded",
+        level,
+    );
+    let counts = [
+        (
+            "pressure_shrinks",
+            "Times that idle models gave their caches back",
+            pressure.shrinks,
+        ),
+        (
+            "pressure_unloads",
+            "Models that were unloaded because memory was short",
+            pressure.unloads,
+        ),
+    ];
+    for (name, help, count) in counts {
+        let counter = Counter::<u64>::default();
+        counter.inc_by(count);
+        registry.register(name, help, counter);
+    }
     registry
 }
 

@@ -290,6 +290,9 @@ pub fn ask_for_huge_pages(ask: HugePages) {
     HUGE_PAGES.store(ask == HugePages::Ask, Ordering::Relaxed);
 }
 
+/// Buffers are mapped one by one, past the allocator: it would keep the memory of a cache that
+/// was freed, and a cache is freed because memory is short. Pages are aligned to more than
+/// [`ALIGNMENT`].
 fn allocate(buffer_type: *mut BufferType, size: usize) -> *mut Buffer {
     let pages = match HUGE_PAGES.load(Ordering::Relaxed) {
         true => HugePages::Ask,

@@ -58,6 +58,36 @@ pub enum GroupVersion {
     Both,
 }
 
+/// A control group that limits memory: where its files are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupFolder {
+    pub folder: String,
+    pub is_v2: bool,
+}
+
+impl GroupFolder {
+    /// The number in one of its files; `None` where that is no limit.
+    pub(crate) fn limit(&self, root: &Root, name: &str) -> Option<Bytes> {
+        let number: u64 = root.number(&format!("{}/{name}", self.folder))?;
+        (number < NO_LIMIT).then_some(Bytes(number))
+    }
+}
+
+/// The groups of memory from this process up to the root. Blocking, some small files.
+pub(crate) fn groups_of_memory(root: &Root) -> Vec<GroupFolder> {
+    let hierarchies = hierarchies(root);
+    let of_memory = hierarchies.iter().filter(|hierarchy| {
+        let mut controllers = hierarchy.controllers.split(',');
+        hierarchy.version == GroupVersion::V2 || controllers.any(|one| one == "memory")
+    });
+    let folders = of_memory.flat_map(|hierarchy| {
+        let is_v2 = hierarchy.version == GroupVersion::V2;
+        let folders = hierarchy.folders().into_iter();
+        folders.map(move |folder| GroupFolder { folder, is_v2 })
+    });
+    folders.collect()
+}
+
 /// A group hierarchy: its files at `folder`, those above it up to `top`.
 struct Hierarchy {
     version: GroupVersion,
@@ -114,12 +144,13 @@ impl Limits {
     }
 
     fn tighten(&mut self, root: &Root, hierarchy: &Hierarchy, folder: &str) {
-        let bytes = |name: &str| {
-            let number: u64 = root.number(&format!("{folder}/{name}"))?;
-            (number < NO_LIMIT).then_some(Bytes(number))
-        };
-        let has = |name: &str| hierarchy.controllers.split(',').any(|one| one == name);
         let is_v2 = hierarchy.version == GroupVersion::V2;
+        let group = GroupFolder {
+            folder: folder.to_owned(),
+            is_v2,
+        };
+        let bytes = |name: &str| group.limit(root, name);
+        let has = |name: &str| hierarchy.controllers.split(',').any(|one| one == name);
         if is_v2 || has("memory") {
             let (max, high, current) = if is_v2 {
                 ("memory.max", "memory.high", "memory.current")
@@ -170,15 +201,22 @@ impl Limits {
 /// this process leave, whichever is less.
 #[must_use]
 pub fn budget(memory: &Memory, limits: &Limits) -> Option<Bytes> {
-    let less = |bytes: Bytes, margin_min: u64| {
-        let margin = (bytes.0 / MARGIN_SHARE).max(margin_min);
-        bytes.saturating_sub(Bytes(margin))
-    };
-    let machine = less(memory.available?, MACHINE_MARGIN_BYTES_MIN);
+    let available = memory.available?;
+    let machine = available.saturating_sub(machine_margin(available));
     let group = limits
         .memory_left
-        .map(|left| less(left, GROUP_MARGIN_BYTES_MIN));
+        .map(|left| left.saturating_sub(group_margin(left)));
     least(Some(machine), group)
+}
+
+/// What models leave free of a machine with so much to give.
+pub(crate) fn machine_margin(available: Bytes) -> Bytes {
+    Bytes((available.0 / MARGIN_SHARE).max(MACHINE_MARGIN_BYTES_MIN))
+}
+
+/// What models leave free of a control group with so much left.
+pub(crate) fn group_margin(left: Bytes) -> Bytes {
+    Bytes((left.0 / MARGIN_SHARE).max(GROUP_MARGIN_BYTES_MIN))
 }
 
 /// The lesser of those there are.

@@ -1,17 +1,19 @@
 //! Memory that is read from end to end: weights, caches.
 
-use std::alloc::{Layout, alloc, dealloc};
+use std::ffi::c_void;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
-/// A cache line, and a vector of AVX-512.
-const ALIGNMENT: usize = 64;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 /// A page of the second size. Weights are read from end to end for every token, and with small
 /// pages a core waits for their addresses: one Zen 5 core read 32 GB/s of Q4_0 with huge pages
 /// and 28 without; a cache of 6,000 tokens made decoding 10 % faster.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
+
+/// The largest usual page of any system: Arm's.
+const SMALL_PAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Pages for large memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +22,15 @@ pub enum HugePages {
     Ask,
 }
 
-/// Room for bytes, aligned to a cache line at least; in huge pages where it is large, they
-/// are asked for and the system has such pages. Nothing is written to it yet.
+/// Room for bytes, aligned to a page at least; in huge pages where it is large, they are asked
+/// for and the system has such pages. It holds zeros first.
+///
+/// It is mapped by itself, past the allocator, which would keep the memory of a cache that was
+/// freed: caches are freed because memory is short.
 #[derive(Debug)]
 pub struct HugeMemory {
     start: NonNull<u8>,
-    layout: Layout,
+    len: usize,
 }
 
 // SAFETY: it owns its bytes and lets nobody at them but through raw pointers.
@@ -37,13 +42,45 @@ impl HugeMemory {
     /// That many bytes; `None` where there is no memory for them.
     #[must_use]
     pub fn new(len: usize, pages: HugePages) -> Option<Self> {
-        let layout = layout(len)?;
-        // SAFETY: the layout is not empty.
-        let start = NonNull::new(unsafe { alloc(layout) })?;
-        if pages == HugePages::Ask && layout.align() == HUGE_PAGE_BYTES {
-            ask_for_huge_pages(start, layout.size());
+        if pages == HugePages::AsTheSystemDoes || len < HUGE_PAGE_BYTES {
+            return Self::map(len);
         }
-        Some(Self { start, layout })
+        let memory = Self::map(len.checked_add(HUGE_PAGE_BYTES)?)?.cut_to_huge_pages(len);
+        let whole = len / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+        // SAFETY: the memory is there, and the advice changes nothing of what it holds.
+        let _ = unsafe { madvise(memory.place(0), whole, Advice::LinuxHugepage) };
+        Some(memory)
+    }
+
+    fn map(len: usize) -> Option<Self> {
+        // Of no bytes no mapping can be.
+        let len = len.max(1);
+        let rights = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the system's choice touches no other memory.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, rights, MapFlags::PRIVATE) };
+        let start = NonNull::new(start.ok()?.cast())?;
+        Some(Self { start, len })
+    }
+
+    /// Gives back what lies before the first huge page and behind so many bytes from there.
+    fn cut_to_huge_pages(self, len: usize) -> Self {
+        let before = self.start.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        let end = (before + len).next_multiple_of(SMALL_PAGE_BYTES_MAX);
+        let this = ManuallyDrop::new(self);
+        let ends = [(0, before), (end, this.len.saturating_sub(end))];
+        for (offset, len) in ends.into_iter().filter(|(_, len)| *len > 0) {
+            // SAFETY: these pages are of this mapping, and nobody has seen them.
+            let _ = unsafe { munmap(this.place(offset), len) };
+        }
+        Self {
+            // SAFETY: the mapping is a huge page longer than `len`.
+            start: unsafe { this.start.add(before) },
+            len,
+        }
+    }
+
+    fn place(&self, offset: usize) -> *mut c_void {
+        self.start.as_ptr().wrapping_add(offset).cast()
     }
 
     /// The first byte. Whoever calls this frees the memory with [`Self::from_raw`].
@@ -60,38 +97,17 @@ impl HugeMemory {
     pub unsafe fn from_raw(start: *mut u8, len: usize) -> Option<Self> {
         Some(Self {
             start: NonNull::new(start)?,
-            layout: layout(len)?,
+            len: len.max(1),
         })
     }
 }
 
 impl Drop for HugeMemory {
     fn drop(&mut self) {
-        // SAFETY: it was allocated with this layout, and nobody else frees it.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+        // SAFETY: the mapping is ours alone. Where the system does not take it back, it stays
+        // unused.
+        let _ = unsafe { munmap(self.place(0), self.len) };
     }
-}
-
-fn layout(len: usize) -> Option<Layout> {
-    let alignment = if len < HUGE_PAGE_BYTES {
-        ALIGNMENT
-    } else {
-        HUGE_PAGE_BYTES
-    };
-    Layout::from_size_align(len.max(ALIGNMENT), alignment).ok()
-}
-
-/// Without effect where the system has none.
-fn ask_for_huge_pages(start: NonNull<u8>, len: usize) {
-    let whole = len / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::mm::{Advice, madvise};
-        // SAFETY: the memory is there, and the advice changes nothing of what it holds.
-        let _ = unsafe { madvise(start.as_ptr().cast(), whole, Advice::LinuxHugepage) };
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = (start, whole);
 }
 
 /// Copies of one panel, one after the other: what a measurement of reading weights reads.
@@ -110,7 +126,7 @@ impl RepeatedPanel {
     pub fn new(panel: &[u8], times: usize) -> Self {
         let len = panel.len().saturating_mul(times);
         let Some(memory) = HugeMemory::new(len, HugePages::Ask) else {
-            std::alloc::handle_alloc_error(Layout::for_value(panel))
+            std::alloc::handle_alloc_error(std::alloc::Layout::for_value(panel))
         };
         for index in 0..times {
             // SAFETY: the memory has room for so many copies and is nobody else's.
@@ -138,13 +154,23 @@ mod tests {
 
     #[test]
     fn large_memory_is_aligned_to_huge_pages_and_goes_back() {
-        for (len, alignment) in [(0, ALIGNMENT), (100, ALIGNMENT), (5 << 20, HUGE_PAGE_BYTES)] {
-            let start = HugeMemory::new(len, HugePages::Ask).unwrap().into_raw();
-            assert_eq!(start.align_offset(alignment), 0, "{len}");
-            // SAFETY: it was just given away.
-            drop(unsafe { HugeMemory::from_raw(start, len) });
+        for (len, alignment) in [(0, 4096), (100, 4096), ((5 << 20) + 3, HUGE_PAGE_BYTES)] {
+            for _ in 0..3 {
+                let memory = HugeMemory::new(len, HugePages::Ask).unwrap();
+                let start = memory.into_raw();
+                assert_eq!(start.align_offset(alignment), 0, "{len}");
+                if len > 0 {
+                    // SAFETY: it has so many bytes, and nobody else has them.
+                    unsafe {
+                        assert_eq!((*start, *start.add(len - 1)), (0, 0));
+                        *start.add(len - 1) = 7;
+                    }
+                }
+                // SAFETY: it was just given away.
+                drop(unsafe { HugeMemory::from_raw(start, len) });
+            }
         }
-        assert!(HugeMemory::new(usize::MAX, HugePages::AsTheSystemDoes).is_none());
+        assert!(HugeMemory::new(usize::MAX / 2, HugePages::AsTheSystemDoes).is_none());
     }
 
     #[test]

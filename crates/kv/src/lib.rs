@@ -22,5 +22,5 @@ pub use family::ARCHITECTURES;
 pub use header::Header;
 pub use loss::{Attention, Loss, NoShift, Side, losses};
 pub use plan::{Cache, Part, Plan, PlanError, Pool, Request, Types, WindowCells};
-pub use sequences::{Cut, output_rows, sequences};
+pub use sequences::{Cut, output_rows, sequences, sequences_least};
 pub use shape::{KeysValues, Layer, Shape, ShapeError, State, Window};

@@ -115,7 +115,15 @@ impl Drop for Context {
 
 impl Context {
     pub fn new(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
-        let abort = Arc::new(AtomicBool::new(false));
+        Self::with_abort(model, params, Arc::default())
+    }
+
+    /// A context that is aborted by a flag of the caller's.
+    pub fn with_abort(
+        model: &Model,
+        params: &ContextParams,
+        abort: Arc<AtomicBool>,
+    ) -> Result<Self, ContextError> {
         let raw = raw_params(params, &abort);
         // SAFETY: the model is live and held by the new value; `abort` too.
         let context = unsafe { sys::llama_init_from_model(model.raw(), raw) };

@@ -4,7 +4,7 @@ use kv::{CacheType, Loss, Plan, PlanError, Types};
 
 use crate::ledger::{Ledger, Others, Place};
 use crate::model::Model;
-use crate::setup::Setup;
+use crate::setup::{Compute, Setup};
 
 /// Contexts are searched in steps of this many tokens.
 const CONTEXT_STEP: u32 = 256;
@@ -45,6 +45,10 @@ pub enum Change {
     Context(u32),
     Types(Types),
     Slots(u32),
+    /// Sequences kept apart: fewer prefixes for later requests.
+    Sequences(u32),
+    /// ggml's kernels, which read weights where the file is mapped.
+    GgmlKernels,
     Ubatch(u32),
     /// No setting is enough: so many bytes are missing at the least context.
     SmallerModel {
@@ -117,6 +121,46 @@ pub fn answer(
         ledger,
         available,
     })
+}
+
+/// What may be chosen so that a model fits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// How many sequences are kept apart.
+    pub sequences: bool,
+    /// Whose kernels compute.
+    pub compute: bool,
+}
+
+/// The setup that fits with the least loss, where this one does not: first fewer prefixes are
+/// kept, then ggml's kernels read the weights where the file is mapped, which costs speed.
+/// `None`: it fits as it is, or nothing that is open is enough.
+#[must_use]
+pub fn sparing(model: &Model, setup: &Setup, available: Available, open: Open) -> Option<Setup> {
+    let planner = Planner {
+        model,
+        available,
+        others: &Others::default(),
+    };
+    if planner.fits(setup) {
+        return None;
+    }
+    let fewer = |setup: Setup| {
+        let found = planner.sequences(&setup).filter(|_| open.sequences)?;
+        Some(Setup {
+            sequences: Some(found),
+            ..setup
+        })
+    };
+    let ggml = Setup {
+        compute: Compute::Ggml,
+        ..*setup
+    };
+    let may_change = open.compute && setup.compute == Compute::Own;
+    let ggml = may_change.then_some(ggml);
+    fewer(*setup)
+        .or_else(|| ggml.filter(|ggml| planner.fits(ggml)))
+        .or_else(|| fewer(ggml?))
 }
 
 struct Planner<'a> {
@@ -223,6 +267,18 @@ impl Planner<'_> {
         choices.collect()
     }
 
+    /// The most sequences below those of the setup with which it fits.
+    fn sequences(&self, setup: &Setup) -> Option<u32> {
+        let least = kv::sequences_least(setup.slots);
+        let most = setup.sequences(self.model).saturating_sub(1);
+        largest(least, most, |sequences| {
+            self.fits(&Setup {
+                sequences: Some(sequences),
+                ..*setup
+            })
+        })
+    }
+
     /// Single changes first; if none is enough, how much is missing at the least.
     fn changes(&self, setup: &Setup) -> Vec<Change> {
         let mut changes = Vec::new();
@@ -239,6 +295,14 @@ impl Planner<'_> {
             self.fits(&Setup { slots, ..*setup })
         });
         changes.extend(fewer.map(Change::Slots));
+        changes.extend(self.sequences(setup).map(Change::Sequences));
+        let ggml = Setup {
+            compute: Compute::Ggml,
+            ..*setup
+        };
+        if setup.compute == Compute::Own && self.fits(&ggml) {
+            changes.push(Change::GgmlKernels);
+        }
         let ubatch = [256, 128, 64].into_iter().find(|ubatch| {
             *ubatch < setup.ubatch
                 && self.fits(&Setup {

@@ -13,7 +13,8 @@ use crate::weights::Weights;
 pub enum Place {
     /// Memory that the process keeps.
     Host,
-    /// Pages of a file that the system may take back at no cost.
+    /// Pages of a file that the system may take back: at no cost, or at that of a row that is
+    /// read again.
     Cached,
     /// Memory of a GPU.
     Device,
@@ -99,8 +100,10 @@ impl Ledger {
             ("other models", others.models),
         ];
         ledger.add((Kind::Others, Place::Host, Basis::Given), &beside);
-        let pages = (Kind::Process, Place::Cached, Basis::Exact);
-        ledger.add(pages, &[("file pages left over", weights.left_over)]);
+        let pages = |kind| (kind, Place::Cached, Basis::Exact);
+        ledger.add(pages(Kind::Weights), &[("tables, mapped", weights.tables)]);
+        let left_over = [("file pages left over", weights.left_over)];
+        ledger.add(pages(Kind::Process), &left_over);
         ledger.add_later(&buffers, setup);
         ledger
     }
@@ -157,10 +160,10 @@ impl Ledger {
         }));
     }
 
-    /// Bytes of the terms of one kind, wherever they are.
+    /// Bytes of the terms of one kind that must be free somewhere.
     #[must_use]
     pub fn bytes_for(&self, kind: Kind) -> u64 {
-        self.sum(|term| term.kind == kind)
+        self.sum(|term| term.kind == kind && term.place != Place::Cached)
     }
 
     fn sum(&self, counts: impl Fn(&Term) -> bool) -> u64 {

@@ -17,7 +17,7 @@ mod roofline;
 mod setup;
 mod weights;
 
-pub use answer::{Answer, Available, Change, Fit, TypeChoice, answer};
+pub use answer::{Answer, Available, Change, Fit, Open, TypeChoice, answer, sparing};
 pub use buffers::Buffers;
 pub use device::{DEVICES, Device, device_named, unmeasured};
 pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};

@@ -37,6 +37,8 @@ pub struct Setup {
     /// Tokens of the KV cache, over all slots.
     pub context: u32,
     pub slots: u32,
+    /// Sequences, where somebody said how many.
+    pub sequences: Option<u32>,
     pub batch: u32,
     pub ubatch: u32,
     pub types: Types,
@@ -52,6 +54,9 @@ impl Setup {
     /// Sequences that the engine keeps for the slots.
     #[must_use]
     pub fn sequences(&self, model: &Model) -> u32 {
+        if let Some(sequences) = self.sequences {
+            return sequences;
+        }
         if self.purpose == Purpose::Embed {
             return 1;
         }

@@ -15,8 +15,12 @@ pub struct Weights {
     pub packed: u64,
     /// In memory of the process, as they lie in the file.
     pub read: u64,
-    /// Used where the file is mapped.
+    /// Read whole for every token where the file is mapped: decoding without these pages in
+    /// memory reads the disk for each token.
     pub mapped: u64,
+    /// Tables where the file is mapped, of which a token reads one row: the system may take
+    /// their pages back, and a row that is asked for again costs one read.
+    pub tables: u64,
     /// Pages of the file that were only read through on loading: they count as resident until
     /// the system needs them, which costs nothing then.
     pub left_over: u64,
@@ -45,7 +49,7 @@ impl Weights {
             if is_on_device(tensor) {
                 weights.device = weights.device.saturating_add(tensor.bytes);
             } else {
-                weights.add(kept(tensor, setup), tensor.bytes, setup.loading);
+                weights.add(kept(tensor, setup), tensor, setup.loading);
             }
         }
         // A tied output is a second tensor wherever the first one's place cannot multiply.
@@ -59,12 +63,17 @@ impl Weights {
                 weights.device = weights.device.saturating_add(output.bytes);
             } else if let Kept::Packed(bytes) = kept(&output, setup) {
                 weights.packed = weights.packed.saturating_add(bytes);
+            } else if setup.loading == Loading::Mapped {
+                // The table itself is multiplied with, all of it for every token.
+                weights.tables = weights.tables.saturating_sub(table.bytes);
+                weights.mapped = weights.mapped.saturating_add(table.bytes);
             }
         }
         weights
     }
 
-    fn add(&mut self, kept: Kept, file_bytes: u64, loading: Loading) {
+    fn add(&mut self, kept: Kept, tensor: &Tensor, loading: Loading) {
+        let file_bytes = tensor.bytes;
         match (kept, loading) {
             (Kept::Packed(bytes), Loading::Mapped) => {
                 self.packed = self.packed.saturating_add(bytes);
@@ -72,6 +81,9 @@ impl Weights {
             }
             (Kept::Packed(bytes), Loading::Read) => {
                 self.packed = self.packed.saturating_add(bytes);
+            }
+            (Kept::AsInFile, Loading::Mapped) if tensor.role == Role::Table => {
+                self.tables = self.tables.saturating_add(file_bytes);
             }
             (Kept::AsInFile, Loading::Mapped) => {
                 self.mapped = self.mapped.saturating_add(file_bytes);

@@ -27,6 +27,9 @@ pub enum ToWorker {
     Inspect {
         ticket: u64,
     },
+    /// Memory is short: give back what is held only for speed, if nothing is to do. Not
+    /// answered.
+    GiveBack,
     /// Compute on other cores from the next pass on. It takes its place among the jobs, and
     /// is not answered.
     Place(Placement),
@@ -87,6 +90,8 @@ pub struct LoadSpec {
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
     pub flash_attention: Option<FlashAttention>,
+    /// Sequences of the KV cache: of running jobs, and of prefixes for later ones.
+    pub sequences: Option<u32>,
     pub kernels: Option<Kernels>,
     pub gpu_layers: Option<u32>,
     pub mmap: Option<bool>,
@@ -163,6 +168,7 @@ pub struct ModelFacts {
     pub context: u32,
     pub slots: u32,
     pub queue_max: u32,
+    pub sequences: u32,
     pub batch: u32,
     pub ubatch: u32,
     pub threads: u32,

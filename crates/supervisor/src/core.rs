@@ -120,6 +120,10 @@ pub(crate) enum Input {
         request: RequestId,
         model: String,
     },
+    /// Memory is short: what a model holds only for speed is to be given back.
+    GiveBack {
+        model: String,
+    },
     /// Compute on other cores from now on; forgotten where the worker is started anew.
     Place {
         model: String,
@@ -344,6 +348,11 @@ fn pass_on(models: &mut [Model], input: Input, turn: &mut Turn<'_>) {
                 state: None,
             }),
         },
+        Input::GiveBack { model } => {
+            if let Some(model) = find(models, &model) {
+                model.give_back(turn);
+            }
+        }
         Input::Place { model, placement } => {
             if let Some(worker) = find(models, &model).and_then(|model| model.ready_worker()) {
                 turn.send(worker, ToWorker::Place(placement));

@@ -8,6 +8,7 @@
 
 mod backlog;
 mod link;
+mod memory;
 #[cfg(test)]
 mod tests;
 
@@ -29,8 +30,8 @@ use self::link::WorkerLink;
 use crate::core::{Action, Input, Limits, RequestId, State, WorkerId, step};
 use crate::shelf::{self, Shelf};
 use crate::{
-    Company, Estimate, FleetConfig, Keep, Launcher, Listing, MemoryCost, ModelPhase, ModelStatus,
-    Observe, Seen, drift,
+    Company, Estimate, FleetConfig, Keep, Launcher, Listing, ModelPhase, ModelStatus, Observe,
+    PressureState, Seen, drift,
 };
 
 /// Handle to all workers; cheap to clone. When the last handle and the last
@@ -131,7 +132,12 @@ impl Fleet {
     pub fn new(config: FleetConfig, launcher: Arc<dyn Launcher>) -> Self {
         let limits = (Limits::new(&config), shelf::Limits::new(&config));
         let hooks = (config.estimate, config.observe);
-        Self::with_limits(limits, Backlog::limits(), hooks, launcher)
+        let fleet = Self::with_limits(limits, Backlog::limits(), hooks, launcher);
+        if let Some(source) = config.pressure {
+            let watching = memory::watch(Arc::downgrade(&fleet.inner), source);
+            fleet.inner.runtime.spawn(watching);
+        }
+        fleet
     }
 
     fn with_limits(
@@ -158,6 +164,7 @@ impl Fleet {
                 jobs: HashMap::new(),
                 answers: HashMap::new(),
                 last_id: 0,
+                pressure: PressureState::default(),
             }),
         });
         let timer = keep_time(Arc::downgrade(&inner), Arc::clone(&inner.wake));
@@ -181,7 +188,7 @@ impl Fleet {
     /// As [`Fleet::load`], with a word on its place in memory.
     pub async fn load_by(&self, order: LoadOrder) -> Result<Arc<ModelFacts>, LoadFailure> {
         let LoadOrder { spec, pin, force } = order;
-        let cost = self.cost(&spec).await;
+        let (spec, cost) = self.estimated(spec).await;
         let order = shelf::Order {
             spec,
             cost,
@@ -198,29 +205,6 @@ impl Fleet {
                 message: "the endpoint is shutting down".into(),
             })
         })
-    }
-
-    async fn cost(&self, spec: &LoadSpec) -> MemoryCost {
-        let listed = {
-            let shared = self.inner.lock();
-            let known = shared.shelf.listed(&spec.name);
-            known
-                .filter(|(known, _)| *known == spec)
-                .map(|(_, cost)| cost)
-        };
-        match (listed, self.inner.estimate.clone()) {
-            (Some(cost), _) => cost,
-            (None, Some(Estimate(estimate))) => {
-                let spec = spec.clone();
-                let cost = self
-                    .inner
-                    .runtime
-                    .spawn_blocking(move || estimate(&spec))
-                    .await;
-                cost.unwrap_or_default()
-            }
-            (None, None) => MemoryCost::default(),
-        }
     }
 
     /// Drains and ends a model's worker; `false` if no such model is known. One that is
@@ -250,13 +234,6 @@ impl Fleet {
     pub fn keep(&self, name: &str, keep: Keep) {
         let model = name.to_owned();
         self.inner.apply(shelf::Event::Keep { model, keep });
-    }
-
-    /// Bytes that the models in memory take, as far as the ledger knows, and the limit.
-    #[must_use]
-    pub fn memory(&self) -> (u64, Option<u64>) {
-        let (held, max) = self.inner.lock().shelf.memory();
-        (held, (max < u64::MAX).then_some(max))
     }
 
     /// All models: those of the shelf in its order, then others in the order they were
@@ -367,6 +344,7 @@ struct Shared {
     jobs: HashMap<JobId, JobLink>,
     answers: HashMap<RequestId, Answer>,
     last_id: u64,
+    pressure: PressureState,
 }
 
 impl Shared {
@@ -481,7 +459,10 @@ impl Inner {
     ) {
         let tells_nothing = matches!(
             event,
-            shelf::Event::Arrive { .. } | shelf::Event::Ended { .. } | shelf::Event::Tick
+            shelf::Event::Arrive { .. }
+                | shelf::Event::Ended { .. }
+                | shelf::Event::Room { .. }
+                | shelf::Event::Tick
         );
         let actions = shelf::step(&mut shared.shelf, event, now);
         for action in actions {
@@ -528,6 +509,15 @@ impl Inner {
                 planned,
                 held,
             } => return drift::log(&model, &planned, held),
+            shelf::Action::GiveBack { model } => Input::GiveBack { model },
+            shelf::Action::TellShed { model, bytes } => {
+                shared.pressure.unloads += 1;
+                return tracing::warn!(
+                    model,
+                    bytes = %stdx::Bytes(bytes),
+                    "unloaded, because memory is short"
+                );
+            }
             shelf::Action::Measure { model } => {
                 shared.last_id += 1;
                 let request = RequestId(shared.last_id);

@@ -11,6 +11,7 @@ mod drift;
 mod driver;
 mod exit;
 mod launch;
+pub mod pressure;
 mod shelf;
 
 use std::fmt;
@@ -49,6 +50,8 @@ pub struct FleetConfig {
     pub keep_alive: Option<Duration>,
     /// Says what a model that nobody has listed will cost.
     pub estimate: Option<Estimate>,
+    /// Says what memory there is left; without it nobody watches.
+    pub pressure: Option<PressureSource>,
     /// Is told of every answer that ended well.
     pub observe: Option<Observe>,
 }
@@ -81,10 +84,30 @@ pub enum Company {
     Others,
 }
 
-/// From what is to be loaded to what it will cost. May read the file, so it runs where it
-/// may block.
+/// Reads what each pool of memory has left. Runs where it may block, twice a second.
 #[derive(Clone)]
-pub struct Estimate(pub Arc<dyn Fn(&LoadSpec) -> MemoryCost + Send + Sync>);
+pub struct PressureSource(pub Arc<dyn Fn() -> pressure::Reading + Send + Sync>);
+
+impl fmt::Debug for PressureSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PressureSource")
+    }
+}
+
+/// How short memory is, and what was given up for it since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PressureState {
+    pub level: pressure::Level,
+    /// Times that idle models gave their caches back.
+    pub shrinks: u64,
+    /// Models that were unloaded.
+    pub unloads: u64,
+}
+
+/// From what is to be loaded to how it will be loaded, and what it will cost so. It may choose
+/// what nobody has set. May read the file, so it runs where it may block.
+#[derive(Clone)]
+pub struct Estimate(pub Arc<dyn Fn(LoadSpec) -> (LoadSpec, MemoryCost) + Send + Sync>);
 
 impl fmt::Debug for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -103,6 +126,7 @@ impl Default for FleetConfig {
             swap_wait_max: Duration::from_secs(10),
             keep_alive: None,
             estimate: None,
+            pressure: None,
             observe: None,
         }
     }
@@ -278,6 +302,8 @@ pub struct Place {
     pub expires_in_ms: Option<u64>,
     /// It takes nothing new, because this model needs its memory.
     pub closed_for: Option<String>,
+    /// It was unloaded because memory was short, and has not been loaded since.
+    pub was_shed: bool,
     /// Until then it is not loaded again, because that failed.
     pub retry_in_ms: Option<u64>,
     pub helps: Option<String>,

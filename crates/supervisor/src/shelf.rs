@@ -115,6 +115,16 @@ pub(crate) enum Event {
     },
     /// The endpoint ends: nothing waits any longer.
     Close,
+    /// Memory runs short: idle models give back what they hold only for speed.
+    Shrink,
+    /// So many bytes of idle models must go.
+    Shed {
+        bytes: u64,
+    },
+    /// Models may take so many bytes more than they hold.
+    Room {
+        bytes: u64,
+    },
     Tick,
 }
 
@@ -159,6 +169,15 @@ pub(crate) enum Action {
     AnswerUnload {
         request: RequestId,
     },
+    /// Have the model's worker give back what it holds only for speed.
+    GiveBack {
+        model: String,
+    },
+    /// Say that a model is unloaded because memory is short.
+    TellShed {
+        model: String,
+        bytes: u64,
+    },
     /// Find out what the model's process holds.
     Measure {
         model: String,
@@ -175,6 +194,8 @@ pub(crate) enum Action {
 #[derive(Debug)]
 pub(crate) struct Shelf {
     limits: Limits,
+    /// What the configuration lets models take; less is in `limits` while memory is short.
+    memory_max: u64,
     entries: Vec<Entry>,
     /// The model of each job that runs.
     running: BTreeMap<JobId, Arc<str>>,
@@ -186,10 +207,21 @@ pub(crate) struct Shelf {
 struct Turn<'a> {
     limits: &'a Limits,
     now: u64,
+    /// Memory is short, or was a moment ago: models may take less than they are configured to.
+    is_short: bool,
     actions: Vec<Action>,
 }
 
-impl Turn<'_> {
+impl<'a> Turn<'a> {
+    fn new(limits: &'a Limits, is_short: bool, now: u64) -> Self {
+        Self {
+            limits,
+            now,
+            is_short,
+            actions: Vec::new(),
+        }
+    }
+
     fn refuse(&mut self, id: JobId, kind: FailureKind, message: impl Into<String>) {
         let failure = JobFailure {
             kind,
@@ -215,17 +247,15 @@ impl Turn<'_> {
 
 /// Takes in what happened at `now` (milliseconds, never going back) and gives what to do.
 pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
+    let is_short = shelf.squeeze(&event);
     let Shelf {
         limits,
         entries,
         running,
         closing,
+        ..
     } = shelf;
-    let mut turn = Turn {
-        limits,
-        now,
-        actions: Vec::new(),
-    };
+    let mut turn = Turn::new(limits, is_short, now);
     match event {
         Event::Shelve(listings) => shelve(entries, listings),
         Event::Load { request, order } => load(entries, (request, *order), *closing, &mut turn),
@@ -270,7 +300,8 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
                 entry.refuse_all(&kind, message, &mut turn);
             }
         }
-        Event::Tick => {}
+        Event::Shrink => shrink(entries, &mut turn),
+        Event::Shed { .. } | Event::Room { .. } | Event::Tick => {}
     }
     if !*closing {
         expire(entries, &mut turn);
@@ -292,10 +323,40 @@ fn submitted(action: &Action) -> Option<(JobId, Arc<str>)> {
 impl Shelf {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
+            memory_max: limits.memory_max,
             limits,
             entries: Vec::new(),
             running: BTreeMap::new(),
             closing: false,
+        }
+    }
+
+    /// Whether models may take less than they are configured to.
+    pub(crate) fn is_capped(&self) -> bool {
+        self.limits.memory_max < self.memory_max
+    }
+
+    /// Sets what models may take after the event; tells whether that is less than usual.
+    fn squeeze(&mut self, event: &Event) -> bool {
+        if let Some(memory_max) = self.memory_max_after(event) {
+            self.limits.memory_max = memory_max.min(self.memory_max);
+        }
+        self.is_capped()
+    }
+
+    /// What models may take from now on, where the event says so. While memory is short they
+    /// may take no more than they hold.
+    fn memory_max_after(&self, event: &Event) -> Option<u64> {
+        let stays = self
+            .entries
+            .iter()
+            .filter(|entry| entry.phase != Phase::Leaving);
+        let held = stays.map(Entry::held_bytes).sum::<u64>();
+        match event {
+            Event::Shrink => Some(held.min(self.limits.memory_max)),
+            Event::Shed { bytes } => Some(held.saturating_sub(*bytes)),
+            Event::Room { bytes } => Some(held.saturating_add(*bytes)),
+            _ => None,
         }
     }
 
@@ -486,6 +547,14 @@ fn cancel(entries: &mut [Entry], id: JobId, turn: &mut Turn<'_>) {
         }
     }
     turn.actions.push(Action::Cancel { id });
+}
+
+/// Has idle models give back what they hold only for speed.
+fn shrink(entries: &[Entry], turn: &mut Turn<'_>) {
+    for entry in entries.iter().filter(|entry| entry.is_idle()) {
+        let model = entry.name().to_owned();
+        turn.actions.push(Action::GiveBack { model });
+    }
 }
 
 /// Fails those that have waited too long.

@@ -31,6 +31,8 @@ pub(crate) enum Command {
         inputs: Vec<Vec<TokenId>>,
     },
     Cancel(JobId),
+    /// Free the cache and other memory that only running jobs need.
+    GiveBack,
     Place(engine::Placement),
     /// Finish what is there, then end the thread.
     Drain,
@@ -182,6 +184,7 @@ impl EngineThread {
             Command::Run(prepared) => self.run_job(*prepared),
             Command::Embed { id, inputs } => self.take_texts(id, inputs),
             Command::Cancel(id) => self.cancel(JobKey(id.0)),
+            Command::GiveBack => self.give_back(),
             Command::Place(placement) => self.place(&placement),
             Command::Drain => {}
         }
@@ -309,6 +312,20 @@ impl EngineThread {
                 prompt_tokens,
             },
         );
+    }
+
+    /// A worker with something to do keeps what it has: it would take it again at once.
+    fn give_back(&mut self) {
+        if self.has_work() {
+            return;
+        }
+        if let Some(scheduler) = &mut self.scheduler {
+            scheduler.give_back();
+        }
+        if let Some(embedder) = &mut self.embedder {
+            embedder.give_back();
+        }
+        tracing::info!("memory is short: the cache and its prefixes are given back");
     }
 
     fn cancel(&mut self, key: JobKey) {

@@ -173,11 +173,18 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
         ));
     }
     check_ranges(spec)?;
+    let slots = spec.slots.unwrap_or(SLOTS_DEFAULT);
+    if let Some(sequences) = spec.sequences.filter(|sequences| *sequences < slots) {
+        let message =
+            format!("sequences is {sequences}, it must be at least slots, which is {slots}");
+        return Err(failure(LoadFailureKind::Setting, message));
+    }
     Ok(OpenOptions {
         path: spec.path.clone(),
         context: spec.context,
         context_max: CONTEXT_DEFAULT_MAX,
-        slots: spec.slots.unwrap_or(SLOTS_DEFAULT),
+        slots,
+        sequences: spec.sequences,
         batch,
         ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
         placement,
@@ -207,6 +214,7 @@ fn check_ranges(spec: &LoadSpec) -> Result<(), LoadFailure> {
         ("batch", spec.batch),
         ("ubatch", spec.ubatch),
         ("queue_max", spec.queue_max),
+        ("sequences", spec.sequences),
         ("gpu_layers", spec.gpu_layers),
         (
             "speculation_draft_tokens_max",
@@ -338,6 +346,7 @@ fn facts(
         context: engine.context,
         slots: options.slots,
         queue_max: spec.queue_max.unwrap_or(QUEUE_DEFAULT),
+        sequences: engine.sequences,
         batch: engine.batch,
         ubatch: engine.ubatch,
         threads: options.placement.threads,

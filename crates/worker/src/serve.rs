@@ -293,6 +293,7 @@ impl Desk {
                 state.queued += u32::try_from(self.preparing.len()).unwrap_or(u32::MAX);
                 send(&self.events, FromWorker::State { ticket, state });
             }
+            ToWorker::GiveBack => self.engine.send(Command::GiveBack),
             ToWorker::Place(placement) => {
                 self.engine
                     .send(Command::Place(place::of_message(&placement)));

@@ -5,6 +5,8 @@ import os
 import pytest
 from openai import OpenAI
 
+pytest_plugins = ["own_group"]
+
 
 @pytest.fixture(scope="session")
 def base_url():

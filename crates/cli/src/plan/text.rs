@@ -93,6 +93,10 @@ fn change(change: Change) -> String {
         Change::Context(context) => format!("context {context}"),
         Change::Types(Types { keys, values }) => format!("KV {keys}/{values}"),
         Change::Slots(slots) => format!("{slots} slots"),
+        Change::Sequences(sequences) => {
+            format!("{sequences} sequences, so that fewer prefixes are kept")
+        }
+        Change::GgmlKernels => "ggml's kernels (`--kernels ggml`), slower on prompts".to_owned(),
         Change::Ubatch(ubatch) => format!("ubatch {ubatch}"),
         Change::SmallerModel { missing } => format!(
             "no setting is enough, {} are missing at the least context: a smaller model or \

@@ -209,6 +209,19 @@ impl Scheduler {
         !self.queue.is_empty() || !self.running.is_empty() || !self.outputs.is_empty()
     }
 
+    /// Gives up kept prefixes and the memory of the cache, where there is nothing to do;
+    /// `false`: there is.
+    pub fn give_back(&mut self) -> bool {
+        if self.has_work() {
+            return false;
+        }
+        while let Some(sequence) = self.sequences.evict_except(None) {
+            self.release(sequence);
+        }
+        self.decoder.give_back();
+        true
+    }
+
     /// One forward pass, if there is anything to do, and the news since the last one.
     pub fn step(&mut self) -> Vec<Output> {
         self.admit();

@@ -485,6 +485,22 @@ fn cancelling_frees_the_slot_and_keeps_the_prefix() {
 }
 
 #[test]
+fn a_cache_is_given_back_only_when_nothing_runs() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
+    scheduler.submit(request(1, "to be forgotten", 5)).unwrap();
+    scheduler.step();
+    assert!(!scheduler.give_back(), "a job runs");
+    let first = run(&mut scheduler);
+    assert_eq!(scheduler.state().cached_prefixes, 1);
+    assert!(scheduler.give_back());
+    assert_eq!(scheduler.state().cached_prefixes, 0);
+    scheduler.submit(request(2, "to be forgotten", 5)).unwrap();
+    let again = run(&mut scheduler);
+    assert_eq!(again[&2].cached, 0);
+    assert_eq!(again[&2].text, first[&1].text);
+}
+
+#[test]
 fn a_job_keeps_its_slot_and_counts_once_it_has_ended() {
     let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 2);
     for (key, max_tokens) in [(1, 2), (2, 20), (3, 5)] {

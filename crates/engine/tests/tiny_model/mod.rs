@@ -33,6 +33,7 @@ pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::Op
         context: Some(context),
         context_max: context,
         slots,
+        sequences: None,
         batch: 64,
         ubatch: 16,
         placement: engine::Placement {

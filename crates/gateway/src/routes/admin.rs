@@ -48,6 +48,7 @@ pub(crate) struct LoadRequest {
     /// `auto`, `on` or `off`
     #[schema(value_type = Option<String>)]
     flash_attention: Option<FlashAttention>,
+    sequences: Option<u32>,
     /// `own` or `ggml`
     #[schema(value_type = Option<String>)]
     kernels: Option<Kernels>,
@@ -136,6 +137,7 @@ impl LoadRequest {
             kv_type_k: self.kv_type_k.or(known.kv_type_k),
             kv_type_v: self.kv_type_v.or(known.kv_type_v),
             flash_attention: self.flash_attention.or(known.flash_attention),
+            sequences: self.sequences.or(known.sequences),
             kernels: self.kernels.or(known.kernels),
             gpu_layers: self.gpu_layers.or(known.gpu_layers),
             mmap: self.mmap.or(known.mmap),

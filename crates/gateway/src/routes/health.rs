@@ -82,6 +82,9 @@ pub(crate) fn why_not(model: &ModelStatus) -> Option<String> {
             Some(format!("it takes nothing new and makes room for `{other}`"))
         }
         ModelPhase::Unloaded => Some(match model.place.waiting {
+            0 if model.place.was_shed => {
+                "it was unloaded because memory was short; a request for it loads it".into()
+            }
             0 => "it is not in memory; a request for it loads it".into(),
             n => format!("it is not in memory; {n} requests wait for room"),
         }),
@@ -120,6 +123,8 @@ pub(crate) async fn inspected(state: &AppState) -> Vec<(ModelStatus, Option<Work
         content_type = "application/openmetrics-text")))]
 pub(crate) async fn metrics(State(state): State<AppState>) -> Response {
     let models = inspected(&state).await;
-    let text = state.metrics().text(&models, state.control());
+    let text = state
+        .metrics()
+        .text(&models, state.backend().pressure(), state.control());
     ([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response()
 }

@@ -278,6 +278,8 @@ fn changes(change: &Change) -> Vec<PlanChange> {
     match *change {
         Change::Context(context) => one("context", context.to_string()),
         Change::Slots(slots) => one("slots", slots.to_string()),
+        Change::Sequences(sequences) => one("sequences", sequences.to_string()),
+        Change::GgmlKernels => one("kernels", "ggml".to_owned()),
         Change::Ubatch(ubatch) => one("ubatch", ubatch.to_string()),
         Change::SmallerModel { missing } => one("model", format!("smaller by {missing} bytes")),
         Change::Types(Types { keys, values }) => vec![

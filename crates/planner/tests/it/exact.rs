@@ -105,6 +105,7 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
         context: Some(setup.context),
         context_max: setup.context,
         slots: setup.slots,
+        sequences: setup.sequences,
         batch: setup.batch,
         ubatch: setup.ubatch,
         placement: llama::Placement {
@@ -131,6 +132,7 @@ fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup 
     Setup {
         context,
         slots,
+        sequences: None,
         batch: 512,
         ubatch: 128,
         types: Types { keys, values },
@@ -160,6 +162,10 @@ fn setups(family: Family) -> Vec<Setup> {
     }
     all.push(Setup {
         window: WindowCells::Full,
+        ..setup(4_096, 2, F16, F16)
+    });
+    all.push(Setup {
+        sequences: Some(3),
         ..setup(4_096, 2, F16, F16)
     });
     all.push(Setup {

@@ -12,3 +12,4 @@ mod exact;
 mod ledger;
 mod published;
 mod sized;
+mod sparing;

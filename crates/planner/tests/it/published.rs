@@ -221,6 +221,7 @@ fn published_speeds_lie_in_the_bands() {
         let setup = Setup {
             context: row.context as u32,
             slots: 1,
+            sequences: None,
             batch: 2048,
             ubatch: 512,
             types: Types {

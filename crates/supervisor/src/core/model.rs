@@ -282,6 +282,13 @@ impl Model {
         self.pending.len() < n_before
     }
 
+    /// Only a worker that is ready holds anything for speed.
+    pub(crate) fn give_back(&mut self, turn: &mut Turn<'_>) {
+        if let Phase::Ready { worker, .. } = self.phase {
+            turn.send(worker, ToWorker::GiveBack);
+        }
+    }
+
     /// The worker that takes jobs now.
     pub(crate) fn ready_worker(&self) -> Option<WorkerId> {
         match self.phase {

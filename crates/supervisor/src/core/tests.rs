@@ -76,6 +76,7 @@ fn line(action: &Action) -> String {
                 ToWorker::Submit { id, .. } => format!("submit j{}", id.0),
                 ToWorker::Cancel { id } => format!("cancel j{}", id.0),
                 ToWorker::Inspect { ticket } => format!("inspect {ticket}"),
+                ToWorker::GiveBack => "give back".into(),
                 ToWorker::Place(_) => "place".into(),
                 ToWorker::Drain => "drain".into(),
             };
@@ -613,6 +614,15 @@ fn looks_are_answered_also_by_silence() {
     script.quietly([look(4)]);
     script.then(exited(1, crash()), &["r4 state false", "m is restarting"]);
     script.then(look(5), &["r5 state false"]);
+}
+
+#[test]
+fn only_a_worker_that_is_ready_is_asked_to_give_back() {
+    let ask = || Input::GiveBack { model: "m".into() };
+    let mut script = Script::ready();
+    script.then(ask(), &["to 1: give back"]);
+    script.then(exited(1, crash()), &["m is restarting"]);
+    script.then(ask(), &[]);
 }
 
 #[derive(Debug, Clone)]

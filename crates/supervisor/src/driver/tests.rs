@@ -1,14 +1,15 @@
 //! The driver against scripted workers in the same process. Time is virtual
 //! (`start_paused`), so waits cost nothing and order is certain.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use proto::frame;
 use proto::{Delta, FromWorker, Timings, Usage};
 use tokio::io::DuplexStream;
 
 use super::*;
-use crate::InProcessLauncher;
+use crate::pressure::{Level, PoolReading};
+use crate::{InProcessLauncher, MemoryCost, PressureSource};
 
 /// A worker's view of its connection.
 struct Peer {
@@ -688,6 +689,74 @@ async fn a_job_that_waits_for_room_can_be_cancelled() {
     }
     assert_eq!(waits(&fleet), 0);
     drop(busy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn short_memory_takes_caches_first_and_then_an_idle_model() {
+    let left = Arc::new(AtomicU64::new(500));
+    let source = {
+        let left = Arc::clone(&left);
+        move || {
+            let pool = PoolReading {
+                left_bytes: left.load(Ordering::Relaxed),
+                limit_bytes: 1000,
+                margin_bytes: 100,
+                stalled_us: None,
+                kills: 0,
+            };
+            vec![pool]
+        }
+    };
+    let (told, mut given_back) = mpsc::unbounded_channel();
+    let script = move |mut peer: Peer| {
+        let told = told.clone();
+        async move {
+            let name = peer.come_up().await.name;
+            while let Some(message) = peer.receive().await {
+                match message {
+                    ToWorker::GiveBack => told.send(name.clone()).unwrap(),
+                    ToWorker::Drain => return peer.send(FromWorker::Drained).await,
+                    _ => {}
+                }
+            }
+        }
+    };
+    let config = FleetConfig {
+        memory_max: Some(900),
+        estimate: Some(Estimate(Arc::new(|spec| {
+            let cost = MemoryCost {
+                weights_bytes: 100,
+                ..MemoryCost::default()
+            };
+            (spec, cost)
+        }))),
+        pressure: Some(PressureSource(Arc::new(source))),
+        ..FleetConfig::default()
+    };
+    let fleet = Fleet::new(config, scripted(script));
+    for name in ["busy", "idle"] {
+        fleet.load(spec(name)).await.unwrap();
+    }
+    let _running = fleet.submit("busy", job()).await.unwrap();
+    left.store(40, Ordering::Relaxed);
+    assert_eq!(given_back.recv().await.as_deref(), Some("idle"));
+    assert_eq!(fleet.pressure().level, Level::Short);
+    let mut statuses = fleet.subscribe();
+    statuses
+        .wait_for(|statuses| statuses[1].phase == ModelPhase::Unloaded)
+        .await
+        .unwrap();
+    let state = fleet.pressure();
+    assert_eq!(
+        (state.level, state.shrinks, state.unloads),
+        (Level::Critical, 1, 1)
+    );
+    assert!(fleet.models()[1].place.was_shed);
+    assert!(matches!(fleet.models()[0].phase, ModelPhase::Ready(_)));
+    left.store(800, Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(fleet.pressure().level, Level::Calm);
+    assert_eq!(fleet.memory().1, Some(800));
 }
 
 /// Polls once.

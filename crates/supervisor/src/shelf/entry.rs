@@ -46,6 +46,8 @@ pub(super) struct Entry {
     pub(super) phase: Phase,
     /// The model for which it makes room: it takes nothing new and goes when it is idle.
     pub(super) closed_for: Option<String>,
+    /// It was unloaded because memory was short, and has not been loaded since.
+    was_shed: bool,
     /// It goes from the shelf when it goes from memory.
     to_be_dropped: bool,
     pub(super) waiting: VecDeque<Waiting>,
@@ -115,6 +117,7 @@ impl Entry {
             keep: None,
             phase: Phase::Off,
             closed_for: None,
+            was_shed: false,
             to_be_dropped: false,
             waiting: VecDeque::new(),
             n_running: 0,
@@ -314,6 +317,7 @@ impl Entry {
             was_alone,
         };
         self.closed_for = None;
+        self.was_shed = false;
         let (mut jobs, mut requests) = (Vec::new(), Vec::new());
         for Waiting { waiter, .. } in std::mem::take(&mut self.waiting) {
             match waiter {
@@ -341,6 +345,16 @@ impl Entry {
             request: NOBODY,
             model: self.name().to_owned(),
         });
+    }
+
+    /// Ends its worker because memory is short.
+    pub(super) fn shed(&mut self, turn: &mut Turn<'_>) {
+        self.was_shed = true;
+        turn.actions.push(Action::TellShed {
+            model: self.name().to_owned(),
+            bytes: self.bytes,
+        });
+        self.leave(turn);
     }
 
     /// A guest that is unloaded by name does not come back; neither do those who wait for it.
@@ -398,14 +412,22 @@ impl Entry {
         }
     }
 
-    /// What the process holds right after loading takes the place of the estimate. It has
-    /// the buffers in it and maybe weights twice; pages of weights and cache that it has
+    /// What the process holds right after loading corrects the estimate. Where it was
+    /// expected to show another figure than it will need, with pages of the file that may be
+    /// taken back and without buffers of the first pass, the difference counts. Else the
+    /// figure stands: it has weights maybe twice, and pages of weights and cache that it has
     /// not touched yet are in what the engine says.
     pub(super) fn measured(&mut self, bytes: u64, turn: &mut Turn<'_>) {
         if self.phase != Phase::Ready || bytes == 0 {
             return;
         }
-        self.bytes = self.reported.max(bytes);
+        self.bytes = match self.cost.resident_bytes {
+            0 => self.reported.max(bytes),
+            expected => {
+                let needed = self.cost.total().saturating_add(bytes);
+                needed.saturating_sub(expected)
+            }
+        };
         self.is_measured = true;
         if self.cost.resident_bytes > 0 {
             turn.actions.push(Action::Compare {
@@ -486,6 +508,7 @@ impl Entry {
                 .flatten()
                 .map(|keep_ms| keep_ms.saturating_sub(idle_ms)),
             closed_for: self.closed_for.clone(),
+            was_shed: self.was_shed,
             retry_in_ms: self.cooling(now).map(|(_, in_ms)| in_ms),
             helps: self.helps.clone(),
             traits: self.traits.clone(),

@@ -59,7 +59,8 @@ fn reopen(entries: &mut [Entry]) {
     }
 }
 
-/// Where measurements say that there is more in memory than there may be, idle models go.
+/// Where there is more in memory than there may be, as measurements or a shortage of memory
+/// tell, idle models go.
 fn trim(entries: &mut [Entry], turn: &mut Turn<'_>) {
     let stays = entries
         .iter()
@@ -71,14 +72,19 @@ fn trim(entries: &mut [Entry], turn: &mut Turn<'_>) {
     }
     let idle: Vec<usize> = (0..entries.len())
         .filter(|index| {
-            let is_candidate = |entry: &Entry| entry.is_idle() && !entry.pin && !entry.forced;
+            let may_go = |entry: &Entry| !entry.pin && (turn.is_short || !entry.forced);
+            let is_candidate = |entry: &Entry| entry.is_idle() && may_go(entry);
             entries.get(*index).is_some_and(is_candidate)
         })
         .collect();
     let all: u64 = bytes_of(entries, &idle);
     for index in choose(entries, &idle, over.min(all), |_| 0, turn.now) {
         if let Some(entry) = entries.get_mut(index) {
-            entry.leave(turn);
+            if turn.is_short {
+                entry.shed(turn);
+            } else {
+                entry.leave(turn);
+            }
         }
     }
 }
@@ -106,7 +112,13 @@ fn serve(
     if wanted <= pool.free || force {
         return start(entries, index, pool, turn);
     }
-    if let Some(message) = refusal(entries, index, turn.limits.memory_max) {
+    if let Some(mut message) = refusal(entries, index, turn.limits.memory_max) {
+        if turn.is_short {
+            message.push_str(
+                "; that is less than usual, because the machine's memory is short: end what \
+                 takes it, or try again later",
+            );
+        }
         if let Some(entry) = entries.get_mut(index) {
             entry.refuse_all(&FailureKind::ModelUnavailable, &message, turn);
         }

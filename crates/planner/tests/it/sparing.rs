@@ -1,0 +1,125 @@
+//! What a planner gives up so that a model fits, and in which order.
+
+use std::path::Path;
+
+use kv::{CacheType, Plan, Types, WindowCells};
+use models::Gguf;
+use planner::{
+    Available, Change, Compute, Ledger, Loading, Model, Open, Others, Place, Setup, answer, sparing,
+};
+use testkit::fat;
+use testkit::tiny::{self, Family};
+
+const ALL: Open = Open {
+    sequences: true,
+    compute: true,
+};
+
+fn model(folder: &Path, bytes: &[u8]) -> Model {
+    let path = folder.join("m.gguf");
+    std::fs::write(&path, bytes).unwrap();
+    Model::read(&[Gguf::open(&path).unwrap()]).unwrap()
+}
+
+fn setup() -> Setup {
+    Setup {
+        context: 65_536,
+        slots: 4,
+        sequences: None,
+        batch: 2048,
+        ubatch: 512,
+        types: Types {
+            keys: CacheType::F16,
+            values: CacheType::F16,
+        },
+        window: WindowCells::Window,
+        has_flash_attention: true,
+        compute: Compute::Own,
+        loading: Loading::Mapped,
+        gpu_layers: 0,
+    }
+}
+
+fn needed(model: &Model, setup: &Setup) -> u64 {
+    let plan = Plan::new(&model.shape, &setup.request(model)).unwrap();
+    Ledger::of(model, setup, &plan, &Others::default()).host_needed()
+}
+
+fn room(host: u64) -> Available {
+    Available { host, device: 0 }
+}
+
+#[test]
+fn prefixes_go_first_and_as_few_as_must() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &tiny::gguf(Family::Gemma3));
+    let setup = setup();
+    let usual = needed(&model, &setup);
+    assert_eq!(sparing(&model, &setup, room(usual), ALL), None, "it fits");
+    let found = sparing(&model, &setup, room(usual - 1), ALL).unwrap();
+    assert_eq!(found.compute, Compute::Own);
+    let kept = found.sequences.unwrap();
+    assert!((5..32).contains(&kept), "{kept}");
+    let more = Setup {
+        sequences: Some(kept + 1),
+        ..setup
+    };
+    assert!(needed(&model, &found) < usual && needed(&model, &more) >= usual);
+    // What somebody has set stays.
+    let set = Open {
+        sequences: false,
+        ..ALL
+    };
+    let found = sparing(&model, &setup, room(usual - 1), set);
+    assert!(found.is_none_or(|found| found.sequences.is_none()));
+    assert_eq!(
+        sparing(&model, &setup, room(1), ALL),
+        None,
+        "nothing is enough"
+    );
+}
+
+#[test]
+fn mapped_weights_take_the_place_of_packed_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let sizes = fat::Sizes {
+        layers: 2,
+        heads: 8,
+        head_width: 64,
+        context: 65_536,
+    };
+    let model = model(folder.path(), &fat::gguf(&sizes));
+    let least = Setup {
+        sequences: Some(5),
+        ..setup()
+    };
+    let ggml = Setup {
+        compute: Compute::Ggml,
+        ..least
+    };
+    let (own, mapped) = (needed(&model, &least), needed(&model, &ggml));
+    // 32-bit weights are read where they lie by both.
+    assert!(own.abs_diff(mapped) < 8 << 20, "{own} and {mapped}");
+    let plan = Plan::new(&model.shape, &least.request(&model)).unwrap();
+    let ledger = Ledger::of(&model, &least, &plan, &Others::default());
+    let tables = ledger
+        .terms
+        .iter()
+        .find(|term| term.name == "tables, mapped");
+    let tables = tables.unwrap();
+    assert_eq!(
+        (tables.bytes.0, tables.place),
+        (259 * 64 * 4, Place::Cached)
+    );
+}
+
+#[test]
+fn fewer_sequences_are_among_the_changes() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &tiny::gguf(Family::Gemma3));
+    let setup = setup();
+    let host = needed(&model, &setup) - 1;
+    let answer = answer(&model, &setup, room(host), &Others::default()).unwrap();
+    let is_fewer = |change: &Change| matches!(change, Change::Sequences(5..32));
+    assert!(answer.changes.iter().any(is_fewer), "{:?}", answer.changes);
+}
