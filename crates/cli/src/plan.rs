@@ -217,7 +217,7 @@ fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome
 /// what nobody has set is enough; and what that costs, in words.
 pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(LoadSpec, String)> {
     let model = read(&facts.files).ok()?;
-    let setup = setup(spec, facts, &model).ok()?;
+    let setup = setup(spec, facts, &model, Gpu::here()).ok()?;
     let available = Available {
         host: bytes,
         device: 0,

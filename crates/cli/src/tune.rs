@@ -287,7 +287,8 @@ const BUSY: &str = "the machine is busy";
 /// How many processes with the model fit into the memory for models, counted for the largest
 /// cache that is tried.
 fn sides_max(config: &Config, spec: &LoadSpec) -> u64 {
-    let cost = shelf::estimate(spec).total().max(1);
+    let (_, cost) = shelf::estimate(spec.clone(), None);
+    let cost = cost.total().max(1);
     let memory = config.model_memory_max.map(|max| max.0);
     let memory = memory.or_else(|| hardware::budget().map(|bytes| bytes.0));
     memory.map_or(1, |memory| (memory / cost).clamp(1, SIDES_MAX))

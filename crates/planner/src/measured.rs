@@ -219,6 +219,7 @@ mod tests {
             purpose: crate::setup::Purpose::Generate,
             context,
             slots: 1,
+            sequences: None,
             batch: 512,
             ubatch: 512,
             types: Types {

@@ -193,6 +193,7 @@ mod tests {
                 purpose: crate::setup::Purpose::Generate,
                 context: 512,
                 slots: 1,
+                sequences: None,
                 batch: 512,
                 ubatch: 512,
                 types: Types {

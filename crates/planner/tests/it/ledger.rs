@@ -10,6 +10,7 @@ fn setup(purpose: Purpose, gpu_layers: u32) -> Setup {
     Setup {
         context: 4096,
         slots: 1,
+        sequences: None,
         batch: 512,
         ubatch: 128,
         types: Types {

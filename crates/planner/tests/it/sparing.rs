@@ -37,6 +37,7 @@ fn setup() -> Setup {
         compute: Compute::Own,
         loading: Loading::Mapped,
         gpu_layers: 0,
+        purpose: planner::Purpose::Generate,
     }
 }
 
