@@ -153,7 +153,7 @@ fn chip(machine: &Machine) -> Option<&'static str> {
     platforms.find(|name| machine.surroundings.is_chip(&format!("rockchip,{name}")))
 }
 
-/// Whether it fits, by the estimate that the shelf loads by. `memory_max` is the setting.
+/// Whether it fits, loaded as the shelf would load it. `memory_max` is the setting.
 fn of_memory(
     spec: &LoadSpec,
     examination: &Examination,
@@ -166,13 +166,15 @@ fn of_memory(
             .into_iter()
             .collect();
     };
-    let cost = shelf::cost(spec, facts);
+    let bytes = memory_max.or_else(|| machine.budget());
+    let (_, cost) = shelf::planned(spec.clone(), facts, bytes.map(|bytes| bytes.0));
     let demand = Demand {
         model: &spec.name,
         weights: Bytes(cost.weights_bytes),
         kv: Bytes(cost.kv_bytes),
         other: Bytes(cost.other_bytes),
         context: cost.context,
+        context_max: cost.context_max,
         gpu_layers: spec.gpu_layers,
         gpu: match worker::has_gpu() {
             true => doctor::Gpu::Usable,

@@ -218,14 +218,7 @@ fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome
 pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(LoadSpec, String)> {
     let model = read(&facts.files).ok()?;
     let setup = setup(spec, facts, &model, Gpu::here()).ok()?;
-    let available = Available {
-        host: bytes,
-        device: 0,
-    };
-    let open = planner::Open {
-        sequences: spec.sequences.is_none(),
-        compute: spec.kernels.is_none(),
-    };
+    let (available, open) = (host(bytes), open(spec));
     let found = planner::sparing(&model, &setup, available, open)?;
     let mut costs = Vec::new();
     if let Some(sequences) = found.sequences.filter(|_| open.sequences) {
@@ -245,6 +238,29 @@ pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(Loa
         ..spec.clone()
     };
     Some((spec, costs.join(", and ")))
+}
+
+/// The longest context with which a model would fit into so many bytes, where nobody has set
+/// what decides it; `None` where no context is short enough.
+pub(crate) fn context_sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<u32> {
+    let model = read(&facts.files).ok()?;
+    let setup = setup(spec, facts, &model, Gpu::here()).ok()?;
+    planner::context_sparing(&model, &setup, host(bytes), open(spec))
+}
+
+fn host(bytes: u64) -> Available {
+    Available {
+        host: bytes,
+        device: 0,
+    }
+}
+
+/// What nobody has set.
+fn open(spec: &LoadSpec) -> planner::Open {
+    planner::Open {
+        sequences: spec.sequences.is_none(),
+        compute: spec.kernels.is_none(),
+    }
 }
 
 fn read(files: &[impl AsRef<Path>]) -> Outcome<Model> {

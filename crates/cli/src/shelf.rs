@@ -124,14 +124,12 @@ fn of_preset(
 
 fn listing(spec: LoadSpec, found: &Found, memory_max: Option<u64>) -> Listing {
     let facts = models::diagnose(&found.path).ok();
-    let spec = match &facts {
-        Some(facts) => fitted(spec, facts, memory_max),
-        None => spec,
+    let (spec, cost) = match &facts {
+        Some(facts) => planned(spec, facts, memory_max),
+        None => (spec, MemoryCost::default()),
     };
     Listing {
-        cost: facts
-            .as_ref()
-            .map_or_else(MemoryCost::default, |facts| cost(&spec, facts)),
+        cost,
         traits: facts
             .as_ref()
             .map_or_else(ModelTraits::default, |facts| traits(&spec, facts)),
@@ -164,21 +162,29 @@ pub(crate) fn estimate(spec: LoadSpec, memory_max: Option<u64>) -> (LoadSpec, Me
     let Ok(facts) = models::diagnose(Path::new(&spec.path)) else {
         return (spec, MemoryCost::default());
     };
-    let spec = fitted(spec, &facts, memory_max);
-    let cost = cost(&spec, &facts);
-    (spec, cost)
+    planned(spec, &facts, memory_max)
 }
 
 /// Chooses what nobody has set so that the model fits; as it is where it fits, or cannot.
-fn fitted(spec: LoadSpec, facts: &Facts, memory_max: Option<u64>) -> LoadSpec {
-    let Some((fitted, costs)) = memory_max.and_then(|max| plan::sparing(&spec, facts, max)) else {
-        return spec;
+pub(crate) fn planned(
+    spec: LoadSpec,
+    facts: &Facts,
+    memory_max: Option<u64>,
+) -> (LoadSpec, MemoryCost) {
+    let spec = match memory_max.and_then(|max| plan::sparing(&spec, facts, max)) {
+        None => spec,
+        Some((fitted, costs)) => {
+            tracing::info!(model = fitted.name, "to fit into memory, {costs}");
+            fitted
+        }
     };
-    tracing::info!(model = spec.name, "to fit into memory, {costs}");
-    fitted
+    let mut cost = cost(&spec, facts);
+    let too_much = memory_max.filter(|max| cost.total() > *max);
+    cost.context_max = too_much.and_then(|max| plan::context_sparing(&spec, facts, max));
+    (spec, cost)
 }
 
-pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
     let ledger = match plan::ledger(spec, facts) {
         Ok(ledger) => ledger,
         // The load will say it again, to whoever asks for it.
@@ -198,6 +204,7 @@ pub(crate) fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
         other_bytes: all.saturating_sub(weights_bytes.saturating_add(kv_bytes)),
         context: context(spec, facts),
         resident_bytes: ledger.resident_when_loaded(),
+        context_max: None,
     }
 }
 
@@ -220,6 +227,7 @@ fn upper_bound(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
         other_bytes: OTHER_BYTES,
         context,
         resident_bytes: 0,
+        context_max: None,
     }
 }
 

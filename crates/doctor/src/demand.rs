@@ -26,6 +26,9 @@ pub struct Demand<'a> {
     pub other: Bytes,
     /// Tokens of context that `kv` is for.
     pub context: u32,
+    /// The longest context that fits into what models may take now, where somebody has worked
+    /// it out.
+    pub context_max: Option<u32>,
     /// `gpu_layers`; 0 leaves the GPU out.
     pub gpu_layers: Option<u32>,
     pub gpu: Gpu,
@@ -158,7 +161,7 @@ fn smaller(demand: &Demand<'_>, room: Bytes) -> String {
     // In whole steps of 256 tokens, as the engine rounds.
     let fits = u128::from(demand.context) * u128::from(left) / u128::from(demand.kv.0.max(1));
     let fits = fits / 256 * 256;
-    match fits {
+    match demand.context_max.map_or(fits, u128::from) {
         0 => "take a smaller model or quantisation".to_owned(),
         fits => format!("set `context = {fits}`, or take a smaller quantisation"),
     }

@@ -41,6 +41,7 @@ fn demand(gib: u64, kv_gib: u64) -> Demand<'static> {
         kv: Bytes(kv_gib * Bytes::GIB),
         other: Bytes::mib(192),
         context: 8192,
+        context_max: None,
         gpu_layers: None,
         gpu: Gpu::Usable,
         memory_max: None,

@@ -163,6 +163,29 @@ pub fn sparing(model: &Model, setup: &Setup, available: Available, open: Open) -
         .or_else(|| fewer(ggml?))
 }
 
+/// The longest context, in whole steps, with which a setup fits once what is open was chosen
+/// sparingly; `None`: not the shortest either.
+#[must_use]
+pub fn context_sparing(
+    model: &Model,
+    setup: &Setup,
+    available: Available,
+    open: Open,
+) -> Option<u32> {
+    let planner = Planner {
+        model,
+        available,
+        others: &Others::default(),
+    };
+    let steps = setup.context.div_ceil(CONTEXT_STEP).saturating_sub(1);
+    let found = largest(1, steps, |step| {
+        let context = step.saturating_mul(CONTEXT_STEP);
+        let setup = Setup { context, ..*setup };
+        planner.fits(&setup) || sparing(model, &setup, available, open).is_some()
+    })?;
+    Some(found.saturating_mul(CONTEXT_STEP))
+}
+
 struct Planner<'a> {
     model: &'a Model,
     available: Available,

@@ -17,7 +17,9 @@ mod roofline;
 mod setup;
 mod weights;
 
-pub use answer::{Answer, Available, Change, Fit, Open, TypeChoice, answer, sparing};
+pub use answer::{
+    Answer, Available, Change, Fit, Open, TypeChoice, answer, context_sparing, sparing,
+};
 pub use buffers::Buffers;
 pub use device::{DEVICES, Device, device_named, unmeasured};
 pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};

@@ -219,6 +219,9 @@ pub struct MemoryCost {
     /// What its process is expected to show as resident once it is loaded, before the first
     /// pass, pages of the file included; 0 where nobody knows.
     pub resident_bytes: u64,
+    /// The longest context with which the model would fit into all that models may take, where
+    /// it does not at `context` and somebody has worked it out, tokens.
+    pub context_max: Option<u32>,
 }
 
 /// Contexts are told in whole steps of this, and none shorter than two.

@@ -5,7 +5,8 @@ use std::path::Path;
 use kv::{CacheType, Plan, Types, WindowCells};
 use models::Gguf;
 use planner::{
-    Available, Change, Compute, Ledger, Loading, Model, Open, Others, Place, Setup, answer, sparing,
+    Available, Change, Compute, Ledger, Loading, Model, Open, Others, Place, Setup, answer,
+    context_sparing, sparing,
 };
 use testkit::fat;
 use testkit::tiny::{self, Family};
@@ -78,6 +79,28 @@ fn prefixes_go_first_and_as_few_as_must() {
         None,
         "nothing is enough"
     );
+}
+
+#[test]
+fn the_longest_context_counts_what_is_chosen_sparingly() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &tiny::gguf(Family::Gemma3));
+    let setup = setup();
+    let short = Setup {
+        context: 8192,
+        sequences: Some(8),
+        ..setup
+    };
+    let bytes = needed(&model, &short);
+    let found = context_sparing(&model, &setup, room(bytes), ALL).unwrap();
+    assert!((8192..setup.context).contains(&found), "{found}");
+    let set = Open {
+        sequences: false,
+        compute: false,
+    };
+    let without = context_sparing(&model, &setup, room(bytes), set);
+    assert!(without < Some(found), "{without:?} and {found}");
+    assert_eq!(context_sparing(&model, &setup, room(1), ALL), None);
 }
 
 #[test]

@@ -241,7 +241,8 @@ fn refusal(entries: &[Entry], index: usize, memory_max: u64) -> Option<String> {
             stays.join(", ")
         ),
     };
-    let fix = match entry.cost.context_that_fits(room) {
+    let worked_out = entry.cost.context_max.filter(|_| stays.is_empty());
+    let fix = match worked_out.or_else(|| entry.cost.context_that_fits(room)) {
         Some(context) => format!("load it with a context of {context} tokens or less"),
         None if stays.is_empty() => "take a smaller quantisation".to_owned(),
         None => "unload one of them".to_owned(),

@@ -324,12 +324,14 @@ fn a_context_that_would_fit_is_named() {
     assert_eq!(cost.context_that_fits(GIB), None);
     let mut listing = listing("a", 0);
     listing.cost = cost;
-    let mut desk = Desk::new(limits(7 * GIB), vec![listing]);
-    let refused = desk.arrive("a");
-    assert!(
-        refused[0].contains("a context of 16384 tokens or less"),
-        "{refused:?}"
-    );
+    for (context_max, told) in [(None, 16_384), (Some(20_480), 20_480)] {
+        let mut listing = listing.clone();
+        listing.cost.context_max = context_max;
+        let mut desk = Desk::new(limits(7 * GIB), vec![listing]);
+        let refused = desk.arrive("a");
+        let told = format!("a context of {told} tokens or less");
+        assert!(refused[0].contains(&told), "{refused:?}");
+    }
 }
 
 #[test]
