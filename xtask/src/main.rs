@@ -18,10 +18,12 @@ mod overhead;
 mod parity;
 mod peer;
 mod plan_check;
+mod quality;
 mod sdk;
 mod server;
 mod shell;
 mod speed_check;
+mod stock;
 mod tidy;
 mod tools;
 mod tune_check;
@@ -78,6 +80,8 @@ enum Chore {
     MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
+    /// What our kernels change of what models say, beside llama.cpp's own builds.
+    Quality(quality::Arguments),
     /// Compares `sextant tune` with an exhaustive sweep, a part a call.
     TuneCheck(tune_check::Arguments),
 }
@@ -113,6 +117,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::Quality(arguments) => quality::run(&arguments),
         Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }
 }

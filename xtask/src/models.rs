@@ -2,11 +2,12 @@
 //! machine that reaches a package index has them.
 
 use crate::cache;
-use crate::shell::{self, program};
+use crate::shell::{self, program, target_dir};
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
+use testkit::sized::Llama;
 
 pub(crate) struct TestModel {
     pub(crate) file: &'static str,
@@ -39,6 +40,22 @@ pub(crate) fn run() -> Result<()> {
         println!("{}", ensure(model)?.display());
     }
     Ok(())
+}
+
+/// A llama with random weights; made once.
+pub(crate) fn random(llama: &Llama, name: &str) -> Result<PathBuf> {
+    let folder = target_dir().join("random-models");
+    let path = folder.join(format!("{}.gguf", name.replace(' ', "-")));
+    if path.exists() {
+        return Ok(path);
+    }
+    fs::create_dir_all(&folder)?;
+    let new = path.with_extension("new");
+    let mut file = BufWriter::new(File::create(&new)?);
+    testkit::sized::write(llama, &mut file)?;
+    file.flush()?;
+    fs::rename(&new, &path)?;
+    Ok(path)
 }
 
 /// The model's file, fetched and verified if it is not there yet.

@@ -12,11 +12,10 @@ use crate::shell::{root, sextant, target_dir};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use testkit::sized::{Llama, WeightKind, write};
+use testkit::sized::{Llama, WeightKind};
 
 /// Tokens of the prompt that is predicted for.
 const PROMPT: u64 = planner::PROMPT;
@@ -116,6 +115,7 @@ fn subjects(is_quick: bool) -> Result<Vec<Subject>> {
         n_head_kv,
         n_vocab: 32_000,
         weights,
+        more_bits: None,
     };
     for (standing, llama) in [
         (Standing::HeldOut, Llama::of_1b(WeightKind::Q4_K)),
@@ -145,7 +145,7 @@ fn subjects(is_quick: bool) -> Result<Vec<Subject>> {
             llama.n_layers, llama.n_embd, llama.weights
         );
         subjects.push(Subject {
-            path: random(&llama, &name)?,
+            path: models::random(&llama, &name)?,
             name,
             standing,
             rounds: Vec::new(),
@@ -154,24 +154,8 @@ fn subjects(is_quick: bool) -> Result<Vec<Subject>> {
     Ok(subjects)
 }
 
-/// A llama with random weights; made once.
-fn random(llama: &Llama, name: &str) -> Result<PathBuf> {
-    let folder = target_dir().join("random-models");
-    let path = folder.join(format!("{}.gguf", name.replace(' ', "-")));
-    if path.exists() {
-        return Ok(path);
-    }
-    fs::create_dir_all(&folder)?;
-    let new = path.with_extension("new");
-    let mut file = BufWriter::new(File::create(&new)?);
-    write(llama, &mut file)?;
-    file.flush()?;
-    fs::rename(&new, &path)?;
-    Ok(path)
-}
-
 /// Runs a command of the binary with a cache folder of its own.
-fn sextant_json(arguments: &[&str]) -> Result<Value> {
+pub(crate) fn sextant_json(arguments: &[&str]) -> Result<Value> {
     let output = Command::new(sextant())
         .args(arguments)
         .arg("--json")
@@ -251,7 +235,7 @@ fn rate(tokens: f64, milliseconds: &Value) -> Result<f64> {
     Ok(tokens * 1000.0 / milliseconds.as_f64().context("no timing")?)
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(0.0)
 }

@@ -296,6 +296,9 @@ impl<'g, 't> Planner<'g, 't> {
             node.op
         );
         match node.op {
+            op::MUL_MAT if support::hadamard(node) => {
+                self.push_rows(Step::Hadamard(node), node);
+            }
             op::MUL_MAT => self.add_matmul(node),
             op::RMS_NORM => self.add_rms_norm(index),
             op::ROPE => self.add_rope(node),

@@ -25,7 +25,7 @@ pub(crate) fn supports(node: &Tensor) -> bool {
         return false;
     }
     match node.op {
-        op::MUL_MAT => matmul(node),
+        op::MUL_MAT => matmul(node) || hadamard(node),
         op::ADD | op::SUB | op::MUL | op::DIV => binary(node),
         op::RMS_NORM | op::NORM | op::L2_NORM | op::SCALE => same_rows(node),
         op::UNARY => same_rows(node) && rows::step(node).is_some(),
@@ -191,9 +191,32 @@ fn set_rows(node: &Tensor) -> bool {
         return false;
     };
     source.is_float_rows()
-        && has_dense_float_rows(node)
+        && (has_dense_float_rows(node) || has_quantised_rows(node))
         && matches!(numbers.kind, kind::I32 | kind::I64)
         && source.shape()[0] == node.shape()[0]
+}
+
+/// Whether rows are whole blocks of a type that caches are kept in.
+fn has_quantised_rows(tensor: &Tensor) -> bool {
+    let bytes = cache_type(tensor.kind).and_then(|kind| kind.row_bytes(tensor.shape()[0]));
+    !is_float(tensor.kind) && is_dense(tensor) && bytes.is_some_and(|bytes| tensor.nb[1] >= bytes)
+}
+
+/// A product with a matrix of which ggml says that it is Hadamard's, of the rows' length.
+pub(crate) fn hadamard(node: &Tensor) -> bool {
+    /// `GGML_HINT_SRC0_IS_HADAMARD`, the second parameter of a product.
+    const HADAMARD: i32 = 1;
+    let (Some(matrix), Some(rows)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    let n = rows.shape()[0];
+    node.op_params[1] == HADAMARD
+        && matrix.kind == kind::F32
+        && matrix.shape() == [n, n, 1, 1]
+        && n.is_power_of_two()
+        && rows.is_float_rows()
+        && node.is_float_rows()
+        && node.shape() == rows.shape()
 }
 
 fn rope(node: &Tensor) -> bool {

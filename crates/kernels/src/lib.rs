@@ -13,10 +13,12 @@
 pub mod attention;
 pub mod float;
 pub mod glu;
+pub mod hadamard;
 pub mod isa;
 pub mod matmul;
 pub mod memory;
 pub mod norm;
+pub mod peak;
 pub mod rope;
 
 mod simd;

@@ -205,6 +205,7 @@ mod tests {
         n_head_kv: 2,
         n_vocab: 1000,
         weights: WeightKind::Q4_K,
+        more_bits: None,
     };
 
     fn model(llama: &Llama) -> Model {

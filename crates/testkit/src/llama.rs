@@ -17,6 +17,9 @@ pub struct Llama {
     pub n_vocab: u64,
     /// Of all matrices, the table and the output among them.
     pub weights: WeightKind,
+    /// What the `_M` mixtures of llama.cpp give the output, and the values and `ffn_down` of
+    /// about half of the layers, in its place.
+    pub more_bits: Option<WeightKind>,
 }
 
 impl Llama {
@@ -31,6 +34,28 @@ impl Llama {
             n_head_kv: 8,
             n_vocab: 32_000,
             weights,
+            more_bits: None,
+        }
+    }
+
+    /// As a mixture: see [`Self::more_bits`].
+    #[must_use]
+    pub const fn with(self, more_bits: WeightKind) -> Self {
+        Self {
+            more_bits: Some(more_bits),
+            ..self
+        }
+    }
+
+    /// Of the matrix of that name in a layer.
+    fn weights_of(&self, layer: u64, part: &str) -> WeightKind {
+        let eighth = self.n_layers / 8;
+        // The first and the last eighth of the layers, and each third one between them.
+        let is_favoured =
+            layer < eighth || layer >= self.n_layers - eighth || (layer - eighth) % 3 == 2;
+        match self.more_bits {
+            Some(more) if is_favoured && matches!(part, "attn_v" | "ffn_down") => more,
+            _ => self.weights,
         }
     }
 
@@ -45,6 +70,7 @@ impl Llama {
             n_head_kv: 8,
             n_vocab: 32_000,
             weights,
+            more_bits: None,
         }
     }
 }
@@ -74,6 +100,7 @@ pub fn write(llama: &Llama, to: &mut impl Write) -> io::Result<()> {
     let (wide, narrow) = (llama.n_embd, head * llama.n_head_kv);
     writer.matrix("token_embd.weight", &[wide, llama.n_vocab]);
     writer.norm("output_norm.weight", wide);
+    writer.matrices_of(llama.more_bits.unwrap_or(llama.weights));
     writer.matrix("output.weight", &[wide, llama.n_vocab]);
     for layer in 0..llama.n_layers {
         let name = |part: &str| format!("blk.{layer}.{part}.weight");
@@ -88,6 +115,7 @@ pub fn write(llama: &Llama, to: &mut impl Write) -> io::Result<()> {
             ("ffn_up", [wide, llama.n_ff]),
             ("ffn_down", [llama.n_ff, wide]),
         ] {
+            writer.matrices_of(llama.weights_of(layer, part));
             writer.matrix(&name(part), &shape);
         }
     }

@@ -4,7 +4,8 @@
 
 use crate::cache;
 use crate::peer::{self, BUILD};
-use crate::shell::{self, cargo, program, target_dir};
+use crate::shell::{self, program};
+use crate::stock;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
 use std::fs;
@@ -39,17 +40,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let test = ensure()?;
-    shell::run(&mut cargo(&["build", "--release", "-p", "ggml-plugin"]))?;
-    let library = format!(
-        "{}ggml_plugin{}",
-        std::env::consts::DLL_PREFIX,
-        std::env::consts::DLL_SUFFIX
-    );
     let mut command = program(&test, &["test", "-b", DEVICE]);
-    command.env(
-        "GGML_BACKEND_PATH",
-        target_dir().join("release").join(library),
-    );
+    command.env("GGML_BACKEND_PATH", stock::plugin()?);
     // The tests' tensors have no names of weights.
     command.env("GGML_SEXTANT_PACK", "all");
     if let Some(op) = &arguments.op {

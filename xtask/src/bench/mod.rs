@@ -8,6 +8,7 @@
 //! with the spread between rounds, which is the noise of this run.
 
 mod cases;
+mod kernels;
 pub(crate) mod machine;
 mod prompt;
 mod report;
@@ -69,11 +70,15 @@ pub(crate) struct Arguments {
 enum Other {
     /// Measures what Sextant adds to an engine that others run, against other gateways.
     Overhead(overhead::Arguments),
+    /// Measures our kernels against llama.cpp's own.
+    Kernels(kernels::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    if let Some(Other::Overhead(arguments)) = &arguments.other {
-        return overhead::run(arguments);
+    match &arguments.other {
+        Some(Other::Overhead(arguments)) => return overhead::run(arguments),
+        Some(Other::Kernels(arguments)) => return kernels::run(arguments),
+        None => {}
     }
     if arguments.rounds < ROUNDS_MIN && arguments.only.is_none() {
         bail!(

@@ -50,6 +50,8 @@ pub(crate) enum Step<'g> {
     Copy(&'g Tensor),
     GetRows(&'g Tensor),
     SetRows(&'g Tensor),
+    /// The second source, transformed row by row.
+    Hadamard(&'g Tensor),
     RopeTables(RopeTables<'g>),
     Rope {
         node: &'g Tensor,
@@ -82,6 +84,7 @@ impl Step<'_> {
                 Self::Copy(node) => rows::copy(context, node),
                 Self::GetRows(node) => rows::get_rows(context, node),
                 Self::SetRows(node) => rows::set_rows(context, node),
+                Self::Hadamard(node) => rows::hadamard(context, node),
                 Self::RopeTables(tables) => tables.fill(context),
                 Self::Rope { node, tables } => tables.apply(context, node),
                 Self::Attention(step) => step.run(context),

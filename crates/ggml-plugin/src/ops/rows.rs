@@ -1,10 +1,12 @@
 //! Operations that work row by row.
 
+use super::attention::cache_type;
 use super::{Context, Step, floats, floats_mut};
 use crate::abi::{Tensor, kind, op};
 use crate::buffer::Packed;
 use crate::tensor::weight_type;
 use kernels::Isa;
+use kernels::attention::quantize_row;
 use kernels::float::{self, Affine, Binary, Row, RowMut};
 use kernels::glu::{self, Glu, Unary};
 use kernels::matmul::{PANEL_ROWS, dequantize_row, unpack_row};
@@ -397,7 +399,8 @@ pub(crate) unsafe fn set_rows(context: Context<'_>, node: &Tensor) {
     for row in context.part.share(n1 * n2 * n3) {
         let (i1, i2, i3) = (row % n1, row / n1 % n2, row / n1 / n2);
         let offset = i1 * numbers.nb[0] + i2 % m1 * numbers.nb[1] + i3 % m2 * numbers.nb[2];
-        // SAFETY: `support` takes numbers of 32 or 64 bits and dense rows of floats.
+        // SAFETY: `support` takes numbers of 32 or 64 bits, and dense rows of
+        // floats or blocks.
         unsafe {
             let place = numbers.data.cast::<u8>().add(offset);
             let number = match numbers.kind {
@@ -410,12 +413,33 @@ pub(crate) unsafe fn set_rows(context: Context<'_>, node: &Tensor) {
                 "row {number} of a table of {table_rows}"
             );
             let to = node.at([number, i2, i3]);
-            convert(
-                context.isa,
-                (to, node.kind),
-                (source.row(row), source.kind),
-                len,
-            );
+            match cache_type(node.kind).filter(|kind| kind.is_quantised()) {
+                Some(kind) => {
+                    let bytes = kind.row_bytes(len).unwrap_or(0);
+                    let out = std::slice::from_raw_parts_mut(to, bytes);
+                    quantize_row(context.isa, kind, floats(source.row(row), len), out);
+                }
+                None => convert(
+                    context.isa,
+                    (to, node.kind),
+                    (source.row(row), source.kind),
+                    len,
+                ),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Step::run`].
+pub(crate) unsafe fn hadamard(context: Context<'_>, node: &Tensor) {
+    let (isa, len) = (context.isa, node.shape()[0]);
+    let Some(source) = node.source(1) else { return };
+    for row in context.part.share(node.rows()) {
+        // SAFETY: `support` takes rows of dense floats that are apart.
+        unsafe {
+            let out = floats_mut(node.row(row), len);
+            kernels::hadamard::hadamard(isa, out, floats(source.row(row), len));
         }
     }
 }

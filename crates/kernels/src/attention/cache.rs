@@ -67,6 +67,12 @@ impl CacheType {
             .then_some(head_size / values * bytes)
     }
 
+    /// Whether it has blocks of values with a scale.
+    #[must_use]
+    pub fn is_quantised(self) -> bool {
+        self.block().0 > 1
+    }
+
     /// Whether a block has a minimum besides its scale.
     pub(super) fn has_minimum(self) -> bool {
         matches!(self, Self::Q4_1 | Self::Q5_1)

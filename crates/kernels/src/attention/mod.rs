@@ -22,6 +22,7 @@
 
 mod cache;
 mod decode;
+mod encode;
 mod scalar;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::Isa;
 use crate::simd::{Kernel, Simd, dispatch};
 
 pub use cache::{CacheRows, CacheType};
+pub use encode::quantize_row;
 
 /// Cells of a span. Part of what defines the result's bits.
 pub const SPAN: usize = 512;

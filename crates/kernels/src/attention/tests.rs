@@ -523,3 +523,44 @@ proptest! {
         check(&case, "any");
     }
 }
+
+#[test]
+fn rows_are_rounded_alike_and_to_the_nearest() {
+    let rows = [
+        (0..128)
+            .map(|i| ((i * 37 + 11) % 101) as f32 / 17.0 - 3.1)
+            .collect::<Vec<f32>>(),
+        vec![0.0; 64],
+        (0..32).map(|i| if i == 9 { -4.0 } else { 0.01 }).collect(),
+        vec![-2.5; 32],
+    ];
+    let quantised = CacheType::ALL
+        .into_iter()
+        .filter(|kind| kind.is_quantised());
+    for kind in quantised {
+        for row in &rows {
+            let mut reference = vec![0; kind.row_bytes(row.len()).unwrap()];
+            quantize_row(Isa::SCALAR, kind, row, &mut reference);
+            for isa in Isa::available() {
+                let mut out = vec![0; reference.len()];
+                quantize_row(isa, kind, row, &mut out);
+                assert_eq!(out, reference, "{isa}, {kind:?}");
+            }
+            let mut back = vec![0.0; row.len()];
+            cache::decode(kind, &reference, &mut back);
+            for (block, back) in row.chunks(32).zip(back.chunks(32)) {
+                let most = block.iter().fold(0f32, |most, value| most.max(value.abs()));
+                // Half a step, and what the ends of the range lose.
+                let steps = match kind {
+                    CacheType::Q8_0 => 240.0,
+                    CacheType::Q5_0 | CacheType::Q5_1 => 15.0,
+                    _ => 7.0,
+                };
+                for (value, back) in block.iter().zip(back) {
+                    let error = (value - back).abs();
+                    assert!(error <= most / steps, "{kind:?}: {value} became {back}");
+                }
+            }
+        }
+    }
+}

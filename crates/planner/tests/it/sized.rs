@@ -16,6 +16,7 @@ fn small(weights: WeightKind) -> Llama {
         n_head_kv: 2,
         n_vocab: 300,
         weights,
+        more_bits: None,
     }
 }
 

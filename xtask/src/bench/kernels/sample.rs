@@ -1,0 +1,120 @@
+//! One figure: a process of `llama-bench`.
+
+use super::cases::{Case, Work};
+use crate::shell::program;
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+/// A program, and what it computes with.
+pub(super) struct Side {
+    pub(super) what: &'static str,
+    pub(super) program: PathBuf,
+    /// Ours, where it is to be loaded.
+    pub(super) plugin: Option<PathBuf>,
+    pub(super) isa: Option<String>,
+}
+
+/// What one process showed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sample {
+    pub(super) tokens_s: f64,
+    /// From the start of the process to its end.
+    pub(super) seconds: f64,
+    /// The most that was resident.
+    pub(super) resident_bytes: u64,
+}
+
+pub(super) fn take(side: &Side, model: &Path, case: &Case, threads: u32) -> Result<Sample> {
+    let (prompt, answer) = match case.work {
+        Work::Load => (1, 0),
+        Work::Prefill(tokens) => (tokens, 0),
+        Work::Decode(tokens) => (0, tokens),
+    };
+    let cache = match side.plugin {
+        Some(_) => case.cache,
+        None => ["f16", "f16"],
+    };
+    let mut command = program(&side.program, &["-o", "json", "-m"]);
+    command.arg(model);
+    match case.work {
+        Work::Load => command.args(["-r", "1", "--no-warmup"]),
+        Work::Prefill(_) | Work::Decode(_) => command.args(["-r", "2"]),
+    };
+    for (flag, value) in [
+        ("-p", prompt),
+        ("-n", answer),
+        ("-d", case.depth),
+        ("-t", threads),
+    ] {
+        command.args([flag, &value.to_string()]);
+    }
+    command.args(["-ctk", cache[0], "-ctv", cache[1]]);
+    if let Some(plugin) = &side.plugin {
+        command.env("GGML_BACKEND_PATH", plugin);
+    }
+    if let Some(isa) = &side.isa {
+        command.env("GGML_SEXTANT_ISA", isa);
+    }
+    let start = Instant::now();
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {}", side.program.display()))?;
+    let (printed, resident_bytes) = watch(child)?;
+    let seconds = start.elapsed().as_secs_f64();
+    let runs: Value = serde_json::from_str(&printed)
+        .with_context(|| format!("{} printed {printed:?}", side.program.display()))?;
+    let run = &runs[0];
+    let has_ours = run["backends"]
+        .as_str()
+        .unwrap_or_default()
+        .contains("Sextant");
+    ensure!(
+        has_ours == side.plugin.is_some(),
+        "{} computed with {}",
+        side.program.display(),
+        run["backends"]
+    );
+    Ok(Sample {
+        tokens_s: run["avg_ts"].as_f64().context("no speed")?,
+        seconds,
+        resident_bytes,
+    })
+}
+
+/// What the program printed, and the most memory that it had.
+fn watch(mut child: Child) -> Result<(String, u64)> {
+    const GLANCE: Duration = Duration::from_millis(20);
+    const MAX: Duration = Duration::from_secs(600);
+    let (start, mut most) = (Instant::now(), 0);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if start.elapsed() > MAX {
+            child.kill()?;
+            bail!("llama-bench took more than {} s", MAX.as_secs());
+        }
+        most = most.max(peak_bytes(child.id()));
+        std::thread::sleep(GLANCE);
+    };
+    let printed = std::io::read_to_string(child.stdout.take().context("no output")?)?;
+    ensure!(
+        status.success(),
+        "llama-bench ended with {status}: {printed}"
+    );
+    Ok((printed, most))
+}
+
+/// The most that the process had resident so far; 0 where it is gone.
+fn peak_bytes(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
