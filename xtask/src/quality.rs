@@ -84,6 +84,8 @@ const VARIANTS: [Variant; 5] = [
 struct Distance {
     perplexity_ratio: f64,
     mean: f64,
+    /// Of the mean: what another text of this length would change.
+    error: f64,
     p99: f64,
     most: f64,
     /// Tokens of which both think the same most likely, percent.
@@ -101,7 +103,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         "# What our kernels change\n\n\
          Written by `cargo xtask quality`. The base is `llama-perplexity` of a stock build with \
          all of this\nmachine's instructions; each row is compared with its probabilities, over \
-         the same text. KLD is the\nKullback-Leibler divergence from the base, in nats.\n",
+         the same text. KLD is the\nKullback-Leibler divergence from the base, in nats, with \
+         the standard error of its mean.\n",
     );
     let mut worse = Vec::new();
     for model in [&SMOLLM2, &GEMMA3] {
@@ -115,17 +118,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         for (variant, row) in &rows {
             let _ = writeln!(
                 text,
-                "| {} | {:.5} | {:.6} | {:.5} | {:.4} | {:.2} % |",
-                variant.name, row.perplexity_ratio, row.mean, row.p99, row.most, row.agreement
+                "| {} | {:.4} | {:.5} ± {:.5} | {:.4} | {:.3} | {:.2} % |",
+                variant.name,
+                row.perplexity_ratio,
+                row.mean,
+                row.error,
+                row.p99,
+                row.most,
+                row.agreement
             );
         }
-        let most = |is_stock: bool| {
-            let of = rows
-                .iter()
-                .filter(|(variant, _)| variant.is_stock == is_stock);
-            of.map(|(_, row)| row.mean).fold(0.0, f64::max)
-        };
-        if most(false) > most(true) {
+        let (stock, ours): (Vec<_>, Vec<_>) =
+            rows.iter().partition(|(variant, _)| variant.is_stock);
+        let most = stock.iter().map(|(_, row)| row.mean).fold(0.0, f64::max);
+        if ours
+            .iter()
+            .any(|(_, row)| row.mean - 2.0 * row.error > most)
+        {
             worse.push(model.file);
         }
     }
@@ -199,6 +208,7 @@ fn read(printed: &str) -> Option<Distance> {
     Some(Distance {
         perplexity_ratio: figure(printed, "Mean PPL(Q)/PPL(base)")?,
         mean: figure(printed, "Mean    KLD")?,
+        error: figure_at(printed, "Mean    KLD", 2)?,
         p99: figure(printed, "99.0%   KLD")?,
         most: figure(printed, "Maximum KLD")?,
         agreement: figure(printed, "Same top p")?,
@@ -207,9 +217,14 @@ fn read(printed: &str) -> Option<Distance> {
 
 /// The first number of the line that begins so.
 fn figure(printed: &str, label: &str) -> Option<f64> {
+    figure_at(printed, label, 0)
+}
+
+/// The word at that place behind the colon.
+fn figure_at(printed: &str, label: &str, at: usize) -> Option<f64> {
     let mut lines = printed.lines();
     let rest = lines.find_map(|line| line.trim_start().strip_prefix(label))?;
-    let value = rest.split(':').nth(1)?.split_whitespace().next()?;
+    let value = rest.split(':').nth(1)?.split_whitespace().nth(at)?;
     value.trim_end_matches('%').parse().ok()
 }
 
@@ -224,6 +239,7 @@ mod tests {
                        99.0%   KLD:   0.002345\nSame top p: 99.412 ± 0.171 %\n";
         let distance = read(printed).unwrap();
         assert!((distance.agreement - 99.412).abs() < 1e-9);
+        assert!((distance.error - 0.000_007).abs() < 1e-12);
         assert!((distance.most - 0.012_345).abs() < 1e-9);
         assert!(read("Mean    KLD: 1").is_none());
     }

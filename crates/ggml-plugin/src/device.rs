@@ -153,13 +153,26 @@ extern "C" fn device_description(_: *mut Device) -> *const c_char {
     }
 }
 
+/// The host's memory: what is available of it, and all. A GPU that reports none makes
+/// llama.cpp's `--fit` divide by zero.
 extern "C" fn device_memory(_: *mut Device, free: *mut usize, total: *mut usize) {
-    // SAFETY: ggml gives two places to write to. Zero is "nothing to report": it is the
-    // CPU's memory, which the CPU device reports.
+    let [available, all] = host_memory();
+    // SAFETY: ggml gives two places to write to.
     unsafe {
-        *free = 0;
-        *total = 0;
+        *free = available;
+        *total = all;
     }
+}
+
+/// `MemAvailable` and `MemTotal`, bytes; 0 where the system does not say.
+fn host_memory() -> [usize; 2] {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    ["MemAvailable:", "MemTotal:"].map(|name| {
+        let mut lines = text.lines();
+        let kib = lines.find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB"));
+        let kib = kib.and_then(|kib| kib.parse::<usize>().ok());
+        kib.map_or(0, |kib| kib.saturating_mul(1024))
+    })
 }
 
 /// "Integrated GPU": a device that computes in the host's memory, and that llama.cpp puts
@@ -171,11 +184,12 @@ extern "C" fn device_type(_: *mut Device) -> c_int {
 }
 
 extern "C" fn device_properties(device: *mut Device, properties: *mut DeviceProperties) {
+    let [memory_free, memory_total] = host_memory();
     let filled = DeviceProperties {
         name: device_name(device),
         description: device_description(device),
-        memory_free: 0,
-        memory_total: 0,
+        memory_free,
+        memory_total,
         kind: abi::DEVICE_INTEGRATED,
         device_id: ptr::null(),
         capabilities: [false, false, false, false, true],
