@@ -24,7 +24,7 @@ pub(super) struct Sample {
     pub(super) tokens_s: f64,
     /// From the start of the process to its end.
     pub(super) seconds: f64,
-    /// The most that was resident.
+    /// The median of what was resident in the second half of its life, with the model loaded.
     pub(super) resident_bytes: u64,
 }
 
@@ -87,11 +87,11 @@ pub(super) fn take(side: &Side, model: &Path, case: &Case, threads: u32) -> Resu
     })
 }
 
-/// What the program printed, and the most memory that it had.
+/// What the program printed, and the memory that it had once it had loaded.
 fn watch(mut child: Child) -> Result<(String, u64)> {
     const GLANCE: Duration = Duration::from_millis(20);
     const MAX: Duration = Duration::from_secs(600);
-    let (start, mut most) = (Instant::now(), 0);
+    let (start, mut glances) = (Instant::now(), Vec::new());
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
@@ -100,7 +100,7 @@ fn watch(mut child: Child) -> Result<(String, u64)> {
             child.kill()?;
             bail!("llama-bench took more than {} s", MAX.as_secs());
         }
-        most = most.max(peak_bytes(child.id()));
+        glances.push(resident_bytes(child.id()));
         std::thread::sleep(GLANCE);
     };
     let printed = std::io::read_to_string(child.stdout.take().context("no output")?)?;
@@ -108,13 +108,15 @@ fn watch(mut child: Child) -> Result<(String, u64)> {
         status.success(),
         "llama-bench ended with {status}: {printed}"
     );
-    Ok((printed, most))
+    let mut late = glances.split_off(glances.len() / 2);
+    late.sort_unstable();
+    Ok((printed, late.get(late.len() / 2).copied().unwrap_or(0)))
 }
 
-/// The most that the process had resident so far; 0 where it is gone.
-fn peak_bytes(pid: u32) -> u64 {
+/// What the process has resident; 0 where it is gone.
+fn resident_bytes(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
