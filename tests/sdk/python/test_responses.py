@@ -222,7 +222,10 @@ def test_input_tokens_are_counted_as_they_are_used(client, respond, model):
         ({"background": True}, "background"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format.schema"),
-        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0]"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+            "input[0].content[0].image_url",
+        ),
     ],
 )
 def test_errors_are_the_sdks_own(respond, changes, param):
