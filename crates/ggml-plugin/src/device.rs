@@ -147,6 +147,9 @@ extern "C" fn device_description(_: *mut Device) -> *const c_char {
     match isa().map(Isa::level) {
         Ok(Level::Avx512Vnni) => c"CPU kernels, avx512-vnni".as_ptr(),
         Ok(Level::Avx2) => c"CPU kernels, avx2".as_ptr(),
+        Ok(Level::NeonI8mm) => c"CPU kernels, neon-i8mm".as_ptr(),
+        Ok(Level::NeonDotprod) => c"CPU kernels, neon-dotprod".as_ptr(),
+        Ok(Level::Neon) => c"CPU kernels, neon".as_ptr(),
         Ok(Level::Scalar) => c"CPU kernels, scalar".as_ptr(),
         // Nothing was registered then.
         Err(_) => c"CPU kernels".as_ptr(),

@@ -12,6 +12,12 @@ pub struct Isa(Level);
 pub enum Level {
     /// Plain Rust; the specification of every kernel.
     Scalar,
+    /// aarch64 with NEON, which is every aarch64 that Linux runs on.
+    Neon,
+    /// NEON with the dot product of Armv8.2: Cortex-A55, A75 and later.
+    NeonDotprod,
+    /// NEON with the dot product and the 8-bit matrix product of Armv8.6.
+    NeonI8mm,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI.
@@ -20,13 +26,23 @@ pub enum Level {
 
 impl Level {
     /// Every level, the plainest first.
-    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512Vnni];
+    pub const ALL: [Self; 6] = [
+        Self::Scalar,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::NeonI8mm,
+        Self::Avx2,
+        Self::Avx512Vnni,
+    ];
 
     /// The name used in settings and logs.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Scalar => "scalar",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neon-dotprod",
+            Self::NeonI8mm => "neon-i8mm",
             Self::Avx2 => "avx2",
             Self::Avx512Vnni => "avx512-vnni",
         }
@@ -88,6 +104,7 @@ fn has(level: Level) -> bool {
     };
     match level {
         Level::Scalar => true,
+        Level::Neon | Level::NeonDotprod | Level::NeonI8mm => false,
         Level::Avx2 => avx2(),
         Level::Avx512Vnni => {
             avx2()
@@ -100,7 +117,21 @@ fn has(level: Level) -> bool {
     }
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn has(level: Level) -> bool {
+    use std::arch::is_aarch64_feature_detected;
+    let dotprod =
+        || is_aarch64_feature_detected!("neon") && is_aarch64_feature_detected!("dotprod");
+    match level {
+        Level::Scalar => true,
+        Level::Neon => is_aarch64_feature_detected!("neon"),
+        Level::NeonDotprod => dotprod(),
+        Level::NeonI8mm => dotprod() && is_aarch64_feature_detected!("i8mm"),
+        Level::Avx2 | Level::Avx512Vnni => false,
+    }
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn has(level: Level) -> bool {
     level == Level::Scalar
 }
@@ -117,5 +148,17 @@ mod tests {
         assert_eq!(Level::from_name("mmx"), None);
         assert!(Isa::available().any(|isa| isa == Isa::best()));
         assert_eq!(Isa::available().next(), Some(Isa::SCALAR));
+    }
+
+    /// Every test of a kernel runs it with the sets that are available. Whoever knows which
+    /// those must be says so, and then none of them is left out unseen.
+    #[test]
+    fn the_sets_that_must_be_there_are_there() {
+        let found: Vec<_> = Isa::available().map(|isa| isa.level().name()).collect();
+        let found = found.join(",");
+        println!("instruction sets: {found}");
+        if let Ok(expected) = std::env::var("KERNELS_EXPECTED_ISAS") {
+            assert_eq!(found, expected);
+        }
     }
 }

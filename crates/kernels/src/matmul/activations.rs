@@ -5,6 +5,7 @@
 //! | what | type | index |
 //! |---|---|---|
 //! | quantised values, by fours | `i8 x 4` | `[group of 4][column]` |
+//! | or, see [`Interleave`], by eights | `i8 x 8` | `[group of 8][column]` |
 //! | scale | `f32` | `[column]` |
 //! | minus the sum of all 32 values | `i32` | `[column]` |
 //! | minus the sum of the last 16 | `i32` | `[column]` |
@@ -21,6 +22,32 @@ pub(super) const COLUMN_BYTES: usize = BLOCK + 16;
 #[must_use]
 pub const fn tile_bytes(columns: usize, k: usize) -> usize {
     k / BLOCK * columns * COLUMN_BYTES
+}
+
+/// How many neighbouring values of a column lie side by side in a tile: as many as one
+/// instruction multiplies with those of one row. A tile of one column is the same either way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interleave {
+    Fours,
+    Eights,
+}
+
+impl Interleave {
+    /// What [`super::multiply`] expects with these instructions.
+    pub(super) fn of(isa: Isa) -> Self {
+        match isa.level() {
+            Level::NeonI8mm => Self::Eights,
+            _ => Self::Fours,
+        }
+    }
+
+    /// The place of the `group`th four values of a column, in words of four.
+    fn word(self, group: usize, width: usize, column: usize) -> usize {
+        match self {
+            Self::Fours => group * width + column,
+            Self::Eights => (group / 2 * width + column) * 2 + group % 2,
+        }
+    }
 }
 
 /// One block of one column, as [`super::multiply`] uses it.
@@ -57,7 +84,8 @@ impl Block {
     }
 }
 
-/// Rounds `columns.len()` columns of equal length into a tile.
+/// Rounds `columns.len()` columns of equal length into a tile, which is for multiplying with
+/// the same instruction set: the layout may differ between them.
 ///
 /// # Panics
 /// When there are more columns than [`TILE_COLUMNS`], or a length is wrong: a mistake of
@@ -70,29 +98,34 @@ pub fn quantize_tile(isa: Isa, columns: &[&[f32]], tile: &mut [u8]) {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => super::x86::avx512::quantize_tile(columns, tile),
-        _ => quantize_scalar(columns, tile),
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon | Level::NeonDotprod | Level::NeonI8mm => {
+            super::arm::quantize_tile(Interleave::of(isa), columns, tile);
+        }
+        _ => quantize_scalar(Interleave::of(isa), columns, tile),
     }
 }
 
-fn quantize_scalar(columns: &[&[f32]], tile: &mut [u8]) {
+fn quantize_scalar(interleave: Interleave, columns: &[&[f32]], tile: &mut [u8]) {
     let width = columns.len();
     for (index, column) in columns.iter().enumerate() {
         for (block, values) in column.as_chunks::<BLOCK>().0.iter().enumerate() {
             let start = block * width * COLUMN_BYTES;
             let bytes = &mut tile[start..start + width * COLUMN_BYTES];
-            write(bytes, width, index, &Block::quantize(values));
+            write(bytes, interleave, width, index, &Block::quantize(values));
         }
     }
 }
 
-fn write(bytes: &mut [u8], width: usize, column: usize, block: &Block) {
-    let mut put = |line: usize, word: [u8; 4]| {
-        let at = (line * width + column) * 4;
-        bytes[at..at + 4].copy_from_slice(&word);
+fn write(bytes: &mut [u8], interleave: Interleave, width: usize, column: usize, block: &Block) {
+    let mut put_word = |index: usize, word: [u8; 4]| {
+        bytes[4 * index..4 * index + 4].copy_from_slice(&word);
     };
     for (group, quants) in block.quants.as_chunks::<4>().0.iter().enumerate() {
-        put(group, quants.map(i8::cast_unsigned));
+        let index = interleave.word(group, width, column);
+        put_word(index, quants.map(i8::cast_unsigned));
     }
+    let mut put = |line: usize, word: [u8; 4]| put_word(line * width + column, word);
     put(8, block.scale.to_ne_bytes());
     put(9, block.negative_sums[0].to_ne_bytes());
     put(10, block.negative_sums[1].to_ne_bytes());
@@ -100,15 +133,22 @@ fn write(bytes: &mut [u8], width: usize, column: usize, block: &Block) {
 }
 
 /// Reads one block of one column back.
-pub(super) fn block(tile: &[u8], width: usize, block: usize, column: usize) -> Block {
+pub(super) fn block(
+    tile: &[u8],
+    interleave: Interleave,
+    width: usize,
+    block: usize,
+    column: usize,
+) -> Block {
     let bytes = &tile[block * width * COLUMN_BYTES..];
-    let get = |line: usize| -> [u8; 4] {
-        let at = (line * width + column) * 4;
+    let word = |index: usize| -> [u8; 4] {
+        let at = index * 4;
         [bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]
     };
+    let get = |line: usize| word(line * width + column);
     let mut quants = [0i8; BLOCK];
     for (group, four) in quants.as_chunks_mut::<4>().0.iter_mut().enumerate() {
-        *four = get(group).map(u8::cast_signed);
+        *four = word(interleave.word(group, width, column)).map(u8::cast_signed);
     }
     Block {
         quants,

@@ -8,7 +8,8 @@
 //! product of it with four broadcast activations needs no shuffle and no horizontal sum.
 //! Activations are rounded to 8 bits a column in blocks of 32 with an f32 scale
 //! ([`quantize_tile`]), up to [`TILE_COLUMNS`] columns interleaved to a *tile*. [`multiply`]
-//! takes one panel and one tile.
+//! takes one panel and one tile. Panels are the same for all instruction sets, a register
+//! being all sixteen rows or part of them; tiles differ in how many values lie side by side.
 //!
 //! **The arithmetic**, the same in every variant: within 32 elements (16 for Q6_K) the
 //! product is an exact integer sum `s`; then `acc = fma(s as f32, d * a, acc)`, where `d`
@@ -21,6 +22,8 @@
 //! blocks of 32; for the K types ggml uses blocks of 256, which rounds more.
 
 mod activations;
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod pack;
 mod weights;
 #[cfg(target_arch = "x86_64")]
@@ -35,6 +38,7 @@ pub use weights::WeightType;
 
 use crate::Isa;
 use crate::isa::Level;
+use activations::Interleave;
 use pack::Panel;
 use std::marker::PhantomData;
 
@@ -42,7 +46,8 @@ use std::marker::PhantomData;
 pub const PANEL_ROWS: usize = 16;
 
 /// Columns of a tile at most. Twelve sums of integers and twelve of floats fill the 32
-/// vector registers of AVX-512 but for what the weights need.
+/// vector registers of AVX-512 but for what the weights need; AVX2 and NEON multiply four
+/// columns at a time.
 pub const TILE_COLUMNS: usize = 12;
 
 /// Elements that share a scale of the activations, and the unit of every layout here.
@@ -54,7 +59,7 @@ pub struct Operands<'a> {
     pub weight_type: WeightType,
     /// One packed panel, [`WeightType::panel_bytes`] long.
     pub panel: &'a [u8],
-    /// One tile, [`tile_bytes`] long.
+    /// One tile, [`tile_bytes`] long, rounded with the same instruction set.
     pub tile: &'a [u8],
     /// Columns of the tile.
     pub columns: usize,
@@ -127,12 +132,16 @@ pub fn multiply(isa: Isa, operands: &Operands<'_>, products: Products<'_>) {
     assert_eq!(panel.len(), weight_type.panel_bytes(k));
     assert_eq!(tile.len(), tile_bytes(columns, k));
     match isa.level() {
-        Level::Scalar => multiply_scalar(operands, products),
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => x86::avx2::multiply(operands, products),
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => x86::avx512::multiply(operands, products),
-        #[cfg(not(target_arch = "x86_64"))]
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => arm::plain(operands, products),
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonDotprod => arm::dotprod(operands, products),
+        #[cfg(target_arch = "aarch64")]
+        Level::NeonI8mm => arm::i8mm(operands, products),
         _ => multiply_scalar(operands, products),
     }
 }
@@ -155,7 +164,8 @@ fn multiply_scalar(operands: &Operands<'_>, mut products: Products<'_>) {
             }
             .block(block, row);
             for (column, sum) in sums[..columns].iter_mut().enumerate() {
-                let activations = activations::block(tile, columns, block, column);
+                let activations =
+                    activations::block(tile, Interleave::Fours, columns, block, column);
                 *sum = accumulate(*sum, weight_type, &weights, &activations);
             }
         }

@@ -104,7 +104,16 @@ fn every_variant_rounds_activations_alike() {
             columns[0][..32].fill(0.0);
             columns[count / 2][40] = 1e30;
             columns[count - 1][64..].fill(1e-44);
-            assert_eq!(tile(isa, &columns), tile(Isa::SCALAR, &columns), "{isa}");
+            let blocks = |isa: Isa| {
+                let tile = tile(isa, &columns);
+                let places = (0..3).flat_map(|block| (0..count).map(move |n| (block, n)));
+                let read = |(block, column)| {
+                    let interleave = Interleave::of(isa);
+                    activations::block(&tile, interleave, count, block, column)
+                };
+                places.map(read).collect::<Vec<_>>()
+            };
+            assert_eq!(blocks(isa), blocks(Isa::SCALAR), "{isa}");
         }
     }
 }
@@ -173,9 +182,12 @@ fn every_variant_multiplies_as_the_reference_does() {
                 (1..=TILE_COLUMNS).flat_map(|n| [(n, 256, 16), (n, 1024, 16 - n)])
             {
                 let panel = packed(weight_type, k, &source(weight_type, k, rows, &mut random));
-                let tile = tile(Isa::SCALAR, &columns(k, count, &mut random));
-                let given = product(isa, weight_type, &panel, &tile, count, k, rows);
-                let expected = product(Isa::SCALAR, weight_type, &panel, &tile, count, k, rows);
+                let columns = columns(k, count, &mut random);
+                let product = |isa| {
+                    let tile = tile(isa, &columns);
+                    product(isa, weight_type, &panel, &tile, count, k, rows)
+                };
+                let (given, expected) = (product(isa), product(Isa::SCALAR));
                 assert_eq!(
                     bits(&given),
                     bits(&expected),
@@ -208,14 +220,19 @@ fn the_largest_sums_fit() {
                     block[codes.clone()].fill(byte);
                 }
                 let panel = packed(weight_type, k, &rows);
-                let tile = tile(isa, &[vec![1.0; k], vec![-1.0; k]]);
-                let given = product(isa, weight_type, &panel, &tile, 2, k, 16);
-                let expected = product(Isa::SCALAR, weight_type, &panel, &tile, 2, k, 16);
-                assert_eq!(
-                    bits(&given),
-                    bits(&expected),
-                    "{isa} {weight_type:?} {byte}"
-                );
+                for signs in [&[1.0][..], &[-1.0], &[1.0, -1.0, -1.0, 1.0, -1.0]] {
+                    let columns: Vec<_> = signs.iter().map(|sign| vec![*sign; k]).collect();
+                    let product = |isa| {
+                        let tile = tile(isa, &columns);
+                        product(isa, weight_type, &panel, &tile, columns.len(), k, 16)
+                    };
+                    let (given, expected) = (product(isa), product(Isa::SCALAR));
+                    assert_eq!(
+                        bits(&given),
+                        bits(&expected),
+                        "{isa} {weight_type:?} {byte} {signs:?}"
+                    );
+                }
             }
         }
     }

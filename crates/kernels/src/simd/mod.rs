@@ -5,6 +5,8 @@
 //! enables the set's features, so its methods may use them. Everything generic over it is
 //! `#[inline(always)]`, which is what carries the features into the kernel.
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 mod elementwise;
 pub(crate) mod math;
 #[cfg(target_arch = "x86_64")]
@@ -28,7 +30,11 @@ pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     {
         x86::dispatch(isa, kernel)
     }
-    #[cfg(not(target_arch = "x86_64"))]
+    #[cfg(target_arch = "aarch64")]
+    {
+        arm::dispatch(isa, kernel)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
     {
         let _ = isa;
         kernel.scalar()

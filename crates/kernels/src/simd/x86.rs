@@ -17,7 +17,7 @@ pub(super) struct Avx512(());
 #[inline]
 pub(super) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {
     match isa.level() {
-        Level::Scalar => kernel.scalar(),
+        Level::Scalar | Level::Neon | Level::NeonDotprod | Level::NeonI8mm => kernel.scalar(),
         // SAFETY: an Isa of this level exists only where its instructions were detected.
         Level::Avx2 => unsafe { avx2(kernel) },
         // SAFETY: as above.
