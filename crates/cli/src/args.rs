@@ -215,7 +215,7 @@ fn tune() -> Command {
         .arg(option("axes", "NAME").hide(true).action(ArgAction::Append))
         .arg(option("run-tokens", "N:M").hide(true))
         .arg(option("sweep", "FROM:SECONDS").hide(true))
-        .arg(option("duel", "ONE:OTHER:PAIRS").hide(true))
+        .arg(option("rounds", "ROUNDS:PLACE:PLACE").hide(true))
         .arg(json());
     augment(command, |setting| {
         (setting.group == Group::Engine && setting.name != "tuned")

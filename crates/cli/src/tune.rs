@@ -213,10 +213,10 @@ struct Prepared {
     remarks: Vec<String>,
 }
 
-async fn prepare(config: &Config, found: &Found, ask: &Ask) -> Outcome<Prepared> {
+async fn prepare(config: &Config, found: &Found, ask: &Ask, sides_max: u64) -> Outcome<Prepared> {
     let base = load::spec(config, found)?;
     let (machine, mut remarks) = tokio::task::spawn_blocking(look_around).await?;
-    let sides_max = sides_max(config, &base);
+    let sides_max = sides_max.min(sides_that_fit(config, &base));
     if sides_max == 1 {
         remarks.push("memory holds the model once: it is loaded anew for every comparison".into());
     }
@@ -286,12 +286,12 @@ const BUSY: &str = "the machine is busy";
 
 /// How many processes with the model fit into the memory for models, counted for the largest
 /// cache that is tried.
-fn sides_max(config: &Config, spec: &LoadSpec) -> u64 {
+fn sides_that_fit(config: &Config, spec: &LoadSpec) -> u64 {
     let (_, cost) = shelf::estimate(spec.clone(), None);
     let cost = cost.total().max(1);
     let memory = config.model_memory_max.map(|max| max.0);
     let memory = memory.or_else(|| hardware::budget().map(|bytes| bytes.0));
-    memory.map_or(1, |memory| (memory / cost).clamp(1, SIDES_MAX))
+    memory.map_or(1, |memory| (memory / cost).max(1))
 }
 
 /// Prompts and answers that take about as long as a run may, and no more than matter.
@@ -317,7 +317,7 @@ async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
         values,
         shape,
         mut remarks,
-    } = prepare(config, found, ask).await?;
+    } = prepare(config, found, ask, SIDES_MAX).await?;
     let left = ask.budget_seconds - started.elapsed().as_secs_f64();
     let settings = Settings {
         budget_seconds: left,

@@ -1,15 +1,25 @@
 //! One challenger against one incumbent.
 
-use crate::noise::{Noise, median};
+use crate::noise::{Noise, middle};
 
-/// Standard errors by which a race of the search is decided, and the last one.
-const ERRORS_SEARCH: f64 = 2.4;
-const ERRORS_FINAL: f64 = 2.6;
-/// Less than this is not worth the pairs that would prove it.
+/// Standard errors by which a race of the search is decided.
+const ERRORS_SEARCH: f64 = 2.7;
+/// The last comparison is looked at after every pair, at a margin that makes up for the many
+/// looks, and once in the end at that of a single one (Haybittle and Peto).
+const ERRORS_FINAL: f64 = 3.2;
+const ERRORS_LAST_LOOK: f64 = 2.3;
+const FINAL_PAIRS_MIN: usize = 6;
+/// Fewer show nothing, however clear they are.
+const LAST_LOOK_PAIRS_MIN: usize = 4;
+/// Less than this, of a whole request, is not worth the pairs that would prove it.
 const WORTH: f64 = 0.01;
+/// Where a part is a small share of a request, this of the part is not worth it either.
+const WORTH_OF_PART_MAX: f64 = 0.04;
 /// A first pair that is so far off decides: a run that is disturbed takes up to twice as
 /// long, and this is 2.2 times.
 const HOPELESS: f64 = 0.8;
+/// Unless pairs scatter so much that this many spreads are more.
+const HOPELESS_SPREADS: f64 = 4.0;
 
 /// Natural logarithms of ratios of times, challenger by incumbent: below 0 it is faster.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -21,6 +31,8 @@ pub(crate) struct Race {
 pub(crate) enum Stage {
     Search,
     Final,
+    /// The final, when there is no time or patience for another pair.
+    LastLook,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,19 +53,23 @@ pub(crate) struct Estimate {
 }
 
 impl Race {
-    pub(crate) fn standing(&self, noise: &Noise, stage: Stage) -> Standing {
+    /// `share` is what the compared part takes of a request's time.
+    pub(crate) fn standing(&self, noise: &Noise, stage: Stage, share: f64) -> Standing {
         let n = self.pairs.len();
         let middle = self.middle();
-        if n == 1 && middle > HOPELESS {
+        let hopeless = HOPELESS.max(HOPELESS_SPREADS * noise.spread(&[]));
+        if n == 1 && middle > hopeless {
             return Standing::Slower;
         }
         let (errors, n_min) = match stage {
             Stage::Search => (ERRORS_SEARCH, 2),
-            Stage::Final => (ERRORS_FINAL, 4),
+            Stage::Final => (ERRORS_FINAL, FINAL_PAIRS_MIN),
+            Stage::LastLook => (ERRORS_LAST_LOOK, LAST_LOOK_PAIRS_MIN),
         };
         if n < n_min {
             return Standing::Open;
         }
+        let worth = (WORTH / share.max(1e-9)).min(WORTH_OF_PART_MAX).max(WORTH);
         let reach = errors * noise.error(&self.pairs);
         // Two pairs are enough where they are far apart from even; else a third must agree.
         let is_clear = n > 2 || middle.abs() > 2.0 * reach;
@@ -61,30 +77,47 @@ impl Race {
             Standing::Faster
         } else if middle - reach > WORTH && is_clear {
             Standing::Slower
-        } else if middle - reach > -WORTH && is_clear {
+        } else if middle - reach > -worth && is_clear {
             Standing::NotWorth
         } else {
             Standing::Open
         }
     }
 
-    /// The median; of two the one that says less, since one of them may be disturbed.
-    fn middle(&self) -> f64 {
+    /// Whether it is ahead by more than it may be off, and by enough to matter; it takes more
+    /// to be sure.
+    pub(crate) fn leads(&self, noise: &Noise) -> bool {
+        let middle = self.middle();
+        self.pairs.len() >= 2 && middle < -WORTH && middle + noise.error(&self.pairs) < 0.0
+    }
+
+    /// Whether it is slower, by a single look.
+    pub(crate) fn trails(&self, noise: &Noise) -> bool {
+        self.middle() - ERRORS_LAST_LOOK * noise.error(&self.pairs) > WORTH
+    }
+
+    /// The most that it may be ahead, as far as one can tell.
+    pub(crate) fn promise(&self, noise: &Noise) -> f64 {
+        ERRORS_SEARCH.mul_add(noise.error(&self.pairs), -self.middle())
+    }
+
+    /// The middle; of two the one that says less, since one of them may be disturbed.
+    pub(crate) fn middle(&self) -> f64 {
         match *self.pairs.as_slice() {
             [one, other] if one * other <= 0.0 => 0.0,
             [one, other] if one.abs() < other.abs() => one,
             [_, other] => other,
-            _ => median(&self.pairs),
+            _ => middle(&self.pairs),
         }
     }
 
-    /// With the interval that the final's decision uses; `None` before the first pair.
+    /// With the interval of a single look; `None` before the first pair.
     pub(crate) fn estimate(&self, noise: &Noise) -> Option<Estimate> {
         if self.pairs.is_empty() {
             return None;
         }
         let middle = self.middle();
-        let reach = ERRORS_FINAL * noise.error(&self.pairs);
+        let reach = ERRORS_LAST_LOOK * noise.error(&self.pairs);
         Some(Estimate {
             ratio: middle.exp(),
             low: (middle - reach).exp(),
@@ -104,7 +137,7 @@ mod tests {
             let race = Race {
                 pairs: pairs.to_vec(),
             };
-            race.standing(&noise, stage)
+            race.standing(&noise, stage, 1.0)
         };
         let cases: [(&[f64], Standing); 9] = [
             (&[], Standing::Open),
@@ -120,7 +153,9 @@ mod tests {
         for (pairs, want) in cases {
             assert_eq!(standing(pairs, Stage::Search), want, "{pairs:?}");
         }
-        assert_eq!(standing(&[-0.7, -0.6, -0.7], Stage::Final), Standing::Open);
-        assert_eq!(standing(&[-0.7; 4], Stage::Final), Standing::Faster);
+        assert_eq!(standing(&[-0.7; 5], Stage::Final), Standing::Open);
+        assert_eq!(standing(&[-0.7; 6], Stage::Final), Standing::Faster);
+        assert_eq!(standing(&[-0.7; 3], Stage::LastLook), Standing::Open);
+        assert_eq!(standing(&[-0.7; 4], Stage::LastLook), Standing::Faster);
     }
 }

@@ -1,5 +1,7 @@
 //! The search: which run comes next.
 
+mod leaders;
+
 use std::collections::VecDeque;
 
 use crate::noise::{Noise, median};
@@ -10,7 +12,13 @@ use crate::{Choice, Phase, Point, Space, Switch};
 /// Runs of the defaults to begin with: what a run takes, and how much two of the same differ.
 const CALIBRATION_RUNS: usize = 5;
 /// The search leaves this share of the budget to the last comparison.
-const FINAL_SHARE: f64 = 0.25;
+const FINAL_SHARE: f64 = 0.45;
+/// And this as long as nothing is ahead.
+const FINAL_SHARE_MIN: f64 = 0.25;
+/// And no more than so many runs of both sides take.
+const FINAL_PAIRS: f64 = 14.0;
+/// A last comparison of fewer pairs than this had no time.
+const FINAL_PAIRS_FEW: usize = 4;
 /// A run may take so many times as long as those before it.
 const COST_MARGIN: f64 = 1.25;
 /// Costs that are remembered of a kind of run.
@@ -37,19 +45,20 @@ pub enum Effort {
 }
 
 impl Effort {
-    fn pairs_max(self) -> usize {
+    /// Pairs after which a race that is still open is put off until the others had theirs.
+    fn look_pairs(self) -> usize {
         match self {
-            Self::Quick => 4,
-            Self::Usual => 7,
-            Self::Thorough => 14,
+            Self::Quick | Self::Usual => 2,
+            Self::Thorough => 4,
         }
     }
 
-    fn final_pairs_max(self) -> usize {
+    /// Pairs after which a race is given up.
+    fn pairs_max(self) -> usize {
         match self {
-            Self::Quick => 6,
-            Self::Usual => 10,
-            Self::Thorough => 20,
+            Self::Quick => 12,
+            Self::Usual => 24,
+            Self::Thorough => 48,
         }
     }
 }
@@ -105,6 +114,8 @@ pub struct Tuner {
     state: State,
     incumbent: Point,
     queue: VecDeque<Choice>,
+    /// Races that were still open after a few pairs.
+    open: Vec<Contest>,
     pass: usize,
     noise: Noise,
     costs: Costs,
@@ -135,6 +146,8 @@ struct Contest {
     challenger: Point,
     part: Part,
     race: Race,
+    /// It is put off after so many pairs.
+    pairs_until: usize,
     /// Of the pair that is under way.
     first: Option<Sample>,
 }
@@ -201,6 +214,7 @@ impl Tuner {
         let incumbent = space.default_point();
         let mut tuner = Self {
             queue: VecDeque::new(),
+            open: Vec::new(),
             state: State::Calibrating(Vec::new()),
             incumbent,
             space,
@@ -353,8 +367,15 @@ impl Tuner {
 
     /// Whether there is time for something, and for the final after it.
     fn can_search(&self, seconds: f64) -> bool {
-        let of_final = 8.0 * self.costs.expect(Part::Both) + self.costs.load_seconds;
-        let reserve = of_final.min(self.settings.budget_seconds * FINAL_SHARE);
+        let pair = 2.0 * self.costs.expect(Part::Both);
+        let of_final = FINAL_PAIRS * pair + self.costs.load_seconds;
+        let leads = |contest: &Contest| contest.race.leads(&self.noise);
+        let has_found = self.incumbent != self.space.default_point() || self.open.iter().any(leads);
+        let share = match has_found {
+            true => FINAL_SHARE,
+            false => FINAL_SHARE_MIN,
+        };
+        let reserve = of_final.min(self.settings.budget_seconds * share);
         self.can_spend(seconds + reserve)
     }
 
@@ -400,6 +421,7 @@ impl Tuner {
                 challenger,
                 part,
                 race: Race::default(),
+                pairs_until: self.settings.effort.look_pairs(),
                 first: None,
             });
             return;
@@ -409,6 +431,10 @@ impl Tuner {
         if !self.queue.is_empty() {
             return self.next();
         }
+        if self.resume() {
+            return;
+        }
+        self.adopt_leaders();
         self.last();
     }
 
@@ -488,7 +514,7 @@ impl Tuner {
             let has_time = self.can_spend(next);
             return match has_time {
                 true => self.state = State::Racing(contest),
-                false => self.decide(&contest, Judgement::OutOfTime),
+                false => self.put_off(contest),
             };
         };
         // The sides are those of the pair before it was complete.
@@ -499,34 +525,56 @@ impl Tuner {
         };
         let pair = self.time(contest.part, &challenger) - self.time(contest.part, &incumbent);
         contest.race.pairs.push(pair);
-        let stage = contest.stage();
-        let judgement = match contest.race.standing(&self.noise, stage) {
+        let share = self.share(contest.part);
+        let judgement = match contest.race.standing(&self.noise, contest.stage(), share) {
             Standing::Faster => Judgement::Faster,
             Standing::Slower => Judgement::Slower,
             Standing::NotWorth => Judgement::NotWorth,
-            Standing::Open => {
-                let (pairs_max, has_time) = self.room(&contest);
-                if contest.race.pairs.len() < pairs_max && has_time {
-                    self.state = State::Racing(contest);
-                    return;
-                }
-                match contest.race.pairs.len() < pairs_max {
-                    true => Judgement::OutOfTime,
-                    false => Judgement::WithinNoise,
-                }
-            }
+            Standing::Open => return self.go_on(contest),
         };
         self.decide(&contest, judgement);
     }
 
-    /// Most pairs of a race, and whether there is time for one more.
-    fn room(&self, contest: &Contest) -> (usize, bool) {
-        let pair = 2.0 * self.costs.expect(contest.part);
-        let effort = self.settings.effort;
-        match contest.stage() {
-            Stage::Search => (effort.pairs_max(), self.can_search(pair)),
-            Stage::Final => (effort.final_pairs_max(), self.can_spend(pair)),
+    /// What a part takes of a request's time, by the runs of the defaults.
+    fn share(&self, part: Part) -> f64 {
+        let typical = self.typical(&self.space.default_point());
+        let seconds = |part| typical.map_or(0.0, |sample| self.time(part, &sample).exp());
+        match part {
+            Part::Both => 1.0,
+            part => seconds(part) / seconds(Part::Both).max(1e-12),
         }
+    }
+
+    /// One more pair, or later, or never.
+    fn go_on(&mut self, contest: Contest) {
+        let n = contest.race.pairs.len();
+        let pair = 2.0 * self.costs.expect(contest.part);
+        let (has_time, is_last) = match contest.stage() {
+            Stage::Search => (self.can_search(pair), n >= contest.pairs_until),
+            Stage::Final | Stage::LastLook => (self.can_spend(pair), false),
+        };
+        if contest.stage() == Stage::Final && (!has_time || n >= self.settings.effort.pairs_max()) {
+            return self.last_look(&contest);
+        }
+        if n >= self.settings.effort.pairs_max() {
+            return self.decide(&contest, Judgement::WithinNoise);
+        }
+        match has_time && !is_last {
+            true => self.state = State::Racing(contest),
+            false => self.put_off(contest),
+        }
+    }
+
+    /// No more pairs: the final as it stands.
+    fn last_look(&mut self, contest: &Contest) {
+        let judgement = match contest.race.standing(&self.noise, Stage::LastLook, 1.0) {
+            Standing::Faster => Judgement::Faster,
+            Standing::Slower => Judgement::Slower,
+            Standing::NotWorth => Judgement::NotWorth,
+            Standing::Open if contest.race.pairs.len() < FINAL_PAIRS_FEW => Judgement::OutOfTime,
+            Standing::Open => Judgement::WithinNoise,
+        };
+        self.decide(contest, judgement);
     }
 
     fn decide(&mut self, contest: &Contest, judgement: Judgement) {
@@ -549,6 +597,7 @@ impl Tuner {
         self.row(choice, &contest.race, judgement);
         if has_won {
             self.incumbent = contest.challenger.clone();
+            self.race_again(choice.0.axis);
         }
         self.next();
     }
@@ -609,6 +658,7 @@ impl Tuner {
             incumbent: defaults,
             part: Part::Both,
             race: Race::default(),
+            pairs_until: usize::MAX,
             first: None,
         });
     }

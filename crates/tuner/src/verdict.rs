@@ -61,6 +61,8 @@ pub struct Row {
 pub enum Judgement {
     Faster,
     Slower,
+    /// Ahead, by less than it takes to be sure. It takes part in the last comparison.
+    Leads,
     /// No difference that these runs could show.
     WithinNoise,
     /// Not faster by a percent or more.
@@ -79,6 +81,7 @@ impl Judgement {
         match self {
             Self::Faster => "faster",
             Self::Slower => "slower",
+            Self::Leads => "leads within noise",
             Self::WithinNoise => "within noise",
             Self::NotWorth => "no gain",
             Self::OutOfTime => "out of time",

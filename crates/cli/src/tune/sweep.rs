@@ -1,4 +1,4 @@
-//! Every point measured, and two points against each other: what `cargo xtask tune-check`
+//! Every point measured, and some points in turn: what `cargo xtask tune-check`
 //! holds `sextant tune` against.
 
 use std::time::Instant;
@@ -9,7 +9,7 @@ use models::Found;
 use serde_json::json;
 use tuner::{Outcome as Ran, Part, Run, Sample};
 
-use super::{Ask, Prepared, prepare};
+use super::{Ask, Prepared, SIDES_MAX, prepare};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output;
 
@@ -20,12 +20,8 @@ const REPEATS: usize = 3;
 pub(super) enum Asked {
     /// From a place on, until the time is over.
     Sweep { from: usize, seconds: f64 },
-    /// Pairs of two points, in turn.
-    Duel {
-        one: usize,
-        other: usize,
-        pairs: usize,
-    },
+    /// Each of some points once a round; every other round the other way about.
+    Rounds { places: Vec<usize>, rounds: usize },
 }
 
 impl Asked {
@@ -39,28 +35,31 @@ impl Asked {
             numbers.map(Some).map_err(|_| wrong())
         };
         let sweep = numbers("sweep")?;
-        let duel = numbers("duel")?;
-        Ok(match (sweep.as_deref(), duel.as_deref()) {
+        let rounds = numbers("rounds")?;
+        Ok(match (sweep.as_deref(), rounds.as_deref()) {
             (Some([from, seconds]), _) => Some(Self::Sweep {
                 from: *from,
                 seconds: *seconds as f64,
             }),
-            (_, Some([one, other, pairs])) => Some(Self::Duel {
-                one: *one,
-                other: *other,
-                pairs: *pairs,
+            (_, Some([rounds, places @ ..])) => Some(Self::Rounds {
+                places: places.to_vec(),
+                rounds: *rounds,
             }),
             _ => None,
         })
     }
 }
 
-/// Prints a line of JSON for each run of a duel, and for each point of a sweep.
+/// Prints a line of JSON for each run of a round, and for each point of a sweep.
 pub(super) async fn run(config: &Config, found: &Found, ask: &Ask, asked: &Asked) -> Outcome {
-    let mut prepared = prepare(config, found, ask).await?;
+    let sides_max = match asked {
+        Asked::Sweep { .. } => SIDES_MAX,
+        Asked::Rounds { places, .. } => places.len() as u64,
+    };
+    let mut prepared = prepare(config, found, ask, sides_max).await?;
     let result = match asked {
         Asked::Sweep { from, seconds } => sweep(&mut prepared, *from, *seconds).await,
-        Asked::Duel { one, other, pairs } => duel(&mut prepared, [*one, *other], *pairs).await,
+        Asked::Rounds { places, rounds } => self::rounds(&mut prepared, places, *rounds).await,
     };
     prepared.bench.fleet().shutdown().await;
     result
@@ -112,19 +111,22 @@ async fn sweep(prepared: &mut Prepared, from: usize, seconds: f64) -> Outcome {
     Ok(())
 }
 
-async fn duel(prepared: &mut Prepared, places: [usize; 2], pairs: usize) -> Outcome {
+async fn rounds(prepared: &mut Prepared, places: &[usize], rounds: usize) -> Outcome {
     // One of each that does not count.
     for place in places {
-        once(prepared, place, 0).await?;
+        once(prepared, *place, 0).await?;
     }
-    for pair in 0..pairs {
-        let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
-        for side in order {
-            let sample = once(prepared, places[side], pair).await?;
+    for round in 0..rounds {
+        let mut order = places.to_vec();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for place in order {
+            let sample = once(prepared, place, round).await?;
             output::line(
                 &json!({
-                    "pair": pair,
-                    "side": side,
+                    "round": round,
+                    "point": place,
                     "prefill": sample.prefill_seconds_a_token,
                     "decode": sample.decode_seconds_a_token,
                 })
