@@ -9,11 +9,13 @@
 //! Where something has won, levels that had lost narrowly on other axes have a second chance.
 //!
 //! **Comparison.** Runs of the two sides alternate as A B B A, so that a slow drift (heat, a
-//! neighbour) is in both. Each pair gives the logarithm of a ratio of times. The median of
-//! these is judged against its standard error, 1.253 s / sqrt(n) for a normal distribution,
-//! with s from the median absolute deviation of this race and of all before it. A race ends
-//! as soon as it is decided (the racing of Maron and Moore, 1994), with fewer pairs the
-//! clearer it is.
+//! neighbour) is in both. Each pair gives the logarithm of a ratio of times. Their middle (of
+//! Hodges and Lehmann, 1963; the median of fewer than five) is judged against its standard
+//! error, with the spread from the median absolute deviation of this race and of all before
+//! it. A race ends as soon as it is decided (the racing of Maron and Moore, 1994), with fewer
+//! pairs the clearer it is. What two pairs do not decide is put off; the time that is left
+//! then goes to what may gain most, and what leads in the end without being sure takes part
+//! in the last comparison.
 //!
 //! **Winner's curse.** What wins many comparisons is in part lucky. So the winner meets the
 //! defaults once more in fresh pairs, at a stricter level, and these alone give the gain that

@@ -69,7 +69,7 @@ impl Race {
         if n < n_min {
             return Standing::Open;
         }
-        let worth = (WORTH / share.max(1e-9)).min(WORTH_OF_PART_MAX).max(WORTH);
+        let worth = (WORTH / share.max(1e-9)).clamp(WORTH, WORTH_OF_PART_MAX);
         let reach = errors * noise.error(&self.pairs);
         // Two pairs are enough where they are far apart from even; else a third must agree.
         let is_clear = n > 2 || middle.abs() > 2.0 * reach;
