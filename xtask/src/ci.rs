@@ -1,7 +1,7 @@
 //! The whole of CI: the same steps on a laptop and on a server.
 
 use crate::shell::{self, cargo, root};
-use crate::{codegen, fuzz, sdk, tidy, tools};
+use crate::{arm, codegen, fuzz, sdk, tidy, tools};
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Step::new("clippy", "cargo xtask clippy", clippy),
         Step::new("build", "make build", build),
         Step::new("tests", "cargo xtask test", test),
+        Step::new("kernels on Arm", "cargo xtask arm", || {
+            arm::run(&arm::Arguments::default())
+        }),
         Step::new("SDK suites", "cargo xtask sdk", || {
             sdk::run(&sdk::Arguments::default())
         }),

@@ -4,6 +4,7 @@
 //! here with one command.
 
 mod agents;
+mod arm;
 mod backend_ops;
 mod bench;
 mod cache;
@@ -65,6 +66,8 @@ enum Chore {
     Models,
     /// Builds the reference llama-server and llama-bench, once.
     Peer,
+    /// Runs the kernels' tests for aarch64 under qemu, as processors of three generations.
+    Arm(arm::Arguments),
     /// Runs llama.cpp's test of back ends against ours.
     BackendOps(backend_ops::Arguments),
     /// Measures Sextant against llama-server, interleaved in one run.
@@ -110,6 +113,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Models => models::run(),
         Chore::Peer => peer::run(),
+        Chore::Arm(arguments) => arm::run(&arguments),
         Chore::BackendOps(arguments) => backend_ops::run(&arguments),
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),

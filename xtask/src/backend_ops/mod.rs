@@ -33,7 +33,8 @@ pub(crate) struct Arguments {
     /// Only cases whose parameters match this regular expression.
     #[arg(long, value_name = "REGEX")]
     cases: Option<String>,
-    /// The instruction set of the kernels: scalar, avx2 or avx512-vnni.
+    /// The instruction set of the kernels: scalar, avx2 or avx512-vnni; on Arm neon,
+    /// neon-dotprod or neon-i8mm.
     #[arg(long, value_name = "LEVEL")]
     isa: Option<String>,
 }
