@@ -1,11 +1,12 @@
 //! Reading a request body: size, encoding, JSON, shape, each with its own error.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use serde::de::DeserializeOwned;
 
 use crate::AppState;
@@ -24,7 +25,11 @@ impl FromRequest<AppState> for RawBody {
         let config = state.config();
         check_headers(request.headers(), config.body_bytes_max)?;
         let body = request.into_body();
-        let read = read(body, config.body_bytes_max);
+        let mut read = pin!(read(body, config.body_bytes_max));
+        // A short body came with its head, and needs no timer.
+        if let Some(bytes) = read.as_mut().now_or_never() {
+            return Ok(Self(bytes?));
+        }
         match tokio::time::timeout(config.body_timeout, read).await {
             Ok(bytes) => Ok(Self(bytes?)),
             Err(_) => Err(too_slow(config.body_timeout)),
@@ -103,9 +108,13 @@ pub(crate) fn parse_with<T: DeserializeOwned>(
     if !text.trim_start().starts_with('{') {
         return Err(not_an_object(text));
     }
-    let value = serde_json::from_str(text).map_err(|error| explained::<T>(text, &error))?;
-    let warnings = names::check::<T>(text, elsewhere)?;
-    Ok((value, warnings))
+    let read = names::read::<T>(text).map_err(|error| explained::<T>(text, &error))?;
+    // A second look at the text, which few requests need.
+    let warnings = match read.has_strays {
+        true => names::check::<T>(text, elsewhere)?,
+        false => Vec::new(),
+    };
+    Ok((read.value, warnings))
 }
 
 /// Says which field is at fault. Keeping the path to each field takes time, so it is done
@@ -146,8 +155,19 @@ fn wrong_type(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::new(ErrorCode::InvalidType, &facts)
 }
 
-/// Counts brackets outside strings, before anything recurses.
+/// Refuses what is nested too deeply, before anything recurses.
 fn check_nesting(bytes: &[u8]) -> Result<(), ApiError> {
+    // Nothing is deeper than it has brackets, and most requests have few of them.
+    let opening = |byte: &&u8| matches!(byte, b'{' | b'[');
+    if bytes.iter().filter(opening).count() <= JSON_NESTING_MAX {
+        return Ok(());
+    }
+    let deepest = nesting(bytes);
+    limits::count("body", deepest, JSON_NESTING_MAX, "levels of nesting")
+}
+
+/// Levels of brackets outside strings.
+fn nesting(bytes: &[u8]) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in bytes {
         match (in_string, byte) {
@@ -162,7 +182,7 @@ fn check_nesting(bytes: &[u8]) -> Result<(), ApiError> {
             _ => {}
         }
     }
-    limits::count("body", deepest, JSON_NESTING_MAX, "levels of nesting")
+    deepest
 }
 
 #[cfg(test)]

@@ -38,15 +38,11 @@ const APP_SCHEMES: [&str; 4] = ["app://", "tauri://", "vscode-file://", "vscode-
 pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: Next) -> Response {
     let mut request = linger(request);
     let need = need(request.extensions().get().map(MatchedPath::as_str));
-    let route = request
-        .extensions()
-        .get::<MatchedPath>()
-        .map_or("unmatched", MatchedPath::as_str)
-        .to_owned();
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("unmatched", MatchedPath::as_str);
     let id = request_id(request.headers(), &state);
-    let method = request.method().as_str();
-    let mut watch = state.metrics().begin(&route, method, &id);
-    let visit = Visit::begin(&state, request.headers(), (&id, &route));
+    let visit = Visit::begin(&state, request.headers(), (id, route.into()));
+    let mut watch = state.metrics().begin(&visit, request.method());
     let mut end = VisitEnd {
         visit: Arc::clone(&visit),
         control: state.control().cloned(),
@@ -55,8 +51,8 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     request.extensions_mut().insert(Arc::clone(&visit));
     let origin = request.headers().get(header::ORIGIN).cloned();
     let dialect = Dialect::of(request.uri().path());
-    let span = tracing::info_span!("request", id);
-    let (mut response, permit) = match admit(&state, &request, (&route, need), &visit) {
+    let span = tracing::info_span!("request", id = visit.id());
+    let (mut response, permit) = match admit(&state, &request, need, &visit) {
         Err(error) => (error.into_response(), None),
         Ok(Admission::Preflight) => (preflight(request.headers()), None),
         Ok(Admission::Enter(permit)) => {
@@ -75,7 +71,7 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
         translate(&mut response, dialect.error(&error));
     }
     let headers = response.headers_mut();
-    if let Ok(id) = HeaderValue::from_str(&id) {
+    if let Ok(id) = HeaderValue::from_str(visit.id()) {
         if dialect == Dialect::Anthropic {
             // Where Anthropic's SDKs look for it.
             headers.insert("request-id", id.clone());
@@ -123,7 +119,7 @@ enum Admission {
 fn admit(
     state: &AppState,
     request: &Request,
-    (route, need): (&str, Need),
+    need: Need,
     visit: &Visit,
 ) -> Result<Admission, ApiError> {
     let headers = request.headers();
@@ -144,7 +140,7 @@ fn admit(
     }
     let operator = state.config().api_key.as_ref();
     visit.identify(need, headers, operator, state.control())?;
-    if POLLED.contains(&route) {
+    if POLLED.contains(&&**visit.route()) {
         return Ok(Admission::Enter(None));
     }
     if need == Need::Scope(Scope::Admin) && request.method() != Method::GET {

@@ -3,10 +3,12 @@
 //! What the gateway sees is counted as it happens; what workers count is read from
 //! them when `/metrics` is asked for.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
+use axum::http::Method;
 use futures_util::StreamExt;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,14 +36,14 @@ const SECONDS: [f64; 14] = [
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
-    route: String,
-    method: String,
+    route: Arc<str>,
+    method: &'static str,
     status: u16,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RouteLabels {
-    route: String,
+    route: Arc<str>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -75,6 +77,17 @@ pub(crate) struct Metrics {
     cached_tokens: Family<ModelLabels, Counter>,
     completion_tokens: Family<ModelLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
+    of_models: RwLock<HashMap<String, Arc<OfModel>>>,
+}
+
+/// What is counted of the answers of one model: the entries of that name in the families, found
+/// once for an answer.
+#[derive(Debug)]
+struct OfModel {
+    first_token: Histogram,
+    prompt_tokens: Counter,
+    cached_tokens: Counter,
+    completion_tokens: Counter,
 }
 
 impl Metrics {
@@ -90,6 +103,7 @@ impl Metrics {
             cached_tokens: Family::default(),
             completion_tokens: Family::default(),
             failures: Family::default(),
+            of_models: RwLock::default(),
         };
         metrics.registered()
     }
@@ -140,14 +154,12 @@ impl Metrics {
     }
 
     /// Counts a request that has come in.
-    pub(crate) fn begin(self: &Arc<Self>, route: &str, method: &str, id: &str) -> RequestWatch {
+    pub(crate) fn begin(self: &Arc<Self>, visit: &Arc<Visit>, method: &Method) -> RequestWatch {
         self.in_flight.inc();
         RequestWatch {
             metrics: Arc::clone(self),
-            started: Instant::now(),
-            route: route.to_owned(),
-            method: method.to_owned(),
-            id: id.to_owned(),
+            visit: Arc::clone(visit),
+            method: method.clone(),
             status: 499,
         }
     }
@@ -155,35 +167,34 @@ impl Metrics {
     /// Counts the tokens of `events` and times the first.
     pub(crate) fn watch(
         self: &Arc<Self>,
-        model: &str,
+        model: String,
         since: Instant,
         (visit, job): (Arc<Visit>, usize),
         events: EventStream,
     ) -> EventStream {
         let metrics = Arc::clone(self);
-        let labels = ModelLabels {
-            model: model.to_owned(),
-        };
         let mut waiting = true;
+        let mut counts: Option<Arc<OfModel>> = None;
         let mut count = move |event: &Event| match event {
             Event::Delta { .. } if waiting => {
                 waiting = false;
-                let histogram = metrics.first_token.get_or_create(&labels);
-                histogram.observe(since.elapsed().as_secs_f64());
+                let counts = counts.get_or_insert_with(|| metrics.of_model(&model));
+                counts.first_token.observe(since.elapsed().as_secs_f64());
             }
             Event::Done { usage, .. } => {
-                let counts = [
-                    (&metrics.prompt_tokens, usage.prompt_tokens),
-                    (&metrics.cached_tokens, usage.cached_tokens),
-                    (&metrics.completion_tokens, usage.completion_tokens),
+                let counts = counts.get_or_insert_with(|| metrics.of_model(&model));
+                let used = [
+                    (&counts.prompt_tokens, usage.prompt_tokens),
+                    (&counts.cached_tokens, usage.cached_tokens),
+                    (&counts.completion_tokens, usage.completion_tokens),
                 ];
-                for (family, count) in counts {
-                    family.get_or_create(&labels).inc_by(u64::from(count));
+                for (counter, count) in used {
+                    counter.inc_by(u64::from(count));
                 }
             }
             Event::Failed(failure) => {
                 let failure = FailureLabels {
-                    model: labels.model.clone(),
+                    model: model.clone(),
                     code: ApiError::from(failure.clone()).row().code,
                 };
                 metrics.failures.get_or_create(&failure).inc();
@@ -195,6 +206,26 @@ impl Metrics {
             count(event);
         };
         events.inspect(see).boxed()
+    }
+
+    fn of_model(&self, model: &str) -> Arc<OfModel> {
+        let known = self.of_models.read();
+        let known = known.unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = known.get(model) {
+            return Arc::clone(counts);
+        }
+        drop(known);
+        let labels = labels(model);
+        let counts = Arc::new(OfModel {
+            first_token: self.first_token.get_or_create_owned(&labels),
+            prompt_tokens: self.prompt_tokens.get_or_create_owned(&labels),
+            cached_tokens: self.cached_tokens.get_or_create_owned(&labels),
+            completion_tokens: self.completion_tokens.get_or_create_owned(&labels),
+        });
+        let known = self.of_models.write();
+        let mut known = known.unwrap_or_else(PoisonError::into_inner);
+        known.insert(model.to_owned(), Arc::clone(&counts));
+        counts
     }
 
     /// All metrics, with what the workers say of themselves.
@@ -221,10 +252,8 @@ impl Metrics {
 #[derive(Debug)]
 pub(crate) struct RequestWatch {
     metrics: Arc<Metrics>,
-    started: Instant,
-    route: String,
-    method: String,
-    id: String,
+    visit: Arc<Visit>,
+    method: Method,
     /// 499 until there is a response: the client left before.
     pub(crate) status: u16,
 }
@@ -232,40 +261,36 @@ pub(crate) struct RequestWatch {
 impl Drop for RequestWatch {
     fn drop(&mut self) {
         self.metrics.in_flight.dec();
-        let seconds = self.started.elapsed().as_secs_f64();
-        let route = std::mem::take(&mut self.route);
-        let method = std::mem::take(&mut self.method);
-        let (id, status, ms) = (&self.id, self.status, (seconds * 1000.0).round());
+        let seconds = self.visit.began().elapsed().as_secs_f64();
+        let (id, route) = (self.visit.id(), &**self.visit.route());
+        let (method, status) = (self.method.as_str(), self.status);
+        let ms = (seconds * 1000.0).round();
         // Polls would bury everything else.
-        if POLLED.contains(&&*route) {
+        if POLLED.contains(&route) {
             tracing::debug!(id, route, method, status, ms, "answered");
         } else {
             tracing::info!(id, route, method, status, ms, "answered");
         }
-        self.metrics
-            .duration
-            .get_or_create(&RouteLabels {
-                route: route.clone(),
-            })
-            .observe(seconds);
+        let route = Arc::clone(self.visit.route());
         let labels = RequestLabels {
-            route,
-            method: method_label(&method).to_owned(),
-            status: self.status,
+            route: route.clone(),
+            method: method_label(&self.method),
+            status,
         };
         self.metrics.requests.get_or_create(&labels).inc();
+        let duration = &self.metrics.duration;
+        duration
+            .get_or_create(&RouteLabels { route })
+            .observe(seconds);
     }
 }
 
 /// The method as a label. HTTP lets any word be a method; each label that is new stays in
 /// memory, so words that no route knows share one.
-fn method_label(method: &str) -> &str {
+fn method_label(method: &Method) -> &'static str {
     const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
-    if KNOWN.contains(&method) {
-        method
-    } else {
-        "other"
-    }
+    let mut known = KNOWN.into_iter();
+    known.find(|known| method == known).unwrap_or("other")
 }
 
 /// Name, help and reading of one number a worker reports.
@@ -453,8 +478,9 @@ mod tests {
 
     #[test]
     fn methods_that_nobody_knows_share_a_label() {
-        assert_eq!(method_label("POST"), "POST");
-        assert_eq!(method_label("BREW"), "other");
-        assert_eq!(method_label("post"), "other");
+        let label = |method: &str| method_label(&method.parse().unwrap());
+        assert_eq!(label("POST"), "POST");
+        assert_eq!(label("BREW"), "other");
+        assert_eq!(label("post"), "other");
     }
 }

@@ -10,7 +10,9 @@ use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
-use serde::de::{self, DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor,
+};
 
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
@@ -62,6 +64,29 @@ pub(crate) const ELSEWHERE: [(&str, &str); 22] = [
 const NO_COUNTERPART: &str = "this endpoint has nothing like it";
 const CONTEXT: &str = "the context is set when the model is loaded";
 
+/// A `T`, and whether the object that it was read from has names that are no fields of it.
+#[derive(Debug)]
+pub(crate) struct Read<T> {
+    pub(crate) value: T,
+    /// Only then [`check`] has something to say.
+    pub(crate) has_strays: bool,
+}
+
+/// Reads a JSON object.
+///
+/// # Errors
+/// What serde says of the text.
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> serde_json::Result<Read<T>> {
+    let mut reader = serde_json::Deserializer::from_str(text);
+    let mut has_strays = false;
+    let value = T::deserialize(StrayReader {
+        inner: &mut reader,
+        has_strays: &mut has_strays,
+    })?;
+    reader.end()?;
+    Ok(Read { value, has_strays })
+}
+
 /// Refuses names that are almost a field of `T`; gives warnings about those that are
 /// fields elsewhere, each with what to do instead. `text` is a JSON object that was read as
 /// a `T`.
@@ -108,6 +133,156 @@ fn is_slip(name: &str, field: &str) -> bool {
     };
     // Far longer ones are no slips, and not worth a table of distances.
     name.len() <= 2 * field.len() && strsim::osa_distance(name, field) <= slips_max
+}
+
+/// Reads a struct, and notes names that are none of its fields. One type after the other
+/// stands between serde and the names: this one, the struct's [`StrayVisitor`], its
+/// [`StrayMap`], and each name's [`StrayName`].
+struct StrayReader<'a, D> {
+    inner: D,
+    has_strays: &'a mut bool,
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for StrayReader<'_, D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        // Of what is no struct nothing is known.
+        *self.has_strays = true;
+        self.inner.deserialize_any(visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, D::Error> {
+        let visitor = StrayVisitor {
+            inner: visitor,
+            fields,
+            has_strays: self.has_strays,
+        };
+        self.inner.deserialize_struct(name, fields, visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map enum identifier
+        ignored_any
+    }
+}
+
+struct StrayVisitor<'a, V> {
+    inner: V,
+    fields: &'static [&'static str],
+    has_strays: &'a mut bool,
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for StrayVisitor<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<V::Value, A::Error> {
+        self.inner.visit_map(StrayMap {
+            inner: map,
+            fields: self.fields,
+            has_strays: self.has_strays,
+        })
+    }
+}
+
+struct StrayMap<'a, A> {
+    inner: A,
+    fields: &'static [&'static str],
+    has_strays: &'a mut bool,
+}
+
+impl<'de, A: MapAccess<'de>> MapAccess<'de> for StrayMap<'_, A> {
+    type Error = A::Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(
+        &mut self,
+        seed: K,
+    ) -> Result<Option<K::Value>, A::Error> {
+        self.inner.next_key_seed(StrayName {
+            inner: seed,
+            fields: self.fields,
+            has_strays: &mut *self.has_strays,
+        })
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, A::Error> {
+        self.inner.next_value_seed(seed)
+    }
+}
+
+/// A name: as a seed, as the reader that the seed is given, and as the visitor that it reads
+/// with.
+struct StrayName<'a, T> {
+    inner: T,
+    fields: &'static [&'static str],
+    has_strays: &'a mut bool,
+}
+
+impl<'a, T> StrayName<'a, T> {
+    fn with<U>(self, inner: U) -> (T, StrayName<'a, U>) {
+        let name = StrayName {
+            inner,
+            fields: self.fields,
+            has_strays: self.has_strays,
+        };
+        (self.inner, name)
+    }
+
+    fn note(&mut self, name: &str) {
+        *self.has_strays |= !self.fields.contains(&name);
+    }
+}
+
+impl<'de, K: DeserializeSeed<'de>> DeserializeSeed<'de> for StrayName<'_, K> {
+    type Value = K::Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, reader: D) -> Result<K::Value, D::Error> {
+        let (seed, name) = self.with(reader);
+        seed.deserialize(name)
+    }
+}
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for StrayName<'_, D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        let (reader, name) = self.with(visitor);
+        reader.deserialize_identifier(name)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option
+        unit unit_struct newtype_struct seq tuple tuple_struct map struct enum identifier
+        ignored_any
+    }
+}
+
+impl<'de, V: Visitor<'de>> Visitor<'de> for StrayName<'_, V> {
+    type Value = V::Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.expecting(f)
+    }
+
+    fn visit_str<E: de::Error>(mut self, name: &str) -> Result<V::Value, E> {
+        self.note(name);
+        self.inner.visit_str(name)
+    }
+
+    fn visit_borrowed_str<E: de::Error>(mut self, name: &'de str) -> Result<V::Value, E> {
+        self.note(name);
+        self.inner.visit_borrowed_str(name)
+    }
 }
 
 /// The names of an object's members that are not null.

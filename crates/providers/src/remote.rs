@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -313,15 +314,15 @@ impl Remote {
         mut reader: Reader,
         mut clock: Clock,
     ) -> Result<EventStream, JobFailure> {
-        let rest = self
-            .config
-            .timeouts
-            .first_token
-            .saturating_sub(clock.sent.elapsed());
-        let body = match timeout(rest, body.whole(ANSWER_BYTES_MAX)).await {
-            Ok(body) => body.map_err(|error| error.told(&self.config.name))?,
-            Err(_) => return Err(late(&self.config.name, self.config.timeouts.first_token)),
+        let limit = self.config.timeouts.first_token;
+        let mut whole = pin!(body.whole(ANSWER_BYTES_MAX));
+        // A short answer came with its head, and needs no timer.
+        let body = match whole.as_mut().now_or_never() {
+            Some(body) => Ok(body),
+            None => timeout(limit.saturating_sub(clock.sent.elapsed()), whole).await,
         };
+        let body = body.map_err(|_| late(&self.config.name, limit))?;
+        let body = body.map_err(|error| error.told(&self.config.name))?;
         let mut events = Vec::new();
         clock.token();
         reader.whole(&body, clock.timings(), &mut events);

@@ -52,6 +52,9 @@ impl Policy {
 
     /// The limit of a model that was found, however it was asked for.
     pub(crate) fn target_limit(&self, provider: &str, model: &str) -> Option<Limit> {
+        if self.model_reach.is_empty() {
+            return None;
+        }
         let full = format!("{provider}:{model}");
         self.limit_of(&[model, untagged(model), &full, untagged(&full)])
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rusqlite::{Connection, Row, params};
+use rusqlite::{CachedStatement, Connection, Row, params};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 use stdx::Cost;
@@ -10,32 +10,34 @@ use stdx::Cost;
 use crate::keys::{clamped, unsigned};
 use crate::{Session, StoreError};
 
-/// What became of a request. Serialises to the object that an export has on each line.
+/// What became of a request. Serialises to the object that an export has on each line. Whoever
+/// reads the log has rows with texts of their own; a row that is written lends them.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct AuditRow {
+#[serde(bound = "Text: Serialize + AsRef<str>")]
+pub struct AuditRow<Text = String> {
     /// When it came in, since 1970.
     pub at_ms: u64,
-    pub request_id: String,
-    pub key_id: Option<String>,
-    pub key_name: Option<String>,
-    pub route: String,
+    pub request_id: Text,
+    pub key_id: Option<Text>,
+    pub key_name: Option<Text>,
+    pub route: Text,
     /// As the request spells it.
-    pub model: Option<String>,
+    pub model: Option<Text>,
     /// As `POST /v1/route` says it, in JSON.
     #[serde(serialize_with = "as_json")]
-    pub decision: Option<String>,
+    pub decision: Option<Text>,
     /// How far it might travel: `local_only`, `lan_only` or `any`.
-    pub privacy: Option<String>,
+    pub privacy: Option<Text>,
     /// Who said so.
-    pub privacy_by: Option<String>,
+    pub privacy_by: Option<Text>,
     /// `PROVIDER:MODEL`
-    pub served_by: Option<String>,
+    pub served_by: Option<Text>,
     pub attempts: u32,
     /// Who failed, with the code of the error.
-    pub trail: Option<String>,
+    pub trail: Option<Text>,
     pub status: u16,
     /// The code of the error, also of one inside a stream.
-    pub error: Option<String>,
+    pub error: Option<Text>,
     pub prompt_tokens: u64,
     pub cached_tokens: u64,
     pub completion_tokens: u64,
@@ -44,13 +46,52 @@ pub struct AuditRow {
     #[serde(serialize_with = "as_amount")]
     pub cost: Cost,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub prompt: Option<String>,
+    pub prompt: Option<Text>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub answer: Option<String>,
+    pub answer: Option<Text>,
 }
 
-fn as_json<S: Serializer>(text: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    let parsed = text.as_deref().map(serde_json::from_str::<Value>);
+/// What a row of the audit log is read from, by the thread that writes it.
+pub trait AuditSource: Send + 'static {
+    fn row(&self) -> AuditRow<&str>;
+}
+
+impl AuditSource for AuditRow {
+    fn row(&self) -> AuditRow<&str> {
+        AuditRow {
+            at_ms: self.at_ms,
+            request_id: &self.request_id,
+            key_id: self.key_id.as_deref(),
+            key_name: self.key_name.as_deref(),
+            route: &self.route,
+            model: self.model.as_deref(),
+            decision: self.decision.as_deref(),
+            privacy: self.privacy.as_deref(),
+            privacy_by: self.privacy_by.as_deref(),
+            served_by: self.served_by.as_deref(),
+            attempts: self.attempts,
+            trail: self.trail.as_deref(),
+            status: self.status,
+            error: self.error.as_deref(),
+            prompt_tokens: self.prompt_tokens,
+            cached_tokens: self.cached_tokens,
+            completion_tokens: self.completion_tokens,
+            ttft_ms: self.ttft_ms,
+            duration_ms: self.duration_ms,
+            cost: self.cost,
+            prompt: self.prompt.as_deref(),
+            answer: self.answer.as_deref(),
+        }
+    }
+}
+
+fn as_json<Text: Serialize + AsRef<str>, S: Serializer>(
+    text: &Option<Text>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let parsed = text
+        .as_ref()
+        .map(|text| serde_json::from_str::<Value>(text.as_ref()));
     // Only we write it; what cannot be read is shown as it is.
     match parsed {
         Some(Ok(value)) => value.serialize(serializer),
@@ -194,14 +235,23 @@ fn row(row: &Row<'_>) -> rusqlite::Result<AuditRow> {
     })
 }
 
-pub(crate) fn insert(connection: &Connection, row: &AuditRow) -> rusqlite::Result<()> {
+/// Prepares what [`insert`] executes.
+pub(crate) fn inserting(connection: &Connection) -> rusqlite::Result<CachedStatement<'_>> {
     // Held to the columns by a test that reads back what it wrote.
     const SQL: &str = "INSERT INTO audit (at_ms, request_id, key_id, key_name, route, model, \
          decision, privacy, privacy_by, served_by, attempts, trail, status, error, \
          prompt_tokens, cached_tokens, completion_tokens, ttft_ms, duration_ms, cost, prompt, \
          answer) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, \
          ?16, ?17, ?18, ?19, ?20, ?21, ?22)";
-    connection.prepare_cached(SQL)?.execute(params![
+    connection.prepare_cached(SQL)
+}
+
+/// Writes a row by a statement of [`inserting`].
+pub(crate) fn insert(
+    inserting: &mut CachedStatement<'_>,
+    row: &AuditRow<&str>,
+) -> rusqlite::Result<()> {
+    inserting.execute(params![
         clamped(row.at_ms),
         row.request_id,
         row.key_id,

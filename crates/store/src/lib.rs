@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
-pub use audit::{AuditFilter, AuditLines, AuditPage, AuditRow, span};
+pub use audit::{AuditFilter, AuditLines, AuditPage, AuditRow, AuditSource, span};
 pub use error::StoreError;
 pub use keys::{Key, KeyLimits, NewKey, Scope, Scopes, hash};
 pub use response::{Kept, Used};

@@ -9,8 +9,8 @@ use stdx::{Cost, Priority};
 use tempfile::TempDir;
 
 use crate::{
-    AuditFilter, AuditPage, AuditRow, Kept, KeyLimits, NewKey, Retention, Scope, Scopes, Session,
-    Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
+    AuditFilter, AuditPage, AuditRow, AuditSource, Kept, KeyLimits, NewKey, Retention, Scope,
+    Scopes, Session, Store, StoreError, Usage, Used, Writer, day_of, days_of_month, hash,
 };
 
 fn folder() -> TempDir {
@@ -135,8 +135,8 @@ fn rows_are_read_back_as_they_were_written() {
     };
     let writer = writer(&store);
     let sent = whole.clone();
-    assert!(writer.audit(0, move || sent));
-    assert!(writer.audit(0, || row(1_700_000_000_200, "req-2")));
+    assert!(writer.audit(0, sent));
+    assert!(writer.audit(0, row(1_700_000_000_200, "req-2")));
     writer.flush();
     let session = store.connect().unwrap();
     let all = rows(&session, &AuditFilter::default());
@@ -171,7 +171,7 @@ fn a_page_of_the_log_has_the_latest_rows_and_a_limit_of_bytes() {
     let store = Store::open(folder.path()).unwrap();
     let writer = writer(&store);
     for at_ms in 1..=5 {
-        assert!(writer.audit(0, move || row(at_ms, "r")));
+        assert!(writer.audit(0, row(at_ms, "r")));
     }
     writer.flush();
     let session = store.connect().unwrap();
@@ -211,7 +211,7 @@ fn old_rows_and_rows_over_the_limit_are_deleted() {
     let write = |retention, ids: &[(u64, &'static str)]| {
         let writer = store.writer(retention).unwrap();
         for (at_ms, id) in ids.iter().copied() {
-            assert!(writer.audit(0, move || row(at_ms, id)));
+            assert!(writer.audit(0, row(at_ms, id)));
         }
         writer.flush();
     };
@@ -434,6 +434,20 @@ fn a_database_cut_short_is_corrupt_and_a_locked_one_is_locked() {
     assert!(matches!(told, StoreError::Corrupt { .. }), "{told}");
 }
 
+/// Waits inside its row until the sender says a word, or is gone.
+struct Held(std::sync::mpsc::Receiver<()>);
+
+impl AuditSource for Held {
+    fn row(&self) -> AuditRow<&str> {
+        let _ = self.0.recv();
+        AuditRow {
+            at_ms: 1,
+            request_id: "first",
+            ..AuditRow::default()
+        }
+    }
+}
+
 #[test]
 fn a_full_queue_drops_and_counts() {
     let folder = folder();
@@ -441,12 +455,9 @@ fn a_full_queue_drops_and_counts() {
     let writer = writer(&store);
     // The writer is kept busy inside the first row until the queue has been filled.
     let (go_on, wait) = std::sync::mpsc::channel::<()>();
-    assert!(writer.audit(0, move || {
-        let _ = wait.recv();
-        row(1, "first")
-    }));
+    assert!(writer.audit(0, Held(wait)));
     let mut n_taken = 1;
-    while writer.audit(0, || row(1, "more")) {
+    while writer.audit(0, row(1, "more")) {
         n_taken += 1;
     }
     assert_eq!(writer.dropped(), 1);
@@ -455,8 +466,8 @@ fn a_full_queue_drops_and_counts() {
     writer.flush();
     let all = rows(&store.connect().unwrap(), &AuditFilter::default());
     assert_eq!(all.len() as u64, n_taken);
-    assert!(!writer.audit(crate::QUEUE_BYTES_MAX + 1, || row(1, "huge")));
-    assert!(writer.audit(crate::QUEUE_BYTES_MAX, || row(1, "large")));
+    assert!(!writer.audit(crate::QUEUE_BYTES_MAX + 1, row(1, "huge")));
+    assert!(writer.audit(crate::QUEUE_BYTES_MAX, row(1, "large")));
 }
 
 /// The name of the test below that plays the process that is killed.
@@ -472,7 +483,7 @@ fn the_process_that_is_killed() {
     let store = Store::open(folder.as_ref()).unwrap();
     let writer = writer(&store);
     for number in 0_u64.. {
-        writer.audit(0, move || row(number, "x"));
+        writer.audit(0, row(number, "x"));
         if number % 1000 == 0 {
             writer.flush();
             println!("\nflushed {number}");

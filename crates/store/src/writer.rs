@@ -12,10 +12,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, TransactionBehavior};
+use rusqlite::{CachedStatement, Connection, TransactionBehavior};
 use stdx::Cost;
 
-use crate::audit::{self, AuditRow};
+use crate::audit::{self, AuditSource};
 use crate::keys::now_s;
 use crate::response::{self, Kept, Used};
 use crate::{Session, Store, StoreError, Usage, usage};
@@ -60,11 +60,8 @@ impl Default for Retention {
     }
 }
 
-/// Makes a row, on the thread that writes it.
-type MakeRow = Box<dyn FnOnce() -> AuditRow + Send>;
-
 enum Entry {
-    Audit(MakeRow),
+    Audit(Box<dyn AuditSource>),
     Usage(Usage),
     Response(Arc<Kept>, Used),
     Used(Vec<Used>),
@@ -173,10 +170,10 @@ impl Writer {
         })))
     }
 
-    /// Writes a row of the audit log; `make` runs on the thread that writes. `bytes` are
-    /// those of the texts that it holds. `false`: the queue was full, and the row is lost.
-    pub fn audit(&self, bytes: usize, make: impl FnOnce() -> AuditRow + Send + 'static) -> bool {
-        self.send(bytes, Entry::Audit(Box::new(make)))
+    /// Writes a row of the audit log, which the thread that writes reads from `source`. `bytes`
+    /// are those of the texts that it holds. `false`: the queue was full, and the row is lost.
+    pub fn audit(&self, bytes: usize, source: impl AuditSource) -> bool {
+        self.send(bytes, Entry::Audit(Box::new(source)))
     }
 
     /// Adds to what a key has used. `false`: it was not taken, and should be given again.
@@ -594,9 +591,10 @@ impl Work {
                 None
             }
         };
+        let mut inserts = transaction.as_deref().map(Inserts::new);
         for (bytes, entry) in batch {
             self.shared.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            match (entry, &transaction) {
+            match (entry, &mut inserts) {
                 (Entry::Flush(answer), _) => self.waiting.push(answer),
                 (Entry::Gone(id), _) => {
                     self.due.gone.insert(id);
@@ -605,13 +603,14 @@ impl Work {
                     let n_lost = u64::from(!self.due.add(usage));
                     self.shared.failed.fetch_add(n_lost, Ordering::Relaxed);
                 }
-                (entry, Some(transaction)) if outcome.is_ok() => {
+                (entry, Some(inserts)) if outcome.is_ok() => {
                     self.rows_since += u64::from(matches!(entry, Entry::Audit(_)));
-                    outcome = insert(transaction, entry);
+                    outcome = inserts.insert(entry);
                 }
                 _ => {}
             }
         }
+        drop(inserts);
         outcome?;
         let Some(transaction) = transaction else {
             return Ok(());
@@ -640,15 +639,37 @@ impl Work {
     }
 }
 
-fn insert(connection: &Connection, entry: Entry) -> rusqlite::Result<()> {
-    match entry {
-        Entry::Audit(make) => audit::insert(connection, &make()),
-        Entry::Response(kept, used) => response::put(connection, &kept, &used),
-        Entry::Used(used) => used
-            .iter()
-            .try_for_each(|one| response::used(connection, one)),
-        // Handled before: they outlive the transaction.
-        Entry::Usage(_) | Entry::Gone(_) | Entry::Flush(_) => Ok(()),
+/// Writes the entries of one transaction.
+struct Inserts<'a> {
+    connection: &'a Connection,
+    /// Looked up with the first row, not with each of some hundreds.
+    audit: Option<CachedStatement<'a>>,
+}
+
+impl<'a> Inserts<'a> {
+    fn new(connection: &'a Connection) -> Self {
+        Self {
+            connection,
+            audit: None,
+        }
+    }
+
+    fn insert(&mut self, entry: Entry) -> rusqlite::Result<()> {
+        match entry {
+            Entry::Audit(source) => {
+                let inserting = match &mut self.audit {
+                    Some(inserting) => inserting,
+                    none => none.insert(audit::inserting(self.connection)?),
+                };
+                audit::insert(inserting, &source.row())
+            }
+            Entry::Response(kept, used) => response::put(self.connection, &kept, &used),
+            Entry::Used(used) => used
+                .iter()
+                .try_for_each(|one| response::used(self.connection, one)),
+            // Handled before: they outlive the transaction.
+            Entry::Usage(_) | Entry::Gone(_) | Entry::Flush(_) => Ok(()),
+        }
     }
 }
 
@@ -657,6 +678,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::AuditRow;
 
     /// The thread's side without its thread.
     fn work(store: &Store, retention: Retention) -> (SyncSender<(usize, Entry)>, Work) {
@@ -734,6 +756,23 @@ mod tests {
         (Arc::new(kept), used)
     }
 
+    /// Waits inside its row until the sender is dropped.
+    struct Held {
+        begun: mpsc::Sender<()>,
+        wait: mpsc::Receiver<()>,
+    }
+
+    impl AuditSource for Held {
+        fn row(&self) -> AuditRow<&str> {
+            let _ = self.begun.send(());
+            let _ = self.wait.recv();
+            AuditRow {
+                request_id: "first",
+                ..AuditRow::default()
+            }
+        }
+    }
+
     fn row(id: &str) -> AuditRow {
         AuditRow {
             request_id: id.to_owned(),
@@ -745,11 +784,7 @@ mod tests {
     fn hold(writer: &Writer) -> mpsc::Sender<()> {
         let (go_on, wait) = mpsc::channel();
         let (begun, has_begun) = mpsc::channel();
-        assert!(writer.audit(0, move || {
-            let _ = begun.send(());
-            let _ = wait.recv();
-            row("first")
-        }));
+        assert!(writer.audit(0, Held { begun, wait }));
         has_begun.recv().unwrap();
         go_on
     }
@@ -762,7 +797,7 @@ mod tests {
         let (a, used_a) = kept("a");
         let go_on = hold(&writer);
         for _ in 1..QUEUE_MAX {
-            assert!(writer.audit(0, || row("more")));
+            assert!(writer.audit(0, row("more")));
         }
         assert!(writer.put_response(a, used_a));
         assert!(writer.delete_response("a"));
@@ -786,7 +821,7 @@ mod tests {
         writer.flush();
         let go_on = hold(&writer);
         // One batch, as all of it waits when the thread looks.
-        assert!(writer.audit(0, || row("poison")));
+        assert!(writer.audit(0, row("poison")));
         for _ in 0..2 {
             assert!(writer.usage(Usage {
                 key_id: "k".to_owned(),

@@ -5,11 +5,13 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use proto::FinishReason;
 use traces::{Attribute, Side, Span, TRACE_PARENT_HEADER, TraceParent, Traces};
 
 use crate::dispatch::{Tracing, Try};
+
+static TRACE_PARENT: HeaderName = HeaderName::from_static(TRACE_PARENT_HEADER);
 
 /// How a request is traced.
 #[derive(Debug)]
@@ -51,7 +53,7 @@ pub(super) struct Story {
 
 impl Trace {
     pub(super) fn new(headers: &HeaderMap, traces: Option<&Traces>) -> Self {
-        let remote = headers.get(TRACE_PARENT_HEADER);
+        let remote = headers.get(&TRACE_PARENT);
         let remote = remote.and_then(|value| TraceParent::parse(value.to_str().ok()?));
         // Whoever began the trace says whether it is recorded.
         let is_wanted = remote.is_none_or(TraceParent::is_sampled);

@@ -15,14 +15,13 @@ use store::Scope;
 use subtle::ConstantTimeEq;
 
 use super::refusals::{barred, forbidden, refused};
-use super::row::{Numbers, Texts, unpacked};
+use super::row::{Numbers, Packed, Texts};
 use super::span::{Story, Trace};
 use super::{Amount, Caller, Clock, Control, Holder, Moment, Need};
 use crate::AppState;
 use crate::dispatch::{EMBEDDED, Price, Settled, Tracing, Trail};
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::AUDIT_TEXT_BYTES_MAX;
-use crate::wire::routing::WireDecision;
 
 /// A request's headers, and the request itself for those who write down what becomes of it.
 #[derive(Debug, Clone)]
@@ -107,7 +106,7 @@ impl FromRequestParts<AppState> for Head {
 #[derive(Debug)]
 pub(crate) struct Visit {
     id: String,
-    route: String,
+    route: Arc<str>,
     began: Instant,
     at_ms: u64,
     keeps_texts: bool,
@@ -181,12 +180,12 @@ impl Visit {
     pub(crate) fn begin(
         state: &AppState,
         headers: &HeaderMap,
-        (id, route): (&str, &str),
+        (id, route): (String, Arc<str>),
     ) -> Arc<Self> {
         let control = state.control();
         let visit = Arc::new(Self {
-            id: id.to_owned(),
-            route: route.to_owned(),
+            id,
+            route,
             began: Instant::now(),
             at_ms: control.map_or(0, |control| control.now().unix_ms),
             keeps_texts: control.is_some_and(|control| control.options().audit_texts),
@@ -207,6 +206,19 @@ impl Visit {
     pub(crate) fn tokens(&self) -> (u64, u64) {
         let (prompt, completion, _) = Self::used(&self.record());
         (prompt, completion)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// As it is written in the table of routes.
+    pub(crate) fn route(&self) -> &Arc<str> {
+        &self.route
+    }
+
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// Held for a few assignments, never over an await.
@@ -484,7 +496,7 @@ impl Visit {
         let decision = record.settled.as_ref().map(|settled| &settled.decision);
         let trail = record.trail.as_ref();
         let story = Story {
-            route: self.route.clone(),
+            route: self.route.to_string(),
             request_id: self.id.clone(),
             status,
             model: record.model.clone(),
@@ -505,11 +517,10 @@ impl Visit {
         self.trace.record(self.began, story);
     }
 
-    /// Its row of the audit log, in numbers and texts.
-    fn row(&self, status: u16, duration: Duration) -> (Numbers, Texts) {
+    /// Its row of the audit log.
+    fn row(&self, status: u16, duration: Duration) -> Packed {
         let record = self.record();
         let (prompt_tokens, completion_tokens, cost) = Self::used(&record);
-        let decision = record.settled.as_ref().map(|settled| &settled.decision);
         let trail = record.trail.as_ref();
         let numbers = Numbers {
             at_ms: self.at_ms,
@@ -522,12 +533,8 @@ impl Visit {
             duration_ms: milliseconds(duration),
             cost,
         };
-        // Strings and numbers always serialise.
-        let in_json = |decision| serde_json::to_string(&WireDecision::from(decision)).ok();
-        let in_json = decision.and_then(in_json);
         let kept = record.prompt.len() + record.answer.len();
-        let n_bytes = in_json.as_ref().map_or(0, String::len) + kept + ROW_BYTES;
-        let mut texts = Texts::with_capacity(n_bytes);
+        let mut texts = Texts::with_capacity(kept + ROW_BYTES);
         texts
             .add(Some(&self.id))
             .add(self.holder().map(|holder| &holder.key.id))
@@ -538,15 +545,17 @@ impl Visit {
             })
             .add(Some(&self.route))
             .add(record.model.as_ref())
-            .add(in_json)
-            .add(decision.map(|decision| decision.limit.reach.label()))
-            .add(decision.map(|decision| &decision.limit.bound))
-            .add(trail.and_then(|trail| trail.target()))
+            .add(trail.and_then(|trail| trail.served_by()))
             .add(trail.and_then(|trail| trail.failures()))
             .add(record.error)
             .add(self.keeps_texts.then_some(&record.prompt))
             .add(self.keeps_texts.then_some(&record.answer));
-        (numbers, texts)
+        let settled = record.settled.as_ref();
+        Packed {
+            numbers,
+            texts,
+            decision: settled.map(|settled| Arc::clone(&settled.decision)),
+        }
     }
 }
 
@@ -579,10 +588,8 @@ impl Drop for VisitEnd {
         };
         if is_due {
             let duration = self.visit.began.elapsed();
-            let (numbers, texts) = self.visit.row(self.status, duration);
-            control
-                .writer()
-                .audit(texts.n_bytes(), move || unpacked(&numbers, &texts));
+            let row = self.visit.row(self.status, duration);
+            control.writer().audit(row.n_bytes(), row);
         }
     }
 }

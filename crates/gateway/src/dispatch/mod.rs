@@ -12,6 +12,7 @@ mod price;
 mod refusal;
 mod run;
 mod trail;
+mod worded;
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -19,7 +20,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use axum::http::{HeaderMap, HeaderValue};
+use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use proto::{Job, ModelFacts};
 use providers::{HOPS_HEADER, PRIORITY_HEADER, PRIVACY_HEADER, Provider, discover};
 use router::{
@@ -33,6 +34,7 @@ use crate::access::{Head, Visit};
 use crate::backend::Backend;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
+use worded::Wordings;
 
 pub(crate) use needs::Facts;
 pub(crate) use post::Post;
@@ -41,6 +43,7 @@ pub use price::{Price, Prices};
 pub(crate) use refusal::{not_loaded, refusal};
 pub(crate) use run::Delivery;
 pub(crate) use trail::{Tracing, Trail, Try};
+pub(crate) use worded::Worded;
 
 /// The name under which the models of this process are asked for.
 pub const EMBEDDED: &str = "embedded";
@@ -131,11 +134,17 @@ pub(crate) struct Question {
 const CONTINUE_HEADER: &str = "x-sextant-continue";
 /// Endpoints of ours that a request may pass; more is a circle.
 const HOPS_MAX: u32 = 3;
+
+// Each request is searched for them, so their names are read once and not each time.
+static PRIVACY: HeaderName = HeaderName::from_static(PRIVACY_HEADER);
+static HOPS: HeaderName = HeaderName::from_static(HOPS_HEADER);
+static PRIORITY: HeaderName = HeaderName::from_static(PRIORITY_HEADER);
+static CONTINUE: HeaderName = HeaderName::from_static(CONTINUE_HEADER);
 /// Names of conversations, as agents send them.
-const CONVERSATION: [&str; 3] = [
-    "x-session-affinity",
-    "x-claude-code-session-id",
-    "x-session-id",
+static CONVERSATION: [HeaderName; 3] = [
+    HeaderName::from_static("x-session-affinity"),
+    HeaderName::from_static("x-claude-code-session-id"),
+    HeaderName::from_static("x-session-id"),
 ];
 
 impl Question {
@@ -164,16 +173,16 @@ impl Question {
     pub(crate) fn new(model: Option<String>, head: &Head) -> Self {
         let headers: &HeaderMap = head;
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(*name));
+        let mut conversations = CONVERSATION.iter().filter_map(|name| headers.get(name));
         Self {
             model,
             own: None,
-            privacy: headers.get_all(PRIVACY_HEADER).iter().map(text).collect(),
+            privacy: headers.get_all(&PRIVACY).iter().map(text).collect(),
             conversation: conversations.next().map(text),
-            hops: headers.get(HOPS_HEADER).map(text),
+            hops: headers.get(&HOPS).map(text),
             kept: None,
-            priority: headers.get(PRIORITY_HEADER).map(text),
-            continues: headers.get(CONTINUE_HEADER).map(text),
+            priority: headers.get(&PRIORITY).map(text),
+            continues: headers.get(&CONTINUE).map(text),
             visit: Arc::clone(head.visit()),
         }
     }
@@ -268,7 +277,7 @@ impl RoutedModel {
 /// A decision with what was known when it was made.
 #[derive(Debug)]
 pub(crate) struct Settled {
-    pub(crate) decision: Decision,
+    pub(crate) decision: Arc<Worded>,
     /// Of its tokens, where somebody counts them.
     pub(crate) estimate: Option<Estimate>,
     conversation: Option<u64>,
@@ -298,6 +307,7 @@ struct Memory {
     embedded_running: Arc<AtomicU32>,
     homes: Mutex<HashMap<u64, Home>>,
     tickets: AtomicU64,
+    wordings: Wordings,
 }
 
 struct Home {
@@ -413,7 +423,7 @@ impl Dispatch {
             estimate.at(self.price(target)).cost
         });
         Ok(Settled {
-            decision,
+            decision: self.memory.wordings.of(decision),
             estimate,
             conversation,
             hops,
@@ -525,13 +535,20 @@ impl Dispatch {
     }
 
     /// Remembers who answered.
-    fn settle_down(&self, conversation: u64, target: Target) {
+    fn settle_down(&self, conversation: u64, target: &Target) {
         let age = self.memory.tickets.fetch_add(1, Ordering::Relaxed);
         let mut homes = self
             .memory
             .homes
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        if let Some(home) = homes.get_mut(&conversation)
+            && home.target == *target
+        {
+            home.age = age;
+            return;
+        }
+        let target = target.clone();
         homes.insert(conversation, Home { target, age });
         if homes.len() > HOMES_MAX {
             let mut ages: Vec<u64> = homes.values().map(|home| home.age).collect();

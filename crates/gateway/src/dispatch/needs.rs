@@ -55,6 +55,9 @@ impl<'a> Facts<'a> {
     /// Of all jobs of one request. They go the same way, so what one needs or says counts
     /// for all.
     pub(crate) fn of_all(jobs: &'a [Job]) -> Self {
+        if let [job] = jobs {
+            return Self::of(job);
+        }
         let mut all = Self::default();
         for job in jobs {
             let facts = Self::of(job);

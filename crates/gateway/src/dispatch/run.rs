@@ -10,6 +10,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
@@ -302,9 +303,14 @@ impl Opening {
 
     /// A place at the provider; waits for one where all are taken.
     async fn place(&self, post: &Post) -> Result<Place, JobFailure> {
-        let turn = post.places().take(self.order.priority);
+        let mut turn = pin!(post.places().take(self.order.priority));
         let name = &self.target.provider;
-        match tokio::time::timeout(self.patience, turn).await {
+        // Where one is free nobody waits, and no timer is needed.
+        let turn = match turn.as_mut().now_or_never() {
+            Some(turn) => Ok(turn),
+            None => tokio::time::timeout(self.patience, turn).await,
+        };
+        match turn {
             Ok(Ok(place)) => Ok(place),
             Ok(Err(_)) => Err(no_place(format!(
                 "{WAITING_MAX} requests wait for a place at `{name}` already."
@@ -417,7 +423,8 @@ impl Run {
             }
             // Whoever begins first answers.
             let winner = self.attempts.swap_remove(index);
-            self.attempts = vec![winner];
+            self.attempts.clear();
+            self.attempts.push(winner);
             index = 0;
         }
         self.tell(index, event);
@@ -436,7 +443,7 @@ impl Run {
         if !std::mem::replace(&mut attempt.committed, true) {
             let (target, held) = (attempt.target.clone(), std::mem::take(&mut attempt.held));
             self.trail.served(attempt.trying.attempt, &target);
-            self.commit(target, held);
+            self.commit(&target, held);
         }
         if event.is_last() {
             self.over = true;
@@ -467,9 +474,9 @@ impl Run {
 
     /// From now on this candidate answers; no other one will need the job, unless the
     /// answer may be continued.
-    fn commit(&mut self, target: Target, held: Vec<Event>) {
+    fn commit(&mut self, target: &Target, held: Vec<Event>) {
         if let Some(conversation) = self.settled.conversation {
-            self.dispatch.settle_down(conversation, target.clone());
+            self.dispatch.settle_down(conversation, target);
         }
         if self.told.is_none() {
             self.job = None;

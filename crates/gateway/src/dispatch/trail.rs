@@ -4,8 +4,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use router::{Decision, Target};
+use router::Target;
 use traces::TraceParent;
+
+use super::Worded;
 
 const SERVED_BY: HeaderName = HeaderName::from_static("x-sextant-served-by");
 const ROUTE: HeaderName = HeaderName::from_static("x-sextant-route");
@@ -196,6 +198,11 @@ impl Trail {
         self.state().served.clone()
     }
 
+    /// The same in a word, `PROVIDER:MODEL`.
+    pub(crate) fn served_by(&self) -> Option<String> {
+        self.state().served.as_ref().map(Target::name)
+    }
+
     pub(crate) fn attempts(&self) -> u32 {
         self.state().attempts
     }
@@ -207,30 +214,24 @@ impl Trail {
     }
 
     /// Says who answered, why, and after how many tries.
-    pub(crate) fn write(&self, decision: &Decision, headers: &mut HeaderMap) {
+    pub(crate) fn write(&self, decision: &Worded, headers: &mut HeaderMap) {
         let state = self.state();
         // Not known yet where the headers go before the answer begins.
-        let served = state.served.as_ref();
-        let chosen = decision.candidates.iter();
-        let mut chosen = chosen.filter(|candidate| Some(&candidate.target) == served);
-        let ahead = chosen.next().and_then(|candidate| candidate.ahead);
-        let route = match ahead {
-            Some(advantage) => format!("{}; {}", decision.route, advantage.word()),
-            None => decision.route.to_string(),
+        let signature = decision.signature(state.served.as_ref());
+        let attempts = HeaderValue::from(state.attempts.max(1));
+        let trail = match state.failures.is_empty() {
+            true => None,
+            false => HeaderValue::try_from(in_words(&state.failures)).ok(),
         };
-        let mut set = |name, text: String| {
-            // Names of models may hold what no header can.
-            if let Ok(value) = HeaderValue::from_str(&text) {
+        for (name, value) in [
+            (SERVED_BY, signature.served_by),
+            (ROUTE, signature.route),
+            (ATTEMPTS, Some(attempts)),
+            (TRAIL, trail),
+        ] {
+            if let Some(value) = value {
                 headers.insert(name, value);
             }
-        };
-        if let Some(served) = served {
-            set(SERVED_BY, served.to_string());
-        }
-        set(ROUTE, route);
-        set(ATTEMPTS, state.attempts.max(1).to_string());
-        if !state.failures.is_empty() {
-            set(TRAIL, in_words(&state.failures));
         }
     }
 }

@@ -49,7 +49,7 @@ pub(crate) async fn embeddings(
     if let Some(vector) = vectors.first() {
         check_dimensions(plan.dimensions, vector.len())?;
     }
-    let name = call.target().model;
+    let name = call.target().into_owned().model;
     let list = EmbeddingList::new(name, vectors, plan.encoding, prompt_tokens);
     Ok(call.sign(ok(&list)))
 }

@@ -16,6 +16,7 @@ pub(crate) mod responses;
 pub(crate) mod route;
 pub(crate) mod tokens;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -180,15 +181,18 @@ impl Call {
     }
 
     /// Who answers, or is asked first while that is not known.
-    pub(crate) fn target(&self) -> Target {
-        let candidates = self.settled.decision.candidates.iter();
-        let mut targets = candidates.map(|candidate| candidate.target.clone());
-        let served = self.trail.target().or_else(|| targets.next());
-        // A call without candidates does not come to be.
-        served.unwrap_or_else(|| Target {
-            provider: EMBEDDED.into(),
-            model: String::new(),
-        })
+    pub(crate) fn target(&self) -> Cow<'_, Target> {
+        if let Some(served) = self.trail.target() {
+            return Cow::Owned(served);
+        }
+        match self.settled.decision.candidates.first() {
+            Some(candidate) => Cow::Borrowed(&candidate.target),
+            // A call without candidates does not come to be.
+            None => Cow::Owned(Target {
+                provider: EMBEDDED.into(),
+                model: String::new(),
+            }),
+        }
     }
 
     /// How far the request may travel, and so what comes of it.
@@ -207,13 +211,13 @@ impl Call {
         let events = self.dispatch.run(&self.settled, job, delivery, &self.trail);
         let target = self.target();
         let name = match target.provider.as_str() {
-            EMBEDDED => target.model,
-            _ => target.to_string(),
+            EMBEDDED => target.into_owned().model,
+            _ => target.name(),
         };
         let visit = Arc::clone(&self.visit);
         state
             .metrics()
-            .watch(&name, self.began, (visit, index), events)
+            .watch(name, self.began, (visit, index), events)
     }
 
     /// Runs a job that is answered by one event.
@@ -397,7 +401,7 @@ fn envelope(state: &AppState, call: &Call, id: String) -> Envelope {
         id,
         created: state.stamps().now(),
         fingerprint: own_facts(state, &target).as_deref().map(fingerprint),
-        model: target.model,
+        model: target.into_owned().model,
     }
 }
 

@@ -42,6 +42,11 @@ pub(crate) async fn rerank(
     else {
         return Err(wrong_event());
     };
-    let ranking = Ranking::new(call.target().model, plan.wanted, &vectors, prompt_tokens);
+    let ranking = Ranking::new(
+        call.target().into_owned().model,
+        plan.wanted,
+        &vectors,
+        prompt_tokens,
+    );
     Ok(call.sign(ok(&ranking.ok_or_else(wrong_event)?)))
 }

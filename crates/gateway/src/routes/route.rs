@@ -64,7 +64,7 @@ pub(crate) async fn route(
     let jobs = jobs(&shape, &body)?;
     let question = Question::new(shape.model, &headers);
     let settled = state.dispatch().settle(&question, &jobs).await?;
-    Ok(ok(&WireDecision::from(&settled.decision)))
+    Ok(ok(&WireDecision::from(&**settled.decision)))
 }
 
 fn jobs(shape: &Shape, body: &[u8]) -> Result<Vec<Job>, ApiError> {

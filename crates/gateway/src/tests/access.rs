@@ -791,7 +791,7 @@ async fn an_answer_of_the_audit_log_has_a_limit_of_bytes_and_says_how_to_go_on()
             prompt: Some("x".repeat(limit * 2 / 5)),
             ..AuditRow::default()
         };
-        assert!(control.writer().audit(limit, move || row));
+        assert!(control.writer().audit(limit, row));
     }
     let times = |body: &str| -> Vec<u64> {
         let lines = body.lines().map(serde_json::from_str::<Value>);

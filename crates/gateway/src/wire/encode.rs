@@ -52,9 +52,14 @@ pub(crate) trait Encoder: Send + 'static {
     fn whole(&mut self, answer: Answer) -> Vec<u8>;
 }
 
+/// Bytes for which there is room from the start; short answers have fewer.
+const JSON_BYTES: usize = 1 << 10;
+
 /// JSON bytes of a value of the wire modules; they cannot fail to serialise.
 pub(crate) fn json<T: Serialize>(value: &T) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+    let mut bytes = Vec::with_capacity(JSON_BYTES);
+    let _ = serde_json::to_writer(&mut bytes, value);
+    bytes
 }
 
 /// Appends a server-sent event without a name.

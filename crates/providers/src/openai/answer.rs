@@ -6,6 +6,7 @@ use proto::{
     Delta, Event, FinishReason, JobFailure, Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
 };
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::call_ids::CallIds;
@@ -78,7 +79,7 @@ impl Reader {
         if data == b"[DONE]" {
             return self.done(timings, events);
         }
-        match serde_json::from_slice(data) {
+        match read(data) {
             Ok(body) => self.body(body, events),
             Err(error) => self.fail(self.malformed(&error.to_string()), events),
         }
@@ -109,12 +110,12 @@ impl Reader {
     /// Takes a whole answer.
     pub(crate) fn whole(&mut self, body: &[u8], timings: Timings, events: &mut Vec<Event>) {
         if let AnswerKind::Embeddings { n } = self.kind {
-            return match serde_json::from_slice(body) {
+            return match read(body) {
                 Ok(body) => self.embeddings(body, n, events),
                 Err(error) => self.fail(self.malformed(&error.to_string()), events),
             };
         }
-        match serde_json::from_slice(body) {
+        match read(body) {
             Ok(body) => {
                 self.body(body, events);
                 if !self.over {
@@ -254,6 +255,15 @@ impl Reader {
             vectors,
             prompt_tokens: body.usage.map_or(0, |usage| usage.prompt_tokens),
         });
+    }
+}
+
+/// Reads JSON. That it is text is looked at once for all of it, which is much faster than text
+/// by text; what is not is left to the reader that says where.
+fn read<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => serde_json::from_slice(bytes),
     }
 }
 

@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 use crate::kind::{Extra, Kind};
 use crate::{HOPS_HEADER, Order, PRIORITY_HEADER, PRIVACY_HEADER, TRACE_PARENT_HEADER};
 
+/// Bytes of a body for which there is room from the start; short questions have fewer.
+const BODY_BYTES: usize = 1 << 10;
+
 /// A request, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Request {
@@ -60,7 +63,7 @@ pub(crate) fn request(kind: Kind, is_streamed: bool, order: Order) -> Result<Req
     let mut writer = Writer {
         kind,
         is_streamed,
-        body: Vec::new(),
+        body: Vec::with_capacity(BODY_BYTES),
         warnings: Vec::new(),
     };
     writer.set("model", order.model);

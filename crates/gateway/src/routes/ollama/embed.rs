@@ -132,7 +132,7 @@ async fn run(
         check_dimensions(plan.dimensions, vector.len())?;
     }
     Ok(Done {
-        model: model.unwrap_or(target.model),
+        model: model.unwrap_or(target.into_owned().model),
         vectors,
         prompt_tokens,
         warnings,

@@ -1,5 +1,7 @@
 //! Chat messages, checked and translated.
 
+use std::fmt;
+
 use proto::{Image, Message, Role, ToolCall};
 use serde_json::Value;
 
@@ -21,11 +23,21 @@ pub(crate) fn messages(given: Option<Vec<RequestMessage>>) -> Result<Vec<Message
     given
         .into_iter()
         .enumerate()
-        .map(|(index, given)| message(&format!("messages[{index}]"), given))
+        .map(|(index, given)| message(Path(index), given))
         .collect()
 }
 
-fn message(path: &str, given: RequestMessage) -> Result<Message, ApiError> {
+/// Where a message stands, written out only where something is wrong with it.
+#[derive(Debug, Clone, Copy)]
+struct Path(usize);
+
+impl fmt::Display for Path {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "messages[{}]", self.0)
+    }
+}
+
+fn message(path: Path, given: RequestMessage) -> Result<Message, ApiError> {
     let role = role(path, given.role.as_deref())?;
     if given.function_call.is_some_and(|call| !call.is_null()) {
         let param = format!("{path}.function_call");
@@ -60,34 +72,30 @@ fn message(path: &str, given: RequestMessage) -> Result<Message, ApiError> {
     })
 }
 
-fn role(path: &str, given: Option<&str>) -> Result<Role, ApiError> {
-    let param = format!("{path}.role");
+fn role(path: Path, given: Option<&str>) -> Result<Role, ApiError> {
     match given {
         Some("system") => Ok(Role::System),
         Some("developer") => Ok(Role::Developer),
         Some("user") => Ok(Role::User),
         Some("assistant") => Ok(Role::Assistant),
         Some("tool") => Ok(Role::Tool),
-        Some("function") => Err(ApiError::not_supported(
-            &param,
-            "`function`",
-            "use the role tool",
-        )),
-        Some(other) => Err(ApiError::invalid(
-            &param,
-            &quoted(other),
-            &format!("one of {}", ROLES.join(", ")),
-        )),
-        None => Err(ApiError::missing(
-            &param,
-            &format!("one of {}", ROLES.join(", ")),
-        )),
+        other => Err(no_role(path, other)),
+    }
+}
+
+fn no_role(path: Path, given: Option<&str>) -> ApiError {
+    let param = format!("{path}.role");
+    let rule = format!("one of {}", ROLES.join(", "));
+    match given {
+        Some("function") => ApiError::not_supported(&param, "`function`", "use the role tool"),
+        Some(other) => ApiError::invalid(&param, &quoted(other), &rule),
+        None => ApiError::missing(&param, &rule),
     }
 }
 
 /// The content of a message; texts are joined without a separator, as llama.cpp's
 /// templates do.
-fn parts(path: &str, content: Content, role: Role) -> Result<Parts, ApiError> {
+fn parts(path: Path, content: Content, role: Role) -> Result<Parts, ApiError> {
     let mut joined = Parts::default();
     let parts = match content {
         Content::Text(text) => {
@@ -134,7 +142,10 @@ fn part_text(path: &str, part: ContentPart) -> Result<String, ApiError> {
     }
 }
 
-fn tool_calls(path: &str, given: Vec<RequestToolCall>) -> Result<Vec<ToolCall>, ApiError> {
+fn tool_calls(path: Path, given: Vec<RequestToolCall>) -> Result<Vec<ToolCall>, ApiError> {
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
     let list = format!("{path}.tool_calls");
     limits::count(&list, given.len(), limits::TOOL_CALLS_MAX, "calls")?;
     given
