@@ -19,10 +19,10 @@ use cases::{Case, Subject};
 use kernels::Isa;
 use kernels::isa::Level;
 use report::{Report, Row};
-use sample::{Sample, Side};
+use sample::Side;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 #[derive(clap::Args)]
@@ -64,29 +64,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     let mut rows: Vec<Row> = cases.into_iter().map(Row::new).collect();
-    let mut ceilings = Vec::new();
+    let mut int8: f64 = 0.0;
     for round in 0..arguments.rounds {
-        ceilings.push(int8_ops_s(isa, arguments.threads));
+        int8 = int8.max(int8_ops_s(isa, arguments.threads));
         for row in &mut rows {
             let path = &paths[&row.case.subject];
-            let take = |side: usize| -> Result<Sample> {
-                sample::take(&sides[side], path, &row.case, arguments.threads)
-            };
-            let (ours, peer) = match round % 2 {
-                0 => (take(0)?, take(1)?),
-                _ => {
-                    let peer = take(1)?;
-                    (take(0)?, peer)
-                }
-            };
-            eprintln!(
-                "round {}: {}: {:.1} and {:.1} tokens/s",
-                round + 1,
-                row.case.name(),
-                ours.tokens_s,
-                peer.tokens_s
-            );
-            row.push(ours, peer);
+            measure(row, &sides, path, round, arguments.threads)?;
         }
     }
     let date = match &arguments.date {
@@ -98,7 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         rounds: arguments.rounds,
         threads: arguments.threads,
         isa: isa.to_string(),
-        int8_ops_s: ceilings.iter().copied().fold(0.0, f64::max),
+        int8_ops_s: int8,
         bytes_s: bytes_s()?,
         sizes: sizes(&paths)?,
         facts: vec![
@@ -114,6 +97,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.only.is_none() {
         report.write(arguments.isa.as_deref())?;
     }
+    Ok(())
+}
+
+/// A pair of samples, in the order of the round.
+fn measure(
+    row: &mut Row,
+    sides: &[Side; 2],
+    model: &Path,
+    round: usize,
+    threads: u32,
+) -> Result<()> {
+    let take = |side: usize| sample::take(&sides[side], model, &row.case, threads);
+    let (ours, peer) = match round % 2 {
+        0 => (take(0)?, take(1)?),
+        _ => {
+            let peer = take(1)?;
+            (take(0)?, peer)
+        }
+    };
+    eprintln!(
+        "round {}: {}: {:.1} and {:.1} tokens/s",
+        round + 1,
+        row.case.name(),
+        ours.tokens_s,
+        peer.tokens_s
+    );
+    row.push(ours, peer);
     Ok(())
 }
 
