@@ -24,7 +24,10 @@ pub fn int8(isa: Isa, rounds: u64) -> u64 {
         // SAFETY: the same.
         #[cfg(target_arch = "x86_64")]
         Level::Avx2 => unsafe { x86::avx2(rounds) },
-        _ => 0,
+        _ => {
+            let _ = rounds;
+            0
+        }
     }
 }
 
@@ -79,7 +82,8 @@ mod tests {
     fn operations_are_counted_where_there_is_a_loop() {
         for isa in Isa::available() {
             let done = int8(isa, 3);
-            assert_eq!(done == 0, isa == Isa::SCALAR, "{isa}");
+            let has_loop = isa != Isa::SCALAR && cfg!(target_arch = "x86_64");
+            assert_eq!(done > 0, has_loop, "{isa}");
             assert_eq!(int8(isa, 6), 2 * done);
         }
     }
