@@ -3,9 +3,10 @@
 //! What the gateway sees is counted as it happens; what workers count is read from
 //! them when `/metrics` is asked for.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Instant;
 
 use axum::http::Method;
@@ -19,6 +20,7 @@ use prometheus_client::registry::Registry;
 use proto::{Event, WorkerState};
 use supervisor::pressure::Level;
 use supervisor::{ModelPhase, ModelStatus, PressureState};
+use thread_local::ThreadLocal;
 
 use crate::access::{Control, Visit};
 use crate::backend::EventStream;
@@ -77,7 +79,8 @@ pub(crate) struct Metrics {
     cached_tokens: Family<ModelLabels, Counter>,
     completion_tokens: Family<ModelLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
-    of_models: RwLock<HashMap<String, Arc<OfModel>>>,
+    /// Each thread has a table of its own, so that none waits for another.
+    of_models: ThreadLocal<RefCell<HashMap<String, Arc<OfModel>>>>,
 }
 
 /// What is counted of the answers of one model: the entries of that name in the families, found
@@ -103,7 +106,7 @@ impl Metrics {
             cached_tokens: Family::default(),
             completion_tokens: Family::default(),
             failures: Family::default(),
-            of_models: RwLock::default(),
+            of_models: ThreadLocal::new(),
         };
         metrics.registered()
     }
@@ -209,12 +212,10 @@ impl Metrics {
     }
 
     fn of_model(&self, model: &str) -> Arc<OfModel> {
-        let known = self.of_models.read();
-        let known = known.unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.of_models.get_or_default().borrow_mut();
         if let Some(counts) = known.get(model) {
             return Arc::clone(counts);
         }
-        drop(known);
         let labels = labels(model);
         let counts = Arc::new(OfModel {
             first_token: self.first_token.get_or_create_owned(&labels),
@@ -222,8 +223,6 @@ impl Metrics {
             cached_tokens: self.cached_tokens.get_or_create_owned(&labels),
             completion_tokens: self.completion_tokens.get_or_create_owned(&labels),
         });
-        let known = self.of_models.write();
-        let mut known = known.unwrap_or_else(PoisonError::into_inner);
         known.insert(model.to_owned(), Arc::clone(&counts));
         counts
     }
