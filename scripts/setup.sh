@@ -10,7 +10,7 @@ need() { packages="$packages $1"; }
 have_libclang() {
     [ -n "${LIBCLANG_PATH:-}" ] && return 0
     for file in /usr/lib/llvm-*/lib/libclang.so* /usr/lib/*/libclang.so* \
-        /usr/lib/*/libclang-*.so* /usr/lib64/libclang.so* /usr/lib64/llvm*/lib*/libclang.so*; do
+        /usr/lib/*/libclang-[0-9]*.so* /usr/lib64/libclang.so* /usr/lib64/llvm*/lib*/libclang.so*; do
         [ -e "$file" ] && return 0
     done
     return 1
