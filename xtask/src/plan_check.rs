@@ -11,8 +11,8 @@ use crate::server::{Server, Setting};
 use crate::shell::root;
 use ::models::Gguf;
 use anyhow::{Context, Result, bail};
-use kv::{CacheType, Plan, Types, WindowCells};
-use planner::{Compute, Ledger, Loading, Model, Others, Purpose, Setup};
+use kv::{CacheType, Plan, Types};
+use planner::{Ledger, Model, Others, Setup};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::fs;
@@ -81,18 +81,9 @@ fn setups(is_quick: bool) -> Vec<Setup> {
         for (keys, values) in PAIRS {
             for slots in SLOTS {
                 all.push(Setup {
-                    context,
                     slots,
-                    sequences: None,
-                    batch: 2048,
-                    ubatch: 512,
                     types: Types { keys, values },
-                    window: WindowCells::Window,
-                    has_flash_attention: true,
-                    compute: Compute::Own,
-                    loading: Loading::Mapped,
-                    gpu_layers: 0,
-                    purpose: Purpose::Generate,
+                    ..Setup::usual(context)
                 });
             }
         }

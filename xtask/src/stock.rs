@@ -7,22 +7,26 @@ use crate::shell::{self, cargo, program, target_dir};
 use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// ggml has no native build of back ends in libraries, so [`cpu_flags`] names this machine's
-/// instructions.
-const CMAKE_FLAGS: &[&str] = &[
+/// ggml has no native build of back ends in libraries.
+const IN_LIBRARIES: &[&str] = &[
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=ON",
     "-DGGML_BACKEND_DL=ON",
     "-DGGML_NATIVE=OFF",
     "-DGGML_OPENMP=OFF",
+    // The folder is moved after the build.
+    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
+];
+
+/// Nothing that is not measured.
+const PROGRAMS_ALONE: &[&str] = &[
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_UI=OFF",
     "-DLLAMA_BUILD_MTMD=OFF",
-    // The folder is moved after the build.
-    "-DCMAKE_BUILD_RPATH_USE_ORIGIN=ON",
 ];
 
 const PROGRAMS: [&str; 3] = ["llama-bench", "llama-perplexity", "llama-quantize"];
@@ -77,23 +81,35 @@ pub(crate) fn plugin() -> Result<PathBuf> {
 }
 
 fn build(folder: &Path, instructions: Instructions) -> Result<()> {
+    build_in_libraries(folder, |llama_cpp, configure, build| {
+        configure.arg("-S").arg(llama_cpp);
+        configure.args(PROGRAMS_ALONE).args(cpu_flags(instructions));
+        // Nothing links a back end in a library: it is a target of its own.
+        build.arg("--target").args(PROGRAMS).arg("ggml-cpu");
+    })
+}
+
+/// Builds something of llama.cpp with its back ends in libraries and leaves it in the folder.
+/// `complete` is given where llama.cpp is, and adds to the commands that configure and build.
+pub(crate) fn build_in_libraries(
+    folder: &Path,
+    complete: impl FnOnce(&Path, &mut Command, &mut Command),
+) -> Result<()> {
     let work = folder.with_extension("build");
     let source = peer::unpack(&work)?;
     let objects = work.join("objects");
-    let mut configure = program("cmake", &["-S"]);
-    configure.arg(&source).arg("-B").arg(&objects);
-    configure.args(CMAKE_FLAGS).args(cpu_flags(instructions));
+    let mut configure = program("cmake", &["-B"]);
+    configure.arg(&objects).args(IN_LIBRARIES);
     peer::with_generator(&mut configure);
-    shell::run(&mut configure)?;
     let mut build = program("cmake", &["--build"]);
     build
         .arg(&objects)
-        .args(["--config", "Release", "--parallel"]);
-    build.arg(std::thread::available_parallelism()?.to_string());
-    // Nothing links a back end in a library: it is a target of its own.
-    build.arg("--target").args(PROGRAMS).arg("ggml-cpu");
+        .args(["--config", "Release", "--parallel"])
+        .arg(std::thread::available_parallelism()?.to_string());
+    complete(&source, &mut configure, &mut build);
+    shell::run(&mut configure)?;
     shell::run(&mut build)?;
-    // The programs find their libraries, and ggml the CPU back end, in their own folder.
+    // Programs find their libraries, and ggml the CPU back end, in their own folder.
     fs::rename(objects.join("bin"), folder)?;
     fs::remove_dir_all(&work)?;
     Ok(())

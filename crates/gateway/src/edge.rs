@@ -2,18 +2,14 @@
 //! and origin checks, CORS, key, request limit, panic guard, counting.
 
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
 use futures_util::FutureExt;
-use hyper::body::{Frame, SizeHint};
 use store::Scope;
 use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
@@ -22,9 +18,9 @@ use crate::AppState;
 use crate::access::{Need, Visit, VisitEnd, need};
 use crate::aside::{aside, is_large};
 use crate::error::{ApiError, ErrorCode};
+use crate::holding::Holding;
 use crate::limits::REQUEST_ID_BYTES_MAX;
 use crate::linger::Lingering;
-use crate::metrics::RequestWatch;
 use crate::wire::Dialect;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -86,14 +82,9 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     }
     watch.status = response.status().as_u16();
     end.status = watch.status;
-    response.map(|body| {
-        Body::new(Guarded {
-            body,
-            _end: end,
-            _watch: watch,
-            _permit: permit,
-        })
-    })
+    // These are dropped in their order: what the request used is settled before it counts as
+    // answered, and its place is free only after both.
+    response.map(|body| Body::new(Holding::new(body, (end, watch, permit))))
 }
 
 /// Whoever waits for a word before sending the body sends none after a refusal.
@@ -272,36 +263,6 @@ fn allow_origin(headers: &mut HeaderMap, origin: HeaderValue) {
 fn panicked() -> Response {
     tracing::error!("a handler panicked");
     ApiError::message(ErrorCode::Internal, "The request's handler failed.").into_response()
-}
-
-/// A body that holds the request's place until it is sent or dropped.
-struct Guarded {
-    body: Body,
-    // Fields are dropped in this order: what the request used is settled before it counts as
-    // answered, and its place is free only after both.
-    _end: VisitEnd,
-    _watch: RequestWatch,
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl HttpBody for Guarded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 #[cfg(test)]

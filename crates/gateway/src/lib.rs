@@ -11,6 +11,7 @@ mod body;
 mod dispatch;
 mod edge;
 mod error;
+mod holding;
 mod ids;
 mod kept;
 mod library;

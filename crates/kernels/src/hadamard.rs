@@ -3,7 +3,7 @@
 //! result back.
 
 use crate::Isa;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Loops, dispatch};
 
 /// `out = H row / sqrt(n)`, with `H` of Sylvester's order. The instruction sets agree bit for
 /// bit: every sum has its place, in `log2 n` passes.
@@ -20,21 +20,7 @@ struct Transform<'a> {
     row: &'a [f32],
 }
 
-impl Kernel for Transform<'_> {
-    type Output = ();
-
-    fn scalar(self) {
-        self.run();
-    }
-
-    #[inline(always)]
-    fn vector<S: Simd>(self, _: S) {
-        self.run();
-    }
-}
-
-impl Transform<'_> {
-    /// Plain loops, which the compiler turns into the set's vectors.
+impl Loops for Transform<'_> {
     #[inline(always)]
     fn run(self) {
         let scale = 1.0 / (self.row.len() as f32).sqrt();

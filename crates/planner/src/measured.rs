@@ -191,8 +191,6 @@ fn cache_bytes(model: &Model, plan: &Plan, cells: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setup::Loading;
-    use kv::{CacheType, Types, WindowCells};
     use models::Gguf;
     use std::io::Write;
     use testkit::sized::{Llama, WeightKind, write};
@@ -217,21 +215,8 @@ mod tests {
 
     fn setup(context: u32) -> Setup {
         Setup {
-            purpose: crate::setup::Purpose::Generate,
-            context,
-            slots: 1,
-            sequences: None,
             batch: 512,
-            ubatch: 512,
-            types: Types {
-                keys: CacheType::F16,
-                values: CacheType::F16,
-            },
-            window: WindowCells::Window,
-            has_flash_attention: true,
-            compute: Compute::Own,
-            loading: Loading::Mapped,
-            gpu_layers: 0,
+            ..Setup::usual(context)
         }
     }
 

@@ -177,8 +177,6 @@ fn shares(machine: &Machine, compute: Compute) -> Shares {
 mod tests {
     use super::*;
     use crate::device::device_named;
-    use crate::setup::Loading;
-    use kv::{CacheType, Types, WindowCells};
     use models::Gguf;
     use testkit::tiny::{Family, gguf};
 
@@ -190,21 +188,10 @@ mod tests {
         let card = device_named("rtx4090").unwrap().machine;
         let with = |gpu_layers| {
             let setup = Setup {
-                purpose: crate::setup::Purpose::Generate,
-                context: 512,
-                slots: 1,
-                sequences: None,
                 batch: 512,
-                ubatch: 512,
-                types: Types {
-                    keys: CacheType::F16,
-                    values: CacheType::F16,
-                },
-                window: WindowCells::Window,
-                has_flash_attention: true,
                 compute: Compute::Ggml,
-                loading: Loading::Mapped,
                 gpu_layers,
+                ..Setup::usual(512)
             };
             let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
             predict(&model, &setup, &plan, &card).decode.high

@@ -51,6 +51,28 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// What a worker takes where nothing is set but the context, with one slot and our kernels.
+    #[must_use]
+    pub const fn usual(context: u32) -> Self {
+        Self {
+            purpose: Purpose::Generate,
+            context,
+            slots: 1,
+            sequences: None,
+            batch: 2048,
+            ubatch: 512,
+            types: Types {
+                keys: CacheType::F16,
+                values: CacheType::F16,
+            },
+            window: WindowCells::Window,
+            has_flash_attention: true,
+            compute: Compute::Own,
+            loading: Loading::Mapped,
+            gpu_layers: 0,
+        }
+    }
+
     /// Sequences that the engine keeps for the slots.
     #[must_use]
     pub fn sequences(&self, model: &Model) -> u32 {

@@ -3,27 +3,17 @@
 //! that the plugin takes with the reference of ggml's CPU back end.
 
 use crate::cache;
-use crate::peer::{self, BUILD};
-use crate::shell::{self, program};
+use crate::peer::BUILD;
+use crate::shell::program;
 use crate::stock;
 use anyhow::{Context, Result, bail};
 use std::collections::BTreeMap;
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The device's name in the plugin.
 const DEVICE: &str = "Sextant";
-
-const CMAKE_FLAGS: &[&str] = &[
-    "-DCMAKE_BUILD_TYPE=Release",
-    "-DBUILD_SHARED_LIBS=ON",
-    "-DGGML_BACKEND_DL=ON",
-    // ggml has no native build of back ends in libraries.
-    "-DGGML_NATIVE=OFF",
-    "-DGGML_OPENMP=OFF",
-];
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
@@ -73,23 +63,11 @@ fn ensure() -> Result<PathBuf> {
 }
 
 fn build(folder: &Path) -> Result<()> {
-    let work = folder.with_extension("build");
-    let source = peer::unpack(&work)?;
-    let objects = work.join("objects");
-    let mut configure = program("cmake", &["-S", "xtask/src/backend_ops", "-B"]);
-    configure.arg(&objects).args(CMAKE_FLAGS);
-    configure.arg(format!("-DLLAMA_CPP={}", source.display()));
-    peer::with_generator(&mut configure);
-    shell::run(&mut configure)?;
-    let mut build = program("cmake", &["--build"]);
-    build
-        .arg(&objects)
-        .args(["--config", "Release", "--parallel"]);
-    shell::run(build.arg(std::thread::available_parallelism()?.to_string()))?;
-    // The program finds its libraries, and ggml the CPU back end, in its own folder.
-    fs::rename(objects.join("bin"), folder)?;
-    fs::remove_dir_all(&work)?;
-    Ok(())
+    stock::build_in_libraries(folder, |llama_cpp, configure, build| {
+        configure.args(["-S", "xtask/src/backend_ops"]);
+        configure.arg(format!("-DLLAMA_CPP={}", llama_cpp.display()));
+        build.args(["--target", "test-backend-ops", "ggml-cpu"]);
+    })
 }
 
 /// What became of the cases.

@@ -3,7 +3,7 @@
 use super::cache::{BLOCK, CacheType, LEVELS};
 use crate::Isa;
 use crate::float::f32_to_f16;
-use crate::simd::{Kernel, Simd, dispatch};
+use crate::simd::{Loops, dispatch};
 
 /// A block's values.
 type Values = [f32; BLOCK];
@@ -32,31 +32,15 @@ struct Blocks<'a> {
     out: &'a mut [u8],
 }
 
-impl Kernel for Blocks<'_> {
-    type Output = ();
-
-    fn scalar(self) {
-        self.run();
-    }
-
-    #[inline(always)]
-    fn vector<S: Simd>(self, _: S) {
-        self.run();
-    }
-}
-
-impl Blocks<'_> {
-    /// Plain loops over a block, which the compiler turns into the set's vectors.
+impl Loops for Blocks<'_> {
     #[inline(always)]
     fn run(self) {
         let blocks = self.row.as_chunks::<BLOCK>().0.iter();
         for (values, out) in blocks.zip(self.out.chunks_exact_mut(self.bytes)) {
             match self.kind {
                 CacheType::Q8_0 => q8_0(values, out),
-                CacheType::Q4_0 => from_zero::<8>(values, out),
-                CacheType::Q5_0 => from_zero::<16>(values, out),
-                CacheType::Q4_1 => from_minimum::<15>(values, out),
-                CacheType::Q5_1 => from_minimum::<31>(values, out),
+                kind @ (CacheType::Q4_0 | CacheType::Q5_0) => from_zero(kind, values, out),
+                kind @ (CacheType::Q4_1 | CacheType::Q5_1) => from_minimum(kind, values, out),
                 _ => iq4_nl(values, out),
             }
         }
@@ -85,6 +69,14 @@ fn magnitude(values: &Values) -> f32 {
     most.into_iter().fold(0.0, f32::max)
 }
 
+/// The first of the values with the largest magnitude.
+#[inline(always)]
+fn furthest(values: &Values) -> f32 {
+    let most = magnitude(values);
+    let found = values.iter().find(|value| value.abs() == most);
+    found.copied().unwrap_or(most)
+}
+
 #[inline(always)]
 fn q8_0(values: &Values, out: &mut [u8]) {
     let scale = magnitude(values) / 127.0;
@@ -96,33 +88,24 @@ fn q8_0(values: &Values, out: &mut [u8]) {
     }
 }
 
-/// Codes from 0 to twice `ZERO` less 1, of which `ZERO` stands for 0. The value furthest from
-/// 0, the first of several, is code 0 or as near as its sign allows.
+/// Codes of which the type's zero stands for 0. The value furthest from 0, the first of
+/// several, is code 0 or as near as its sign allows.
 #[inline(always)]
-fn from_zero<const ZERO: u8>(values: &Values, out: &mut [u8]) {
-    let most = magnitude(values);
-    let furthest = values.iter().find(|value| value.abs() == most);
-    let scale = furthest.copied().unwrap_or(most) / -f32::from(ZERO);
+fn from_zero(kind: CacheType, values: &Values, out: &mut [u8]) {
+    let zero = kind.zero();
+    let furthest = furthest(values);
+    let scale = furthest / -(zero as f32);
     let by = inverse(scale);
     put(out, 0, scale);
-    let mut codes = [0u8; BLOCK];
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = ((value * by + (f32::from(ZERO) + 0.5)) as u8).min(2 * ZERO - 1);
-    }
-    pack(
-        &codes,
-        if ZERO == 16 {
-            Fifth::At(2)
-        } else {
-            Fifth::None
-        },
-        out,
-    );
+    let middle = zero as f32 + 0.5;
+    let code = |value: &f32| ((value * by + middle) as i32).clamp(0, 2 * zero - 1) as u8;
+    pack(kind, &values.each_ref().map(code), out);
 }
 
-/// Codes from 0 to `MOST` above a minimum.
+/// Codes from 0 to the type's most above a minimum.
 #[inline(always)]
-fn from_minimum<const MOST: u8>(values: &Values, out: &mut [u8]) {
+fn from_minimum(kind: CacheType, values: &Values, out: &mut [u8]) {
+    let steps = if kind.has_fifth_bits() { 31 } else { 15 };
     let (mut least, mut most) = ([f32::MAX; 16], [f32::MIN; 16]);
     for half in values.as_chunks::<16>().0 {
         for ((least, most), value) in least.iter_mut().zip(&mut most).zip(half) {
@@ -131,42 +114,25 @@ fn from_minimum<const MOST: u8>(values: &Values, out: &mut [u8]) {
     }
     let least = least.into_iter().fold(f32::MAX, f32::min);
     let most = most.into_iter().fold(f32::MIN, f32::max);
-    let scale = (most - least) / f32::from(MOST);
+    let scale = (most - least) / steps as f32;
     let by = inverse(scale);
     put(out, 0, scale);
     put(out, 2, least);
-    let mut codes = [0u8; BLOCK];
-    for (code, value) in codes.iter_mut().zip(values) {
-        *code = (((value - least) * by + 0.5) as u8).min(MOST);
-    }
-    pack(
-        &codes,
-        if MOST == 31 {
-            Fifth::At(4)
-        } else {
-            Fifth::None
-        },
-        out,
-    );
+    let code = |value: &f32| (((value - least) * by + 0.5) as i32).clamp(0, steps) as u8;
+    pack(kind, &values.each_ref().map(code), out);
 }
 
-/// Where a block has its values' fifth bits.
-#[derive(Clone, Copy)]
-enum Fifth {
-    None,
-    At(usize),
-}
-
-/// Nibbles of the first half of the block below those of the second, in the last 16 bytes.
+/// Nibbles of the first half of the block below those of the second, and the fifth bits.
 #[inline(always)]
-fn pack(codes: &[u8; BLOCK], fifth: Fifth, out: &mut [u8]) {
-    if let Fifth::At(at) = fifth {
+fn pack(kind: CacheType, codes: &[u8; BLOCK], out: &mut [u8]) {
+    let (scales, nibbles) = out.split_at_mut(kind.quants_at());
+    if kind.has_fifth_bits() {
         let bits = codes.iter().enumerate();
         let bits = bits.fold(0u32, |bits, (j, code)| bits | u32::from(code >> 4 & 1) << j);
-        out[at..at + 4].copy_from_slice(&bits.to_le_bytes());
+        let place = scales.len() - 4;
+        scales[place..].copy_from_slice(&bits.to_le_bytes());
     }
-    let nibbles = out.len() - BLOCK / 2;
-    for (j, out) in out[nibbles..].iter_mut().enumerate() {
+    for (j, out) in nibbles.iter_mut().enumerate() {
         *out = codes[j] & 15 | codes[j + BLOCK / 2] << 4;
     }
 }
@@ -177,10 +143,8 @@ fn pack(codes: &[u8; BLOCK], fifth: Fifth, out: &mut [u8]) {
 fn iq4_nl(values: &Values, out: &mut [u8]) {
     /// Below this a block is all zero.
     const LEAST: f32 = 1e-15;
-    let most = magnitude(values);
-    let furthest = values.iter().find(|value| value.abs() == most);
-    let furthest = furthest.copied().unwrap_or(most);
-    if most < LEAST {
+    let furthest = furthest(values);
+    if furthest.abs() < LEAST {
         out.fill(0);
         return;
     }
@@ -210,5 +174,5 @@ fn iq4_nl(values: &Values, out: &mut [u8]) {
             0.0
         },
     );
-    pack(&codes, Fifth::None, out);
+    pack(CacheType::Iq4Nl, &codes, out);
 }

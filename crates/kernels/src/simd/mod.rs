@@ -23,6 +23,26 @@ pub(crate) trait Kernel {
     fn vector<S: Simd>(self, simd: S) -> Self::Output;
 }
 
+/// A computation of plain loops, which the compiler turns into the set's vectors: the
+/// specification and every vector form are one text, and agree bit for bit.
+pub(crate) trait Loops {
+    /// To be `#[inline(always)]`, which is what brings it below a function with the features.
+    fn run(self);
+}
+
+impl<L: Loops> Kernel for L {
+    type Output = ();
+
+    fn scalar(self) {
+        self.run();
+    }
+
+    #[inline(always)]
+    fn vector<S: Simd>(self, _: S) {
+        self.run();
+    }
+}
+
 /// Runs `kernel` with the instructions of `isa`.
 #[inline]
 pub(crate) fn dispatch<K: Kernel>(isa: Isa, kernel: K) -> K::Output {

@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use engine::{LlamaEngine, OpenOptions};
 use kv::{CacheType, Part, Plan, Types, WindowCells};
 use models::Gguf;
-use planner::{Compute, Loading, Model, Purpose, Setup};
+use planner::{Compute, Model, Setup};
 use testkit::tiny::{self, Family};
 
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -130,18 +130,12 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
 
 fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup {
     Setup {
-        context,
         slots,
-        sequences: None,
         batch: 512,
         ubatch: 128,
         types: Types { keys, values },
-        window: WindowCells::Window,
-        has_flash_attention: true,
         compute: Compute::Ggml,
-        loading: Loading::Mapped,
-        gpu_layers: 0,
-        purpose: Purpose::Generate,
+        ..Setup::usual(context)
     }
 }
 

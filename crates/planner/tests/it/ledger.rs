@@ -1,28 +1,23 @@
 //! What goes where: layers on a GPU, and models that only embed.
 
-use kv::{CacheType, Plan, Types, WindowCells};
+use kv::{CacheType, Plan, Types};
 use models::Gguf;
 use models::gguf::write::Writer;
-use planner::{Compute, Kind, Ledger, Loading, Model, Others, Place, Purpose, Setup};
+use planner::{Compute, Kind, Ledger, Model, Others, Place, Purpose, Setup};
 use testkit::tiny::{self, Family};
 
 fn setup(purpose: Purpose, gpu_layers: u32) -> Setup {
     Setup {
-        context: 4096,
-        slots: 1,
-        sequences: None,
         batch: 512,
         ubatch: 128,
         types: Types {
             keys: CacheType::F16,
             values: CacheType::Q8_0,
         },
-        window: WindowCells::Window,
-        has_flash_attention: true,
         compute: Compute::Ggml,
-        loading: Loading::Mapped,
         gpu_layers,
         purpose,
+        ..Setup::usual(4096)
     }
 }
 

@@ -7,7 +7,7 @@
 //! the two models whose output is a matrix of its own leave out one table of Q6_K.
 
 use kv::{CacheType, Header, Part, Plan, Pool, Request, Shape, Types, WindowCells};
-use planner::{Compute, Loading, Model, Purpose, Role, Setup, Tensor, device_named, predict};
+use planner::{Compute, Model, Role, Setup, Tensor, device_named, predict};
 
 const MIB: f64 = 1024.0 * 1024.0;
 const N_VOCAB: f64 = 248_320.0;
@@ -219,21 +219,12 @@ fn published_speeds_lie_in_the_bands() {
     for row in ROWS {
         let model = row.model();
         let setup = Setup {
-            context: row.context as u32,
-            slots: 1,
-            sequences: None,
-            batch: 2048,
-            ubatch: 512,
             types: Types {
                 keys: CacheType::Q4_0,
                 values: CacheType::Q4_0,
             },
-            window: WindowCells::Window,
-            has_flash_attention: true,
             compute: Compute::Ggml,
-            loading: Loading::Mapped,
-            gpu_layers: 0,
-            purpose: Purpose::Generate,
+            ..Setup::usual(row.context as u32)
         };
         let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
         let speed = predict(&model, &setup, &plan, &board);

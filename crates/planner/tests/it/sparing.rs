@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use kv::{CacheType, Plan, Types, WindowCells};
+use kv::Plan;
 use models::Gguf;
 use planner::{
-    Available, Change, Compute, Ledger, Loading, Model, Open, Others, Place, Setup, answer,
-    context_sparing, sparing,
+    Available, Change, Compute, Ledger, Model, Open, Others, Place, Setup, answer, context_sparing,
+    sparing,
 };
 use testkit::fat;
 use testkit::tiny::{self, Family};
@@ -24,21 +24,8 @@ fn model(folder: &Path, bytes: &[u8]) -> Model {
 
 fn setup() -> Setup {
     Setup {
-        context: 65_536,
         slots: 4,
-        sequences: None,
-        batch: 2048,
-        ubatch: 512,
-        types: Types {
-            keys: CacheType::F16,
-            values: CacheType::F16,
-        },
-        window: WindowCells::Window,
-        has_flash_attention: true,
-        compute: Compute::Own,
-        loading: Loading::Mapped,
-        gpu_layers: 0,
-        purpose: planner::Purpose::Generate,
+        ..Setup::usual(65_536)
     }
 }
 

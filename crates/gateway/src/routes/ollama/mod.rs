@@ -6,15 +6,11 @@ pub(crate) mod models;
 pub(crate) mod pull;
 
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::response::Response;
-use bytes::Bytes;
-use hyper::body::{Frame, SizeHint};
 use proto::{Job, ModelFacts};
 use router::Target;
 use store::Scope;
@@ -26,6 +22,7 @@ use crate::access::Head;
 use crate::backend::Backend;
 use crate::dispatch::{EMBEDDED, Question};
 use crate::error::{ApiError, ErrorCode};
+use crate::holding::Holding;
 use crate::library::StoredModel;
 use crate::wire::openai::models::facts;
 
@@ -109,33 +106,7 @@ impl Drop for Wish {
 impl Wish {
     /// Holds it until the answer is sent or the client has left.
     fn until_sent(self, response: Response) -> Response {
-        response.map(|body| Body::new(Wishful { body, _wish: self }))
-    }
-}
-
-/// A body that ends with a wish.
-struct Wishful {
-    body: Body,
-    _wish: Wish,
-}
-
-impl HttpBody for Wishful {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        response.map(|body| Body::new(Holding::new(body, self)))
     }
 }
 
