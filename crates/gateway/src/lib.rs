@@ -9,6 +9,7 @@ mod aside;
 mod backend;
 mod body;
 mod dispatch;
+mod doctor;
 mod edge;
 mod error;
 mod ids;
@@ -34,6 +35,7 @@ use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+pub use self::doctor::{Asking, Checkup, Complaint, Doctor, Reading};
 pub use access::{Control, ControlOptions};
 pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
