@@ -375,9 +375,12 @@ mod tests {
 
     #[test]
     fn what_is_not_shown_does_not_pass() {
-        // Times of the other by ours scatter by a third around the given one.
+        // Our times by the other's are this point's times, so their inverse is a ratio of speeds.
         let of = |middle: f64, scatter: f64, n: usize| {
-            let times = (0..n).map(|round| middle * [1.0 - scatter, 1.0, 1.0 + scatter][round % 3]);
+            let times = (0..n).map(|round| {
+                let off = [-scatter, 0.0, scatter][round % 3];
+                middle * f64::exp(off)
+            });
             let runs = rounds(&times.collect::<Vec<f64>>());
             Judgement::of(&Rounds::of(&runs, &[3, 7]), (3, 7))
         };

@@ -136,7 +136,7 @@ impl Sandbox {
     pub(crate) fn serve(&self, args: &[&str]) -> Served {
         let mut child = self
             .command(Self::program())
-            .args([&["serve", "--listen=127.0.0.1:0"], args].concat())
+            .args([&["serve", "--port=0"], args].concat())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
