@@ -375,7 +375,7 @@ mod tests {
 
     #[test]
     fn what_is_not_shown_does_not_pass() {
-        // Our times by the other's are this point's times, so their inverse is a ratio of speeds.
+        // What 7 takes by what 3 takes is the ratio of 3's speed to 7's.
         let of = |middle: f64, scatter: f64, n: usize| {
             let times = (0..n).map(|round| {
                 let off = [-scatter, 0.0, scatter][round % 3];
