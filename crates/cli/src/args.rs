@@ -214,8 +214,8 @@ fn tune() -> Command {
         .arg(flag("forget").help("Forget what was measured of the model"))
         .arg(option("axes", "NAME").hide(true).action(ArgAction::Append))
         .arg(option("run-tokens", "N:M").hide(true))
-        .arg(option("sweep", "FROM:SECONDS").hide(true))
-        .arg(option("rounds", "ROUNDS:PLACE:PLACE").hide(true))
+        .arg(option("sweep", "PASS:FROM:SECONDS").hide(true))
+        .arg(option("rounds", "FIRST:ROUNDS:PLACE:PLACE").hide(true))
         .arg(json());
     augment(command, |setting| {
         (setting.group == Group::Engine && setting.name != "tuned")

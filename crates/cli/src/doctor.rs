@@ -4,7 +4,8 @@
 
 mod look;
 mod ports;
-mod report;
+pub(crate) mod report;
+mod served;
 mod settings;
 
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use config::Config;
 use doctor::{Demand, Finding, Severity, Templates, Wishes};
+use gateway::Asking;
 use hardware::warning::Context;
 use hardware::{Machine, Root};
 use models::examine::{Checksum, Depth};
@@ -20,45 +22,75 @@ use proto::LoadSpec;
 use stdx::Bytes;
 
 use self::report::Report;
+pub(crate) use self::served::MachineDoctor;
+use self::served::Serving;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{hw, load, models_here, output, shelf};
 
+/// What is to be looked at, and for whom.
+struct Asked<'a> {
+    /// Of the command that runs: they say where the settings come from.
+    matches: &'a ArgMatches,
+    root: Root,
+    model: Option<&'a str>,
+    depth: Depth,
+    asking: Asking,
+    server: Option<&'a Serving>,
+}
+
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
-    let mut report = Report::default();
     let root = match matches.get_one::<PathBuf>("root") {
         None => Root::live(),
         Some(path) => Root::open(path).code(Code::Usage)?,
     };
-    let config = settings::read(matches, &mut report)?;
-    let environment = models_here::environment(&config);
-    let machine = Machine::read(&root);
-    if let Some(name) = matches.get_one::<String>("model") {
-        let depth = match matches.get_flag("checksum") {
+    let report = examine(Asked {
+        matches,
+        root,
+        model: matches.get_one::<String>("model").map(String::as_str),
+        depth: match matches.get_flag("checksum") {
             true => Depth::Whole,
             false => Depth::Headers,
-        };
+        },
+        asking: match matches.get_flag("network") {
+            true => Asking::Providers,
+            false => Asking::Nobody,
+        },
+        server: None,
+    })?;
+    finish(matches, &report)
+}
+
+/// Looks at everything. Blocking.
+fn examine(asked: Asked<'_>) -> Outcome<Report> {
+    let mut report = Report::default();
+    let root = &asked.root;
+    let config = settings::read(asked.matches, asked.server, &mut report)?;
+    let environment = models_here::environment(&config);
+    let machine = Machine::read(root);
+    if let Some(name) = asked.model {
         let mut patient = Patient {
             config: &config,
             environment: &environment,
             machine: &machine,
+            server: asked.server,
             report: &mut report,
         };
-        patient.model(name, depth);
+        patient.model(name, asked.depth);
     }
     if root.is_live() {
         settings::names(&config, &environment, &mut report);
-        settings::providers(&config, matches.get_flag("network"), &mut report)?;
+        settings::providers(&config, asked.asking, &mut report)?;
     } else {
         report.skip(
             "settings, folders and the database",
             "they are this machine's, and `--root` names another",
         );
     }
-    report.add(look::around(&root, &config, &environment));
-    let folder = hw::models_folder(&root, &environment, config.models_dir.as_deref());
+    report.add(look::around(root, &config, &environment));
+    let folder = hw::models_folder(root, &environment, config.models_dir.as_deref());
     let context = Context {
         threads: config.threads,
-        storage: hardware::storage::of_folder(&root, &folder),
+        storage: hardware::storage::of_folder(root, &folder),
     };
     report.look("the machine");
     report.add(doctor::of_machine(&machine, &context));
@@ -66,13 +98,12 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         let compiled = doctor::compiled_features();
         report.add(doctor::of_program(&compiled, &machine.processor));
     }
-    finish(matches, report)
+    Ok(report.in_order())
 }
 
-fn finish(matches: &ArgMatches, report: Report) -> Outcome {
-    let report = report.in_order();
+fn finish(matches: &ArgMatches, report: &Report) -> Outcome {
     if output::wants_json(matches) {
-        output::json(&report.as_json())?;
+        output::json(&serde_json::to_value(report.as_wire())?)?;
     } else {
         output::piece(&report.as_text())?;
     }
@@ -91,6 +122,7 @@ struct Patient<'a> {
     config: &'a Config,
     environment: &'a Environment,
     machine: &'a Machine,
+    server: Option<&'a Serving>,
     report: &'a mut Report,
 }
 
@@ -115,6 +147,10 @@ impl Patient<'_> {
         if examination.checksums.iter().any(is_unread) {
             self.report
                 .skip("its checksum", "`--checksum` reads the whole file");
+        }
+        if self.server.is_some_and(|server| server.has(&path)) {
+            // It would be counted twice.
+            return self.report.skip("its memory", "it is loaded here");
         }
         let max = self.config.model_memory_max;
         if let Ok(settings) = load::settings(config) {
@@ -188,6 +224,11 @@ fn of_memory(
 /// What is found about a model whose load has failed, as lines below the error; nothing where
 /// nothing is found. Blocking.
 pub(crate) fn below_error(spec: &LoadSpec, message: &str) -> String {
+    report::lines(&of_failed_load(spec, message))
+}
+
+/// Faults and warnings that concern a model whose load has failed with a message. Blocking.
+fn of_failed_load(spec: &LoadSpec, message: &str) -> Vec<Finding> {
     let machine = Machine::read(&Root::live());
     let examination = models::examine(&spec.path, Depth::Headers);
     let wishes = Wishes {
@@ -209,5 +250,5 @@ pub(crate) fn below_error(spec: &LoadSpec, message: &str) -> String {
     let compiled = doctor::compiled_features();
     findings.extend(doctor::of_program(&compiled, &machine.processor));
     findings.retain(|finding| finding.severity > Severity::Note);
-    report::lines(&doctor::in_order(findings))
+    doctor::in_order(findings)
 }

@@ -9,6 +9,7 @@ use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use stdx::Secret;
 
+use crate::doctor;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,11 +144,20 @@ async fn json(response: Response) -> Outcome<Value> {
 fn message_of(body: &str, status: StatusCode) -> String {
     let value: Value = serde_json::from_str(body).unwrap_or_default();
     let error = &value["error"];
-    match (error["message"].as_str(), error["hint"].as_str()) {
+    let mut text = match (error["message"].as_str(), error["hint"].as_str()) {
         (Some(message), Some(hint)) => format!("{message} {hint}"),
         (Some(message), None) => message.to_owned(),
         _ => format!("the server answered {status}"),
+    };
+    // What the server's doctor has found, as `sextant doctor` would print it.
+    for finding in error["findings"].as_array().into_iter().flatten() {
+        let word = |name: &str| finding[name].as_str().unwrap_or("?").to_owned();
+        let line =
+            doctor::report::line([word("severity"), word("what"), word("code"), word("fix")]);
+        text.push('\n');
+        text.push_str(&line);
     }
+    text
 }
 
 /// The innermost error: the others repeat the address.

@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use self::reload::ProcessConfig;
+use crate::doctor::MachineDoctor;
 use crate::http::{reachable, scheme};
 use crate::library::DiskLibrary;
 use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
@@ -78,7 +79,8 @@ async fn serve(
 ) -> Outcome {
     let mut signals = Signals::new()?;
     let fleet = load::fleet(config)?;
-    let edge = endpoint::settings(config, library(config, &fleet))?;
+    let doctor = MachineDoctor::new(source.matches(), config, &fleet);
+    let edge = endpoint::settings(config, library(config, &fleet), doctor)?;
     let key = match edge.asks_for_a_key() {
         true => " -H \"Authorization: Bearer $YOUR_KEY\"",
         false => "",

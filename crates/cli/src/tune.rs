@@ -340,6 +340,7 @@ async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
     if bench.gate().was_hot() {
         remarks.push("the machine was hot for some of the runs, and did not cool down".into());
     }
+    remarks.extend(text::disturbed(bench.again()));
     let typical = |point| tuner.typical(point);
     let mut report = Report {
         model: load::spec(config, found)?.name,

@@ -269,6 +269,9 @@ error_rows! {
     NoDatabase, "no_database", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Start the endpoint with a `data_dir` that it can write to.";
+    NoDoctor, "no_doctor", 501, "not_supported_error", NEVER, Operator,
+        "{message}",
+        "Run `sextant doctor` on the server's machine.";
     NoLibrary, "no_library", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Pull and delete models on the server's machine.";

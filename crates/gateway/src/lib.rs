@@ -9,6 +9,7 @@ mod aside;
 mod backend;
 mod body;
 mod dispatch;
+mod doctor;
 mod edge;
 mod error;
 mod holding;
@@ -35,6 +36,7 @@ use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
+pub use self::doctor::{Asking, Checkup, Complaint, Doctor, Reading};
 pub use access::{Control, ControlOptions};
 pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};

@@ -48,6 +48,8 @@ pub const TOKENS_MAX: i64 = i32::MAX as i64;
 pub const PULLS_MAX: usize = 4;
 /// Bytes of a model's name.
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
+/// Bytes of what a checkup is to look at: a model's name, or the path of its file.
+pub const DOCTOR_MODEL_BYTES_MAX: usize = 4096;
 /// Bytes of a request id that is taken over from the client.
 pub const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Items in the input of one response.

@@ -3,8 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, audit, chat, completions, embeddings, health, info, messages, models, ollama, plan,
-    rerank, responses, route, tokens,
+    admin, audit, chat, completions, doctor, embeddings, health, info, messages, models, ollama,
+    plan, rerank, responses, route, tokens,
 };
 
 #[derive(OpenApi)]
@@ -49,6 +49,7 @@ use crate::routes::{
         health::metrics,
         audit::audit,
         plan::plan,
+        doctor::doctor,
         admin::list,
         admin::load,
         admin::unload,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stdx::Secret;
 use traces::Traces;
 
-use crate::{Control, Library, RoutingSource, Tls};
+use crate::{Control, Doctor, Library, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -41,6 +41,8 @@ pub struct GatewayConfig {
     pub control: Option<Control>,
     /// The models on disk; without it none can be pulled or deleted.
     pub library: Option<Arc<dyn Library>>,
+    /// Who looks for what is wrong; without it nobody does.
+    pub doctor: Option<Arc<dyn Doctor>>,
     /// The certificate; without it the endpoint speaks HTTP in plain text.
     pub tls: Option<Tls>,
     /// Who takes the spans of requests; without it there are none.
@@ -76,6 +78,7 @@ impl Default for GatewayConfig {
             hosts: Vec::new(),
             control: None,
             library: None,
+            doctor: None,
             tls: None,
             traces: None,
             routing_source: None,

@@ -5,6 +5,7 @@
 //! | temperature, and where the kernel begins to slow down | `/sys/class/thermal/thermal_zone*` |
 //! | clock of memory, GPU and NPU of a board | `/sys/class/devfreq` |
 //! | power | `/sys/class/hwmon` (`power*`, INA3221), `/sys/class/powercap` |
+//! | what a Raspberry Pi's firmware does to the clocks | `get_throttled` of its firmware's device, where the kernel has it; `in0_lcrit_alarm` of the sensor `rpi_volt` |
 
 use crate::Root;
 
@@ -52,11 +53,63 @@ pub struct PowerMeter {
     pub readable: bool,
 }
 
+/// What the firmware of a Raspberry Pi finds wrong, and does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Throttle {
+    /// The supply gives less than the 4.63 V that the board must have.
+    UnderVoltage,
+    /// The processor's clock is held below its highest.
+    FrequencyCapped,
+    /// The clocks are lowered.
+    Throttled,
+    /// The temperature above which the firmware begins to lower clocks is reached.
+    SoftTemperature,
+}
+
+impl Throttle {
+    /// In the order of the firmware's bits; 16 bits higher they stand for the time since the
+    /// start.
+    const BITS: [Self; 4] = [
+        Self::UnderVoltage,
+        Self::FrequencyCapped,
+        Self::Throttled,
+        Self::SoftTemperature,
+    ];
+    const SINCE_START: u32 = 16;
+
+    /// A name for programs.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::UnderVoltage => "under_voltage",
+            Self::FrequencyCapped => "frequency_capped",
+            Self::Throttled => "throttled",
+            Self::SoftTemperature => "soft_temperature",
+        }
+    }
+
+    fn of_bits(bits: u32) -> Vec<Self> {
+        let set = Self::BITS.iter().enumerate();
+        let set = set.filter(|(bit, _)| bits >> bit & 1 == 1);
+        set.map(|(_, throttle)| *throttle).collect()
+    }
+}
+
+/// What the firmware has found, now and at any time since the start. Since it tells of the
+/// start only where the kernel passes its word on, that may be less than what is now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Throttling {
+    pub now: Vec<Throttle>,
+    pub since_start: Vec<Throttle>,
+}
+
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sensors {
     pub zones: Vec<Zone>,
     pub clocks: Vec<DeviceClock>,
     pub power: Vec<PowerMeter>,
+    /// `None` where no firmware tells, as on other boards.
+    pub throttling: Option<Throttling>,
 }
 
 impl Sensors {
@@ -73,7 +126,16 @@ impl Sensors {
                 .collect(),
             clocks: clocks(root),
             power,
+            throttling: throttling(root),
         }
+    }
+
+    /// Whether the firmware lowers clocks now because of the temperature.
+    #[must_use]
+    pub fn is_throttled_by_heat(&self) -> bool {
+        let now = self.throttling.iter().flat_map(|of| &of.now);
+        let mut now = now.copied();
+        now.any(|throttle| throttle == Throttle::SoftTemperature)
     }
 }
 
@@ -125,6 +187,43 @@ fn degrees(root: &Root, path: &str) -> Option<f64> {
     (-60_000..=300_000)
         .contains(&milli)
         .then(|| milli as f64 / 1e3)
+}
+
+/// What a Raspberry Pi's firmware says. The device is `soc:firmware`, and on a Raspberry Pi 5
+/// `soc@107c000000:firmware`; some kernels have only the alarm of the voltage.
+fn throttling(root: &Root) -> Option<Throttling> {
+    let folder = "/sys/devices/platform";
+    let names = root.names(folder).into_iter();
+    let mut words = names
+        .filter(|name| name.starts_with("soc"))
+        .filter_map(|name| root.line(&format!("{folder}/{name}/{name}:firmware/get_throttled")));
+    let word = words.find_map(|word| {
+        let digits = word.trim_start_matches("0x");
+        u32::from_str_radix(digits, 16).ok()
+    });
+    let alarm = under_voltage_alarm(root);
+    if word.is_none() && alarm.is_none() {
+        return None;
+    }
+    let word = word.unwrap_or(0);
+    let mut now = Throttle::of_bits(word);
+    if alarm == Some(true) && !now.contains(&Throttle::UnderVoltage) {
+        now.insert(0, Throttle::UnderVoltage);
+    }
+    Some(Throttling {
+        now,
+        since_start: Throttle::of_bits(word >> Throttle::SINCE_START),
+    })
+}
+
+fn under_voltage_alarm(root: &Root) -> Option<bool> {
+    let sensors = root.numbered("/sys/class/hwmon", "hwmon").into_iter();
+    let mut folders = sensors.map(|(_, folder)| folder);
+    let is_supply =
+        |folder: &String| root.line(&format!("{folder}/name")).as_deref() == Some("rpi_volt");
+    let folder = folders.find(is_supply)?;
+    let alarm: u32 = root.number(&format!("{folder}/in0_lcrit_alarm"))?;
+    Some(alarm != 0)
 }
 
 fn clocks(root: &Root) -> Vec<DeviceClock> {

@@ -8,6 +8,7 @@ use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
 use crate::npu::{self, NpuKind, RKNPU_DRIVER_MIN};
 use crate::root::Access;
+use crate::sensors::Throttle;
 use crate::storage::{Storage, StorageKind};
 use crate::{CpuSet, Machine, Tier};
 
@@ -50,6 +51,15 @@ pub enum Warning {
         zone: String,
         celsius: f64,
         slows_at: f64,
+    },
+    /// A Raspberry Pi's supply is too weak, or its cable.
+    UnderVoltage {
+        when: When,
+    },
+    /// A Raspberry Pi's firmware lowers the clocks.
+    ClocksLowered {
+        when: When,
+        causes: Vec<Throttle>,
     },
     /// A control group leaves less than the machine has.
     GroupBelowAvailable {
@@ -96,6 +106,14 @@ pub enum Warning {
     NoDotProducts {
         wanted: &'static str,
     },
+}
+
+/// Whether something is so, or was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    Now,
+    /// At some time since the machine was started, and not now.
+    SinceStart,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -220,6 +238,31 @@ fn clocks(machine: &Machine, warnings: &mut Vec<Warning>) {
         })
     });
     warnings.extend(hot);
+    warnings.extend(firmware(machine));
+}
+
+/// What a Raspberry Pi's firmware does to the clocks, and did.
+fn firmware(machine: &Machine) -> Vec<Warning> {
+    let Some(throttling) = &machine.sensors.throttling else {
+        return Vec::new();
+    };
+    let when = |is_it: &dyn Fn(&Throttle) -> bool| {
+        if throttling.now.iter().any(is_it) {
+            Some((When::Now, &throttling.now))
+        } else if throttling.since_start.iter().any(is_it) {
+            Some((When::SinceStart, &throttling.since_start))
+        } else {
+            None
+        }
+    };
+    let is_voltage = |throttle: &Throttle| *throttle == Throttle::UnderVoltage;
+    let voltage = when(&is_voltage).map(|(when, _)| Warning::UnderVoltage { when });
+    let lowered = when(&|throttle| !is_voltage(throttle));
+    let lowered = lowered.map(|(when, causes)| Warning::ClocksLowered {
+        when,
+        causes: causes.clone(),
+    });
+    voltage.into_iter().chain(lowered).collect()
 }
 
 fn memory(machine: &Machine, warnings: &mut Vec<Warning>) {

@@ -5,12 +5,47 @@ use stdx::Bytes;
 use crate::limits::GroupLimit;
 use crate::memory::SwapKind;
 use crate::npu::{NEWER_DRIVER, RKNPU_DRIVER_MIN};
-use crate::warning::{Severity, Warning};
+use crate::sensors::Throttle;
+use crate::warning::{Severity, Warning, When};
 
 fn place(kind: SwapKind) -> &'static str {
     match kind {
         SwapKind::Disk => "a disk",
         SwapKind::Compressed => "compressed memory",
+    }
+}
+
+/// What a Raspberry Pi 5 must have; the ones before it ask for 3 A.
+const BETTER_SUPPLY: &str = "use the board's own power supply (Raspberry Pi 5: 5 V and 5 A) with a short thick cable, and \
+     give drives on USB a supply of their own";
+
+fn under_voltage(when: When) -> String {
+    match when {
+        When::Now => "the board gets less than 4.63 V, so its firmware lowers clocks".to_owned(),
+        When::SinceStart => {
+            "the board got less than 4.63 V at some time since it was started".to_owned()
+        }
+    }
+}
+
+/// Whether the supply may be why: its bit stands with those of the clocks.
+fn is_of_supply(causes: &[Throttle]) -> bool {
+    causes.contains(&Throttle::UnderVoltage) && !causes.contains(&Throttle::SoftTemperature)
+}
+
+fn clocks_lowered(when: When, causes: &[Throttle]) -> String {
+    let words = causes.iter().filter_map(|cause| match cause {
+        Throttle::UnderVoltage => None,
+        Throttle::FrequencyCapped => Some("the processor's clock capped"),
+        Throttle::Throttled => Some("clocks lowered"),
+        Throttle::SoftTemperature => Some("the temperature limit reached"),
+    });
+    let words = words.collect::<Vec<_>>().join(", ");
+    match when {
+        When::Now => format!("the firmware slows the board down: {words}"),
+        When::SinceStart => {
+            format!("the firmware has slowed the board down since it was started: {words}")
+        }
     }
 }
 
@@ -29,6 +64,8 @@ impl Warning {
             Self::OnlyLittleCores { .. } => "only_little_cores",
             Self::SwapInUse { .. } => "swap_in_use",
             Self::HotZone { .. } => "hot_zone",
+            Self::UnderVoltage { .. } => "under_voltage",
+            Self::ClocksLowered { .. } => "clocks_lowered",
             Self::GroupBelowAvailable { .. } => "group_below_available",
             Self::QuotaBelowCores { .. } => "quota_below_cores",
             Self::NodeDenied { .. } => "node_denied",
@@ -48,7 +85,12 @@ impl Warning {
     #[must_use]
     pub fn severity(&self) -> Severity {
         match self {
-            Self::QuotaBelowCores { .. }
+            // It may be mended since: only the next start forgets it.
+            Self::ClocksLowered {
+                when: When::SinceStart,
+                ..
+            }
+            | Self::QuotaBelowCores { .. }
             | Self::SeveralNodes { .. }
             | Self::ChannelsUnknown
             | Self::GroupBelowAvailable { .. }
@@ -88,6 +130,8 @@ impl Warning {
                 celsius,
                 slows_at,
             } => format!("`{zone}` is at {celsius:.0} C, and {slows_at:.0} C slow or stop it"),
+            Self::UnderVoltage { when } => under_voltage(*when),
+            Self::ClocksLowered { when, causes } => clocks_lowered(*when, causes),
             Self::GroupBelowAvailable {
                 left, available, ..
             } => group_left(*left, *available),
@@ -157,6 +201,11 @@ impl Warning {
                 "stop what is not needed, then `sudo swapoff -a && sudo swapon -a`".to_owned()
             }
             Self::HotZone { .. } => "see to its cooling, or measure after it has cooled".to_owned(),
+            Self::UnderVoltage { .. } => BETTER_SUPPLY.to_owned(),
+            Self::ClocksLowered { causes, .. } => match is_of_supply(causes) {
+                true => format!("first the supply, which lowers clocks too: {BETTER_SUPPLY}"),
+                false => "a heat sink with a fan, or a cooler place".to_owned(),
+            },
             Self::GroupBelowAvailable { limit, .. } => match limit {
                 GroupLimit::Max => {
                     "raise the group's limit: `MemoryMax=` of the unit, `--memory` of the container"

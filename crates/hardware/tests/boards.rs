@@ -324,6 +324,56 @@ fn what_could_not_be_read_is_told() {
     assert!((meter.watts.unwrap() - 5.599).abs() < 0.001);
 }
 
+const PI_FIRMWARE: &str =
+    "/sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled";
+
+/// The firmware's word, bit by bit, and what follows from it.
+#[test]
+fn the_firmware_of_a_raspberry_pi_is_understood() {
+    use hardware::sensors::Throttle::{FrequencyCapped, SoftTemperature, Throttled, UnderVoltage};
+    let read = |lines: &str| with("raspberry-pi-5", lines);
+    let word = |word: &str| read(&format!("{PI_FIRMWARE} = {word}\n"));
+    let told = |machine: &Machine| {
+        let warnings = warning::warnings(machine, &Context::default());
+        let of_it = warnings
+            .iter()
+            .filter(|one| matches!(one.code(), "under_voltage" | "clocks_lowered"));
+        let told = of_it.map(|one| format!("{} {:?}: {}", one.code(), one.severity(), one.fix()));
+        told.collect::<Vec<_>>()
+    };
+    assert!(told(&word("0")).is_empty());
+    let all = word("f000f").sensors.throttling.unwrap();
+    let four = [UnderVoltage, FrequencyCapped, Throttled, SoftTemperature];
+    assert_eq!((all.now, all.since_start), (four.to_vec(), four.to_vec()));
+
+    // Capped for want of voltage: the supply, twice. Since the start only: the same, as a note.
+    let now = told(&word("0x50007"));
+    assert_eq!(now.len(), 2, "{now:?}");
+    assert!(
+        now.iter()
+            .all(|line| line.contains("Warning") && line.contains("5 A")),
+        "{now:?}"
+    );
+    let before = told(&word("70000"));
+    assert!(before[0].starts_with("under_voltage Warning"), "{before:?}");
+    assert!(before[1].starts_with("clocks_lowered Note"), "{before:?}");
+    // Heat: cooling, and the tuner waits.
+    let hot = word("e");
+    assert!(hot.sensors.is_throttled_by_heat());
+    assert!(told(&hot)[0].contains("fan"), "{:?}", told(&hot));
+    assert!(!word("e0000").sensors.is_throttled_by_heat());
+
+    // Other places of the same, and what is no word.
+    let older = "/sys/devices/platform/soc/soc:firmware/get_throttled = 1\n";
+    let older = Machine::read(&Root::recorded(Recording::parse(older).unwrap()));
+    assert_eq!(older.sensors.throttling.unwrap().now, [UnderVoltage]);
+    let silent = Machine::read(&root("rock-5b-plus"));
+    assert_eq!(silent.sensors.throttling, None);
+    let odd = "/sys/devices/platform/soc/soc:firmware/get_throttled = nothing\n";
+    let odd = Machine::read(&Root::recorded(Recording::parse(odd).unwrap()));
+    assert_eq!(odd.sensors.throttling, None);
+}
+
 #[test]
 fn changes_to_a_board_change_its_warnings() {
     let zone = "/sys/class/thermal/thermal_zone0/temp = 84100\n";
@@ -354,6 +404,22 @@ fn changes_to_a_board_change_its_warnings() {
             "rock-5b-plus",
             "/proc/self/status:\n| Cpus_allowed_list:\t0-3\n",
             "only_little_cores",
+        ),
+        // Throttled and capped by heat, now; under-voltage only before.
+        (
+            "raspberry-pi-5",
+            &format!("{PI_FIRMWARE} = 1000e\n"),
+            "clocks_lowered",
+        ),
+        (
+            "raspberry-pi-5",
+            &format!("{PI_FIRMWARE} = 50000\n"),
+            "under_voltage",
+        ),
+        (
+            "raspberry-pi-5",
+            "/sys/class/hwmon/hwmon1/in0_lcrit_alarm = 1\n",
+            "under_voltage",
         ),
         (
             "raspberry-pi-5",

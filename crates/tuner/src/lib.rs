@@ -13,7 +13,7 @@
 //! Hodges and Lehmann, 1963; the median of fewer than five) is judged against its standard
 //! error, with the spread from the median absolute deviation of this race and of all before
 //! it. A race ends as soon as it is decided (the racing of Maron and Moore, 1994), with fewer
-//! pairs the clearer it is. What two pairs do not decide is put off; the time that is left
+//! pairs the clearer it is. What one pair does not decide is put off; the time that is left
 //! then goes to what may gain most, and what leads in the end without being sure takes part
 //! in the last comparison.
 //!
@@ -22,9 +22,10 @@
 //! is told. Where they do not show one the defaults stay.
 //!
 //! [`cores`] makes the levels of the axes that choose cores, [`Gate`] says when a hot machine
-//! must cool down before the next run, and [`Recheck`] notices that a choice has stopped to
-//! be fast.
+//! must cool down before the next run, [`Again`] which runs a host has disturbed so much that
+//! they are made again, and [`Recheck`] notices that a choice has stopped to be fast.
 
+mod again;
 pub mod cores;
 mod gate;
 mod noise;
@@ -34,6 +35,7 @@ mod search;
 mod space;
 mod verdict;
 
+pub use again::{Again, STOLEN_PERCENT_MAX};
 pub use gate::{Gate, Wait};
 pub use noise::median;
 pub use recheck::{Answer, Recheck, Speeds, Stale};

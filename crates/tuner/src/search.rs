@@ -12,7 +12,7 @@ use crate::{Choice, Phase, Point, Space, Switch};
 /// Runs of the defaults to begin with: what a run takes, and how much two of the same differ.
 const CALIBRATION_RUNS: usize = 5;
 /// The search leaves this share of the budget to the last comparison.
-const FINAL_SHARE: f64 = 0.45;
+const FINAL_SHARE: f64 = 0.35;
 /// And this as long as nothing is ahead.
 const FINAL_SHARE_MIN: f64 = 0.25;
 /// And no more than so many runs of both sides take.
@@ -48,7 +48,7 @@ impl Effort {
     /// Pairs after which a race that is still open is put off until the others had theirs.
     fn look_pairs(self) -> usize {
         match self {
-            Self::Quick | Self::Usual => 2,
+            Self::Quick | Self::Usual => 1,
             Self::Thorough => 4,
         }
     }

@@ -328,29 +328,45 @@ fn it_finds_settings_within_five_percent_of_the_best() {
     assert!(mean < 0.01, "{mean}");
 }
 
-#[test]
-fn on_a_noisy_machine_small_gains_of_several_axes_are_found() {
+/// Losses against the best over shared machines, of the defaults and of what was found, and
+/// how many results are more than 5 % from the best.
+fn over_shared_machines(noise: f64, budget_seconds: f64) -> (f64, f64, usize) {
     let n = 1000;
-    let mut losses = Vec::new();
-    let (mut could, mut spent) = (0.0, 0.0);
+    let (mut could, mut lost, mut spent, mut far) = (0.0, 0.0, 0.0, 0);
     for seed in 0..n {
-        let mut machine = shared(seed, 0.055);
-        let (verdict, _) = machine.tune(settings(40.0));
+        let mut machine = shared(seed, noise);
+        let (verdict, _) = machine.tune(settings(budget_seconds));
         let best = machine.best_seconds();
         could += machine.request_seconds(&verdict.defaults) / best - 1.0;
-        losses.push(machine.request_seconds(&verdict.winner) / best - 1.0);
+        let loss = machine.request_seconds(&verdict.winner) / best - 1.0;
+        lost += loss;
+        far += usize::from(loss > 0.05);
         spent += verdict.spent_seconds;
     }
-    let far = losses.iter().filter(|loss| **loss > 0.05).count();
-    let mean = losses.iter().sum::<f64>() / n as f64;
+    let mean = |sum: f64| sum / n as f64;
     println!(
-        "beyond 5 %: {far} of {n}; mean {:.2} %, of the defaults {:.2} %; {:.1} s",
-        mean * 100.0,
-        could / n as f64 * 100.0,
-        spent / n as f64
+        "noise {noise}, budget {budget_seconds}: beyond 5 %: {far} of {n}; mean {:.2} %, of the \
+         defaults {:.2} %; {:.1} s",
+        mean(lost) * 100.0,
+        mean(could) * 100.0,
+        mean(spent)
     );
-    // What is left is what so few pairs cannot show.
-    assert!(mean < 0.65 * could / n as f64, "{mean}");
+    (mean(could), mean(lost), far)
+}
+
+/// What is left is what so few pairs cannot show.
+#[test]
+fn on_a_noisy_machine_small_gains_of_several_axes_are_found() {
+    for (noise, budget_seconds, share_max, far_max) in [
+        (0.03, 40.0, 0.25, 160),
+        (0.055, 25.0, 0.70, 640),
+        (0.055, 40.0, 0.42, 370),
+        (0.055, 60.0, 0.30, 230),
+    ] {
+        let (could, lost, far) = over_shared_machines(noise, budget_seconds);
+        assert!(lost < share_max * could, "{noise} {budget_seconds}: {lost}");
+        assert!(far <= far_max, "{noise} {budget_seconds}: {far}");
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use config::Config;
-use doctor::{Clock, Code, Descriptors, Finding, Folder, FolderState, Place, Use, of_place};
+use doctor::{Clock, Code, Descriptors, Finding, Folder, FolderState, Place, Port, Use, of_place};
 use hardware::{Root, storage};
 use models::Environment;
 use rustix::fs::Access;
@@ -21,7 +21,7 @@ use crate::database;
 pub(super) fn around(root: &Root, config: &Config, environment: &Environment) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut place = Place {
-        port: ports::taken(root, config.listen),
+        port: ports::taken(root, config.listen).filter(|port| !is_own(port)),
         descriptors: descriptors(root, config),
         ..Place::default()
     };
@@ -46,6 +46,12 @@ pub(super) fn around(root: &Root, config: &Config, environment: &Environment) ->
     }
     findings.extend(of_place(&place));
     findings
+}
+
+/// Whether this very program listens there, as a server does that looks at itself.
+fn is_own(port: &Port) -> bool {
+    let holder = port.holder.as_ref();
+    holder.is_some_and(|holder| holder.pid == std::process::id())
 }
 
 fn folder(root: &Root, used_for: Use, path: PathBuf) -> Folder {

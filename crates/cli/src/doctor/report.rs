@@ -3,46 +3,41 @@
 use std::fmt::Write as _;
 
 use doctor::{Class, Finding, Severity, in_order};
-use serde_json::{Value, json};
+use gateway::Checkup;
+use gateway::wire::doctor::DoctorReport;
 
 /// What was found, and where it was looked for.
 #[derive(Debug, Default)]
-pub(super) struct Report {
-    findings: Vec<Finding>,
-    looked_at: Vec<String>,
-    /// What was not, and why.
-    skipped: Vec<(String, String)>,
-}
+pub(super) struct Report(Checkup);
 
 impl Report {
     pub(super) fn add(&mut self, findings: impl IntoIterator<Item = Finding>) {
-        self.findings.extend(findings);
+        self.0.findings.extend(findings);
     }
 
     pub(super) fn look(&mut self, what: &str) {
-        self.looked_at.push(what.to_owned());
+        self.0.looked_at.push(what.to_owned());
     }
 
     pub(super) fn skip(&mut self, what: &str, why: &str) {
-        self.skipped.push((what.to_owned(), why.to_owned()));
+        self.0.not_looked_at.push((what.to_owned(), why.to_owned()));
     }
 
-    pub(super) fn in_order(self) -> Self {
-        Self {
-            findings: in_order(self.findings),
-            ..self
-        }
+    pub(super) fn in_order(mut self) -> Self {
+        self.0.findings = in_order(self.0.findings);
+        self
     }
 
     pub(super) fn count(&self, severity: Severity) -> usize {
         let of_severity = |finding: &&Finding| finding.severity == severity;
-        self.findings.iter().filter(of_severity).count()
+        self.0.findings.iter().filter(of_severity).count()
     }
 
     pub(super) fn as_text(&self) -> String {
         let mut text = String::new();
         for class in Class::ALL {
             let of_class: Vec<Finding> = self
+                .0
                 .findings
                 .iter()
                 .filter(|finding| finding.class == class)
@@ -53,8 +48,8 @@ impl Report {
                 let _ = writeln!(text, "{}\n{}\n", title(class), lines(&of_class));
             }
         }
-        let _ = writeln!(text, "looked at: {}", self.looked_at.join(", "));
-        for (what, why) in &self.skipped {
+        let _ = writeln!(text, "looked at: {}", self.0.looked_at.join(", "));
+        for (what, why) in &self.0.not_looked_at {
             let _ = writeln!(text, "not looked at: {what}; {why}");
         }
         let counts = [Severity::Fault, Severity::Warning, Severity::Note]
@@ -63,26 +58,13 @@ impl Report {
         text
     }
 
-    pub(super) fn as_json(&self) -> Value {
-        let findings = self.findings.iter().map(|finding| {
-            json!({
-                "code": finding.code,
-                "severity": finding.severity.name(),
-                "class": finding.class.name(),
-                "what": finding.what,
-                "fix": finding.fix,
-            })
-        });
-        let skipped = self.skipped.iter();
-        let skipped = skipped.map(|(what, why)| json!({"what": what, "why": why}));
-        json!({
-            "findings": findings.collect::<Vec<_>>(),
-            "faults": self.count(Severity::Fault),
-            "warnings": self.count(Severity::Warning),
-            "notes": self.count(Severity::Note),
-            "looked_at": self.looked_at,
-            "not_looked_at": skipped.collect::<Vec<_>>(),
-        })
+    /// As `--json` and `GET /api/doctor` have it.
+    pub(super) fn as_wire(&self) -> DoctorReport {
+        DoctorReport::new(&self.0)
+    }
+
+    pub(super) fn into_checkup(self) -> Checkup {
+        self.0
     }
 }
 
@@ -97,16 +79,18 @@ fn title(class: Class) -> &'static str {
 /// Two lines a finding, without a line end behind the last.
 pub(super) fn lines(findings: &[Finding]) -> String {
     let lines = findings.iter().map(|finding| {
-        format!(
-            "  {}: {} [{}]\n    fix: {}",
-            finding.severity.name(),
-            // Words of other programs may have several lines.
-            finding.what.replace('\n', "\n    "),
-            finding.code,
-            finding.fix.replace('\n', "\n    ")
-        )
+        let severity = finding.severity.name().to_owned();
+        let code = finding.code.to_owned();
+        line([severity, finding.what.clone(), code, finding.fix.clone()])
     });
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// The two lines of a finding: its severity, what is wrong, its code and the fix.
+pub(crate) fn line([severity, what, code, fix]: [String; 4]) -> String {
+    // Words of other programs may have several lines.
+    let (what, fix) = (what.replace('\n', "\n    "), fix.replace('\n', "\n    "));
+    format!("  {severity}: {what} [{code}]\n    fix: {fix}")
 }
 
 fn counted(n: usize, what: &str) -> String {

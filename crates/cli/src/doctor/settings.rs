@@ -7,20 +7,25 @@ use clap::{ArgMatches, Command};
 use config::{Config, ConfigError, RawConfig, augment};
 use doctor::{Code, Finding};
 use futures_util::future::join_all;
-use gateway::RoutedProvider;
+use gateway::{Asking, RoutedProvider};
 use models::Environment;
 use rustix::fs::Access;
 
-use super::Report;
+use super::{Report, Serving};
 use crate::outcome::{Code as Exit, Outcome, WithCode};
 use crate::{models_here, serve};
 
 /// Time that a provider has to answer.
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// The configuration, and everything that is wrong with it. Where it cannot be used, the rest
-/// is judged by the defaults.
-pub(super) fn read(matches: &ArgMatches, report: &mut Report) -> Outcome<Config> {
+/// The configuration as its files have it now, and everything that is wrong with it. Where it
+/// cannot be used, the rest is judged by what the server that asks was started with, or by the
+/// defaults.
+pub(super) fn read(
+    matches: &ArgMatches,
+    server: Option<&Serving>,
+    report: &mut Report,
+) -> Outcome<Config> {
     let path = config::file_to_read(matches, |name| std::env::var(name).ok());
     report.look(&match path {
         Some(path) => format!("the settings (`{}`)", path.display()),
@@ -44,10 +49,17 @@ pub(super) fn read(matches: &ArgMatches, report: &mut Report) -> Outcome<Config>
         }
         Err(error) => {
             report.add(of_error(&error));
+            let judged_by = match server {
+                Some(_) => "what this server was started with",
+                None => "the defaults",
+            };
             report.skip(
                 "what the settings name",
-                "they cannot be used, so the rest is judged by the defaults",
+                &format!("they cannot be used, so the rest is judged by {judged_by}"),
             );
+            if let Some(server) = server {
+                return Ok(server.config.clone());
+            }
             let none = augment(Command::new("none"), |_| true).get_matches_from(["none"]);
             RawConfig::gather(&none, [], None)
                 .resolve()
@@ -110,7 +122,7 @@ pub(super) fn names(config: &Config, environment: &Environment, report: &mut Rep
 }
 
 /// The providers, their programs and, where the network may be used, whether they answer.
-pub(super) fn providers(config: &Config, network: bool, report: &mut Report) -> Outcome {
+pub(super) fn providers(config: &Config, asking: Asking, report: &mut Report) -> Outcome {
     for table in &config.fleet.providers {
         if let Some(program) = table.command.as_ref().and_then(|words| words.first()) {
             report.add(of_program(&table.name, Path::new(program.0.expose())));
@@ -127,7 +139,7 @@ pub(super) fn providers(config: &Config, network: bool, report: &mut Report) -> 
     if routing.providers.is_empty() {
         return Ok(());
     }
-    if !network {
+    if asking == Asking::Nobody {
         report.skip("whether providers answer", "`--network` asks them");
         return Ok(());
     }

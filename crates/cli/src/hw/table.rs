@@ -7,7 +7,7 @@ use hardware::gpu::GpuMemory;
 use hardware::limits::GroupVersion;
 use hardware::plan::Choice;
 use hardware::root::Access;
-use hardware::sensors::TripKind;
+use hardware::sensors::{Throttle, TripKind};
 use hardware::warning::Severity;
 use hardware::{CacheKind, CoreKind, Gpu, Machine, Npu};
 use stdx::Bytes;
@@ -323,6 +323,21 @@ fn sensors(machine: &Machine, lines: &mut Lines) {
                 mhz(clock.hz),
                 mhz(clock.max_hz)
             ),
+        );
+    }
+    if let Some(throttling) = &sensors.throttling {
+        let words = |of: &[Throttle]| {
+            let names: Vec<_> = of.iter().map(|one| one.name().replace('_', " ")).collect();
+            match names.as_slice() {
+                [] => "none".to_owned(),
+                names => names.join(", "),
+            }
+        };
+        let now = words(&throttling.now);
+        let before = words(&throttling.since_start);
+        lines.add(
+            "throttling",
+            &format!("now {now}; since the start {before}"),
         );
     }
     let power = sensors.power.iter().map(|meter| match meter.watts {

@@ -4,7 +4,7 @@ use hardware::gpu::{GpuMemory, GpuVendor};
 use hardware::limits::GroupVersion;
 use hardware::plan::Choice;
 use hardware::root::{Access, Why};
-use hardware::sensors::TripKind;
+use hardware::sensors::{Throttle, TripKind};
 use hardware::warning::Severity;
 use hardware::{CacheKind, CoreKind, Gpu, Machine, Npu, Processor};
 use serde_json::{Value, json};
@@ -235,6 +235,7 @@ fn sensors(machine: &Machine) -> Value {
             "max_hz": clock.max_hz,
         })
     });
+    let names = |of: &[Throttle]| of.iter().map(|one| one.name()).collect::<Vec<_>>();
     let power =
         machine.sensors.power.iter().map(
             |meter| json!({"name": meter.name, "watts": meter.watts, "readable": meter.readable}),
@@ -243,6 +244,10 @@ fn sensors(machine: &Machine) -> Value {
         "zones": zones.collect::<Vec<_>>(),
         "clocks": clocks.collect::<Vec<_>>(),
         "power": power.collect::<Vec<_>>(),
+        "throttling": machine.sensors.throttling.as_ref().map(|throttling| json!({
+            "now": names(&throttling.now),
+            "since_start": names(&throttling.since_start),
+        })),
     })
 }
 

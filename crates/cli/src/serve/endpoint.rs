@@ -13,6 +13,7 @@ use traces::{TraceOptions, Traces};
 
 use super::reload::{self, ProcessConfig};
 use crate::database;
+use crate::doctor::MachineDoctor;
 use crate::library::DiskLibrary;
 use crate::outcome::{Code, Outcome, WithCode};
 use crate::output::say;
@@ -22,7 +23,11 @@ use crate::output::say;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the HTTP edge is told. Refuses an address that must not be opened.
-pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<GatewayConfig> {
+pub(super) fn settings(
+    config: &Config,
+    library: DiskLibrary,
+    doctor: MachineDoctor,
+) -> Outcome<GatewayConfig> {
     let api_key = config.read_api_key().code(Code::Usage)?;
     let control = control(config)?;
     let settings = GatewayConfig {
@@ -38,6 +43,7 @@ pub(super) fn settings(config: &Config, library: DiskLibrary) -> Outcome<Gateway
         traces: traces(config)?,
         control,
         library: Some(Arc::new(library)),
+        doctor: Some(Arc::new(doctor)),
         ..GatewayConfig::default()
     };
     gateway::bind_policy(config.listen, settings.asks_for_a_key()).code(Code::Usage)?;

@@ -37,6 +37,11 @@ impl ProcessConfig {
         })
     }
 
+    /// What this process was started with.
+    pub(super) fn matches(&self) -> &ArgMatches {
+        &self.matches
+    }
+
     fn path(&self) -> Option<PathBuf> {
         path(&self.matches)
     }

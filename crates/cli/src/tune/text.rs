@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use tuner::{Gain, Judgement, Row, Space};
+use tuner::{Again, Gain, Judgement, Row, STOLEN_PERCENT_MAX, Space};
 
 use super::Report;
 
@@ -46,6 +46,18 @@ pub(super) fn of(report: &Report) -> String {
     text.push('\n');
     text.push_str(&conclusion(report));
     text
+}
+
+/// What a host has disturbed; nothing where it left everything alone.
+pub(super) fn disturbed(again: &Again) -> Option<String> {
+    let (n_again, n_kept) = (again.n_again(), again.n_disturbed());
+    if n_again + n_kept == 0 {
+        return None;
+    }
+    Some(format!(
+        "the host took more than {STOLEN_PERCENT_MAX} % of what some runs wanted: {n_again} were \
+         made again, {n_kept} count all the same"
+    ))
 }
 
 fn seconds(of: f64) -> String {

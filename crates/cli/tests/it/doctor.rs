@@ -303,3 +303,51 @@ fn settings_of_a_model_are_judged_as_a_load_takes_them() {
         ("memory_short", "runtime", "model_memory_max"),
     );
 }
+
+/// The codes of findings that do not hang on when they were looked for.
+fn codes(report: &Value) -> Vec<&str> {
+    let findings = report["findings"].as_array().unwrap().iter();
+    let codes = findings.map(|finding| finding["code"].as_str().unwrap());
+    let moment = ["memory_busy", "swap_in_use", "disk_nearly_full"];
+    codes.filter(|code| !moment.contains(code)).collect()
+}
+
+#[test]
+fn a_server_tells_over_http_what_the_command_tells() {
+    let sandbox = sandbox();
+    sandbox.add_family("plain", Family::Llama);
+    // Sound by its header; llama.cpp has no architecture of this name.
+    let writer = models::gguf::write::Writer::new()
+        .str("general.architecture", "llama9")
+        .str("tokenizer.ggml.model", "none")
+        .tensor("t", 0, &[32]);
+    let path = sandbox.dir().join("models/odd.gguf");
+    fs::write(&path, writer.bytes()).unwrap();
+    let data = format!("--data-dir={}", sandbox.dir().join("data").display());
+    let served = sandbox.serve(&["plain", &data, "--context=256"]);
+    let over_http = served.ask("GET", "/api/doctor?model=odd", "");
+    let (_, here) = doctor(&sandbox, &["odd", &data, "--context=256"]);
+    assert_eq!(codes(&over_http), codes(&here), "{over_http}");
+    assert_eq!(over_http["findings"][0]["code"], "architecture_unknown");
+    assert_eq!(over_http["findings"][0]["class"], "artifact");
+    assert!(over_http["faults"].as_u64().unwrap() > 0);
+    // The server that answers is in nobody's way, and neither is its database.
+    let text = over_http.to_string();
+    assert!(!text.contains("already_serving") && !text.contains("port_taken"));
+    assert!(!text.contains("database_"), "{text}");
+
+    let body = serde_json::json!({ "model": "odd", "path": path }).to_string();
+    let refused = served.ask("POST", "/admin/models/load", &body);
+    let found = &refused["error"]["findings"][0];
+    assert_eq!(found["class"], "artifact", "{refused}");
+    assert!(!found["fix"].as_str().unwrap().is_empty());
+    // And so does the command that asks the server.
+    let url = format!("http://{}", served.address);
+    let ran = sandbox.run(&["load", "odd", "--url", &url]);
+    assert_ne!(ran.code, 0);
+    assert!(
+        ran.stderr.contains("[architecture_unknown]\n    fix: "),
+        "{}",
+        ran.stderr
+    );
+}

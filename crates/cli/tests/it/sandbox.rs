@@ -1,11 +1,11 @@
 //! A home of its own for each run, and a server that answers what it is told to.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
 
 use models::gguf::write::Writer;
@@ -16,6 +16,36 @@ const NOBODY: u32 = 65_534;
 pub(crate) struct Sandbox {
     dir: tempfile::TempDir,
     vars: BTreeMap<String, String>,
+}
+
+/// A running server; dropping it ends it.
+pub(crate) struct Served {
+    pub(crate) address: String,
+    child: Child,
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Served {
+    /// What a request is answered, as JSON.
+    pub(crate) fn ask(&self, method: &str, path: &str, body: &str) -> serde_json::Value {
+        let mut socket = TcpStream::connect(&self.address).unwrap();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+        serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}"))
+    }
 }
 
 pub(crate) struct Ran {
@@ -99,6 +129,29 @@ impl Sandbox {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Starts a server on a port of its own; its address, once it listens.
+    pub(crate) fn serve(&self, args: &[&str]) -> Served {
+        let mut child = self
+            .command(Self::program())
+            .args([&["serve", "--port=0"], args].concat())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = lines.by_ref().find_map(|line| {
+            let line = line.unwrap();
+            line.strip_prefix("listening on http://").map(str::to_owned)
+        });
+        // What it says later must not fill the pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Served {
+            address: address.expect("it ended before it listened"),
+            child,
         }
     }
 

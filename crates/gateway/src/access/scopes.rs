@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 43] = [
+pub(crate) const ROUTES: [(&str, Need); 44] = [
     ("/health", Need::Nothing),
     ("/", Need::Key),
     ("/ready", Need::Key),
@@ -52,6 +52,7 @@ pub(crate) const ROUTES: [(&str, Need); 43] = [
     ("/metrics", Need::Scope(Scope::Metrics)),
     ("/api/pull", Need::Scope(Scope::Admin)),
     ("/api/delete", Need::Scope(Scope::Admin)),
+    ("/api/doctor", Need::Scope(Scope::Admin)),
     ("/v1/audit", Need::Scope(Scope::Admin)),
     ("/v1/providers/discovered", Need::Scope(Scope::Admin)),
     ("/admin/reload", Need::Scope(Scope::Admin)),

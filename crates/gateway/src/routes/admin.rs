@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use axum::extract::State;
 use axum::response::Response;
-use proto::{CacheType, FlashAttention, Kernels, LoadSpec, ModelFacts, WorkerState};
+use proto::{CacheType, FlashAttention, Kernels, LoadFailure, LoadSpec, ModelFacts, WorkerState};
 use serde::{Deserialize, Serialize};
 use supervisor::{LoadOrder, ModelPhase, ModelStatus};
 use utoipa::ToSchema;
@@ -17,6 +17,7 @@ use crate::body::{RawBody, parse};
 use crate::dispatch::not_loaded;
 use crate::error::ApiError;
 use crate::limits;
+use crate::wire::doctor::findings;
 use crate::wire::openai::models::facts;
 
 /// What to load; absent settings are the worker's to choose.
@@ -280,11 +281,30 @@ pub(crate) async fn load(
     let order = request.into_order(&state.backend().models())?;
     let model = order.spec.name.clone();
     headers.manages(&model)?;
-    let facts = state.backend().load(order).await?;
+    let spec = order.spec.clone();
+    let loaded = state.backend().load(order).await;
+    let facts = match loaded {
+        Ok(facts) => facts,
+        Err(failure) => return Err(explained(&state, spec, failure).await),
+    };
     Ok(ok(&LoadAnswer {
         model,
         facts: (*facts).clone(),
     }))
+}
+
+/// The error of a failed load, with what the doctor finds: `error.findings` as in the answer of
+/// `/api/doctor`.
+async fn explained(state: &AppState, spec: LoadSpec, failure: LoadFailure) -> ApiError {
+    let Some(doctor) = state.config().doctor.clone() else {
+        return failure.into();
+    };
+    let found = doctor.of_failed_load(spec, failure.message.clone()).await;
+    let error = ApiError::from(failure);
+    match serde_json::to_value(findings(&found)) {
+        Ok(found_now) if !found.is_empty() => error.with("findings", found_now),
+        _ => error,
+    }
 }
 
 #[derive(Debug, Default, Deserialize, ToSchema)]

@@ -4,6 +4,7 @@ pub(crate) mod admin;
 pub(crate) mod audit;
 pub(crate) mod chat;
 pub(crate) mod completions;
+pub(crate) mod doctor;
 pub(crate) mod embeddings;
 pub(crate) mod health;
 pub(crate) mod info;
@@ -94,6 +95,7 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/metrics", get(health::metrics))
         .route("/v1/audit", get(audit::audit))
         .route("/api/plan", post(plan::plan))
+        .route("/api/doctor", get(doctor::doctor))
         .route("/admin/models", get(admin::list))
         .route("/admin/models/load", post(admin::load))
         .route("/admin/models/unload", post(admin::unload))

@@ -1,6 +1,7 @@
 mod access;
 mod anthropic;
 mod bad_inputs;
+mod doctor;
 mod edge;
 mod fault_matrix;
 mod images;

@@ -3,6 +3,7 @@
 //! ones that know how a client spells things.
 
 pub mod anthropic;
+pub mod doctor;
 pub(crate) mod encode;
 pub(crate) mod fold;
 pub(crate) mod images;

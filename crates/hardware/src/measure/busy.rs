@@ -91,6 +91,32 @@ impl Times {
     }
 }
 
+/// What a host takes of a virtual machine from a moment on, by the kernel's count: the time
+/// in which a processor had work and the host did not let it run.
+#[derive(Debug)]
+pub struct Steal(Times);
+
+impl Steal {
+    /// Begins to count.
+    #[must_use]
+    pub fn begin(root: &Root) -> Self {
+        Self(Times::read(root))
+    }
+
+    /// What was taken since, percent of the time that was wanted: an idle core loses nothing.
+    /// `None` where the kernel does not say, or nothing was wanted.
+    #[must_use]
+    pub fn percent(&self, root: &Root) -> Option<f64> {
+        let now = Times::read(root);
+        let of = |field: fn(&Times) -> Option<u64>| {
+            Some(field(&now)?.saturating_sub(field(&self.0)?) as f64)
+        };
+        let stolen = of(|times| times.stolen)?;
+        let wanted = of(|times| times.busy)? + stolen;
+        (wanted > 0.0).then(|| 100.0 * stolen / wanted)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,5 +146,17 @@ mod tests {
         let unknown = Busy::between(&times("", ""), &times("cpu x", ""), &machine);
         assert_eq!(unknown.others_percent, None);
         assert!(!unknown.was_busy());
+    }
+
+    #[test]
+    fn what_is_stolen_is_of_what_was_wanted() {
+        let tree = |stat: &str| Root::recorded(Recording::of(&[("/proc/stat", stat)]));
+        let steal = Steal::begin(&tree("cpu  100 0 50 800 0 0 0 10 0 0\n"));
+        // 90 ticks of work, 10 stolen, and one core that was idle for 100.
+        let after = tree("cpu  190 0 50 900 0 0 0 20 0 0\n");
+        assert_eq!(steal.percent(&after), Some(10.0));
+        let idle = tree("cpu  100 0 50 900 0 0 0 10 0 0\n");
+        assert_eq!(steal.percent(&idle), None);
+        assert_eq!(steal.percent(&tree("")), None);
     }
 }

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use stdx::Bytes;
 
 pub use self::bandwidth::BandwidthPoint;
-pub use self::busy::Busy;
+pub use self::busy::{Busy, Steal};
 pub use self::compute::{ComputePoint, Workload};
 
 use crate::{CpuSet, Machine, Root};

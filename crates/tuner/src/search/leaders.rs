@@ -102,12 +102,14 @@ impl Tuner {
             let is_free = !axes.iter().any(|axis| taken.contains(axis));
             let leads = is_free && contest.race.leads(&self.noise);
             let point = self.with_all(contest.choice).filter(|_| leads);
-            let has_begun = contest.race.pairs.len() >= 2;
-            let judgement = match (&point, has_begun) {
+            let trails = contest.race.trails(&self.noise);
+            let judgement = match (&point, contest.race.pairs.len()) {
                 (Some(_), _) => Judgement::Leads,
-                (None, true) if contest.race.trails(&self.noise) => Judgement::Slower,
-                (None, true) => Judgement::WithinNoise,
-                (None, false) => Judgement::OutOfTime,
+                (None, 0) => Judgement::OutOfTime,
+                // A single pair may be a disturbed one.
+                (None, 1) if trails => Judgement::OutOfTime,
+                (None, _) if trails => Judgement::Slower,
+                (None, _) => Judgement::WithinNoise,
             };
             self.is_cut = true;
             self.row((choice, also), &contest.race, judgement);
