@@ -14,10 +14,14 @@ pub(crate) fn supports(node: &Tensor) -> bool {
         return true;
     }
     if is_probe(node) {
-        return node.op == op::MUL_MAT && matmul(node);
+        return match node.op {
+            op::MUL_MAT => matmul(node),
+            op::MUL_MAT_ID => experts(node),
+            _ => false,
+        };
     }
     let packed_elsewhere = (0..node.src.len())
-        .filter(|index| !(*index == 0 && matches!(node.op, op::MUL_MAT | op::GET_ROWS)))
+        .filter(|index| !(*index == 0 && buffer::reads_panels(node.op)))
         .filter_map(|index| node.source(index))
         .chain([node])
         .any(|tensor| Packed::of(tensor).is_some());
@@ -25,9 +29,12 @@ pub(crate) fn supports(node: &Tensor) -> bool {
         return false;
     }
     match node.op {
-        op::MUL_MAT => matmul(node) || hadamard(node),
+        op::MUL_MAT => matmul(node) || hadamard(node) || dense(node),
+        op::MUL_MAT_ID => experts(node),
         op::ADD | op::SUB | op::MUL | op::DIV => binary(node),
-        op::RMS_NORM | op::NORM | op::L2_NORM | op::SCALE => same_rows(node),
+        op::RMS_NORM | op::NORM | op::L2_NORM | op::SCALE | op::CLAMP => same_rows(node),
+        op::SUM_ROWS => sum_rows(node),
+        op::ARGSORT => argsort(node),
         op::UNARY => same_rows(node) && rows::step(node).is_some(),
         op::GLU => glu(node),
         op::SOFT_MAX => softmax(node),
@@ -41,7 +48,8 @@ pub(crate) fn supports(node: &Tensor) -> bool {
 }
 
 /// Whether the loader of models asks about a weight: it gives it an empty buffer of ours.
-/// Only weights that are multiplied are worth packing.
+/// Only weights that are multiplied are worth packing; those that are floats stay in the file
+/// that is mapped.
 fn is_probe(node: &Tensor) -> bool {
     let empty = |tensor: &Tensor| {
         // SAFETY: a tensor's buffer is null or alive.
@@ -63,7 +71,13 @@ fn is_apart_or_in_step(node: &Tensor) -> bool {
     };
     let of_rows = !matches!(
         node.op,
-        op::MUL_MAT | op::GET_ROWS | op::SET_ROWS | op::FLASH_ATTN_EXT
+        op::MUL_MAT
+            | op::MUL_MAT_ID
+            | op::GET_ROWS
+            | op::SET_ROWS
+            | op::SUM_ROWS
+            | op::ARGSORT
+            | op::FLASH_ATTN_EXT
     );
     let is_target = |index: usize| {
         matches!(
@@ -94,27 +108,82 @@ fn has_dense_float_rows(tensor: &Tensor) -> bool {
     is_float(tensor.kind) && tensor.has_dense_rows(if tensor.kind == kind::F32 { 4 } else { 2 })
 }
 
+/// A product with quantised weights.
 fn matmul(node: &Tensor) -> bool {
+    node.source(0).is_some_and(has_panels) && multiplies(node)
+}
+
+/// A product with weights, or keys and values, that are floats.
+fn dense(node: &Tensor) -> bool {
+    node.source(0).is_some_and(has_dense_float_rows) && multiplies(node)
+}
+
+/// Whether quantised weights can be, or are, panels.
+fn has_panels(weights: &Tensor) -> bool {
+    let [k, ..] = weights.shape();
+    // A view of packed weights has no place of its own.
+    weights.view_src.is_null()
+        && weight_type(weights.kind).is_some_and(|weight_type| {
+            k.is_multiple_of(weight_type.block_len())
+                && weights.nb[0] == weight_type.block_bytes()
+                && weights.is_contiguous(weight_type.row_bytes(k))
+        })
+}
+
+/// Whether the shapes of a product fit, with weights that ggml repeats for several batches.
+fn multiplies(node: &Tensor) -> bool {
     let (Some(weights), Some(columns)) = (node.source(0), node.source(1)) else {
         return false;
     };
-    let Some(weight_type) = weight_type(weights.kind) else {
-        return false;
-    };
-    let [k, _, n2, n3] = weights.shape();
-    let [columns_k, _, c2, c3] = columns.shape();
+    let [k, rows, n2, n3] = weights.shape();
+    let [columns_k, count, c2, c3] = columns.shape();
     let repeats = n2 > 0 && n3 > 0 && c2.is_multiple_of(n2) && c3.is_multiple_of(n3);
-    let row_bytes = weight_type.row_bytes(k);
-    // A view of packed weights has no place of its own.
-    weights.view_src.is_null()
-        && repeats
+    repeats
         && k > 0
         && k == columns_k
-        && k.is_multiple_of(weight_type.block_len())
-        && weights.nb[0] == weight_type.block_bytes()
-        && weights.is_contiguous(row_bytes)
         && columns.is_float_rows()
         && node.is_contiguous_floats()
+        && node.shape() == [rows, count, c2, c3]
+}
+
+/// A product with experts, each a matrix of quantised weights.
+fn experts(node: &Tensor) -> bool {
+    let [Some(weights), Some(columns), Some(ids)] = [0, 1, 2].map(|index| node.source(index))
+    else {
+        return false;
+    };
+    let [k, rows, experts, w3] = weights.shape();
+    let [columns_k, slots, tokens, c3] = columns.shape();
+    let [used, ids_tokens, i2, i3] = ids.shape();
+    has_panels(weights)
+        && k > 0
+        && experts > 0
+        && (k, tokens) == (columns_k, ids_tokens)
+        && [w3, c3, i2, i3] == [1; 4]
+        && slots > 0
+        && used.is_multiple_of(slots)
+        && columns.is_float_rows()
+        && ids.kind == kind::I32
+        && ids.has_dense_rows(4)
+        && node.is_contiguous_floats()
+        && node.shape() == [rows, used, tokens, 1]
+}
+
+fn sum_rows(node: &Tensor) -> bool {
+    let [_, n1, n2, n3] = node.shape();
+    node.source(0).is_some_and(|source| {
+        let [len, ..] = source.shape();
+        source.is_float_rows() && node.is_float_rows() && source.shape() == [len, n1, n2, n3]
+    }) && node.shape()[0] == 1
+}
+
+fn argsort(node: &Tensor) -> bool {
+    node.source(0).is_some_and(|source| {
+        source.is_float_rows()
+            && node.kind == kind::I32
+            && node.has_dense_rows(4)
+            && source.shape() == node.shape()
+    }) && rows::step(node).is_some()
 }
 
 fn same_rows(node: &Tensor) -> bool {
@@ -132,7 +201,8 @@ fn binary(node: &Tensor) -> bool {
         .iter()
         .zip(node.shape())
         .all(|(&few, many)| few > 0 && many.is_multiple_of(few));
-    same_rows(node) && b.is_float_rows() && repeats && b.shape()[0] == node.shape()[0]
+    let [b0, ..] = b.shape();
+    same_rows(node) && b.is_float_rows() && repeats && (b0 == 1 || b0 == node.shape()[0])
 }
 
 fn glu(node: &Tensor) -> bool {
