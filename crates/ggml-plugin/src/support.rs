@@ -13,6 +13,10 @@ pub(crate) fn supports(node: &Tensor) -> bool {
     if node.is_view() {
         return true;
     }
+    let mut all = (0..node.src.len()).filter_map(|index| node.source(index));
+    if !node.has_places() || !all.all(Tensor::has_places) {
+        return false;
+    }
     if is_probe(node) {
         return match node.op {
             op::MUL_MAT => matmul(node),
@@ -102,6 +106,11 @@ fn is_apart_or_in_step(node: &Tensor) -> bool {
 
 fn is_float(number: i32) -> bool {
     matches!(number, kind::F32 | kind::F16 | kind::BF16)
+}
+
+/// Whether it is one row of dense floats.
+fn is_float_vector(tensor: &Tensor) -> bool {
+    tensor.is_float_rows() && tensor.rows() == 1
 }
 
 fn has_dense_float_rows(tensor: &Tensor) -> bool {
@@ -231,7 +240,7 @@ fn softmax(node: &Tensor) -> bool {
     let has_slopes = node.float_param(1) > 0.0;
     let sinks_fit = node
         .source(2)
-        .is_none_or(|sinks| sinks.is_float_rows() && sinks.shape()[0] == n2);
+        .is_none_or(|sinks| is_float_vector(sinks) && sinks.shape()[0] == n2);
     same_rows(node) && mask_fits && sinks_fit && !has_slopes
 }
 
@@ -253,17 +262,37 @@ fn get_rows(node: &Tensor) -> bool {
         }
         None => has_dense_float_rows(table),
     };
-    table_fits && numbers.kind == kind::I32 && node.is_float_rows()
+    let [len, _, t2, t3] = table.shape();
+    let [n0, n1, n2, n3] = numbers.shape();
+    table_fits
+        && !table.is_empty()
+        && numbers.kind == kind::I32
+        && numbers.has_dense_rows(4)
+        && [n1, n2, n3] == [t2, t3, 1]
+        && node.shape() == [len, n0, n1, n2]
+        && node.is_float_rows()
 }
 
 fn set_rows(node: &Tensor) -> bool {
     let (Some(source), Some(numbers)) = (node.source(0), node.source(1)) else {
         return false;
     };
+    let [len, rows, s2, s3] = source.shape();
+    let [node_len, _, t2, t3] = node.shape();
+    let [n0, n1, n2, n3] = numbers.shape();
+    let number_bytes = match numbers.kind {
+        kind::I32 => 4,
+        kind::I64 => 8,
+        _ => return false,
+    };
+    let repeats = n1 > 0 && n2 > 0 && s2.is_multiple_of(n1) && s3.is_multiple_of(n2);
     source.is_float_rows()
+        && !node.is_empty()
         && (has_dense_float_rows(node) || has_quantised_rows(node))
-        && matches!(numbers.kind, kind::I32 | kind::I64)
-        && source.shape()[0] == node.shape()[0]
+        && numbers.has_dense_rows(number_bytes)
+        && repeats
+        && [len, s2, s3] == [node_len, t2, t3]
+        && [n0, n3] == [rows, 1]
 }
 
 /// Whether rows are whole blocks of a type that caches are kept in.
@@ -294,15 +323,17 @@ fn rope(node: &Tensor) -> bool {
         return false;
     };
     let factors_fit = node.source(2).is_none_or(|factors| {
-        factors.is_float_rows() && 2 * factors.shape()[0] >= parameters.n_dims
+        is_float_vector(factors) && 2 * factors.shape()[0] >= parameters.n_dims
     });
     same_rows(node)
         && factors_fit
         && parameters.n_dims.is_multiple_of(2)
         && parameters.n_dims + parameters.offset <= node.shape()[0]
         && node.source(1).is_some_and(|positions| {
-            let [tokens, ..] = positions.shape();
-            positions.kind == kind::I32 && positions.nb[0] == 4 && tokens == node.shape()[2]
+            let [_, _, tokens, _] = node.shape();
+            positions.kind == kind::I32
+                && positions.has_dense_rows(4)
+                && positions.shape() == [tokens, 1, 1, 1]
         })
 }
 
@@ -331,7 +362,7 @@ fn attention(node: &Tensor) -> bool {
     });
     let sinks_fit = node
         .source(4)
-        .is_none_or(|sinks| sinks.is_float_rows() && sinks.shape()[0] == heads);
+        .is_none_or(|sinks| is_float_vector(sinks) && sinks.shape()[0] == heads);
     queries.is_float_rows()
         && !queries.is_empty()
         && cache_fits(keys)
