@@ -43,6 +43,8 @@ pub(crate) fn supports(node: &Tensor) -> bool {
         op::GLU => glu(node),
         op::SOFT_MAX => softmax(node),
         op::CPY | op::CONT | op::DUP => copy(node),
+        op::CONCAT => concat(node),
+        op::SSM_CONV => ssm_conv(node),
         op::GET_ROWS => get_rows(node),
         op::SET_ROWS => set_rows(node),
         op::ROPE => rope(node),
@@ -81,6 +83,8 @@ fn is_apart_or_in_step(node: &Tensor) -> bool {
             | op::SET_ROWS
             | op::SUM_ROWS
             | op::ARGSORT
+            | op::CONCAT
+            | op::SSM_CONV
             | op::FLASH_ATTN_EXT
     );
     let is_target = |index: usize| {
@@ -246,8 +250,48 @@ fn softmax(node: &Tensor) -> bool {
 
 fn copy(node: &Tensor) -> bool {
     node.source(0).is_some_and(|source| {
-        has_dense_float_rows(source) && has_dense_float_rows(node) && source.shape() == node.shape()
+        let len = |tensor: &Tensor| tensor.shape()[0] * tensor.rows();
+        let has_no_gaps = node.is_contiguous(node.nb[0] * node.shape()[0]);
+        has_dense_float_rows(source)
+            && has_dense_float_rows(node)
+            && (source.shape() == node.shape() || has_no_gaps && len(source) == len(node))
     })
+}
+
+fn concat(node: &Tensor) -> bool {
+    let (Some(first), Some(second)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    let dimension = usize::try_from(node.op_params[0]).unwrap_or(usize::MAX);
+    let mut sum = first.shape();
+    let Some(place) = sum.get_mut(dimension) else {
+        return false;
+    };
+    *place += second.shape()[dimension];
+    let mut like = second.shape();
+    like[dimension] = first.shape()[dimension];
+    like == first.shape()
+        && node.shape() == sum
+        && node.is_float_rows()
+        && first.is_floats_apart()
+        && second.is_floats_apart()
+}
+
+fn ssm_conv(node: &Tensor) -> bool {
+    let (Some(source), Some(weights)) = (node.source(0), node.source(1)) else {
+        return false;
+    };
+    let [len, channels, sequences, s3] = source.shape();
+    let [window, weights_channels, w2, w3] = weights.shape();
+    let [node_channels, tokens, node_sequences, n3] = node.shape();
+    source.is_float_rows()
+        && weights.is_float_rows()
+        && node.is_float_rows()
+        && [s3, w2, w3, n3] == [1; 4]
+        && (weights_channels, node_channels) == (channels, channels)
+        && node_sequences == sequences
+        && window > 0
+        && len + 1 == tokens + window
 }
 
 fn get_rows(node: &Tensor) -> bool {
@@ -351,13 +395,12 @@ fn attention(node: &Tensor) -> bool {
             dense && !tensor.is_empty()
         })
     };
-    let [head_size, _, heads, streams] = queries.shape();
+    let [head_size, positions, heads, streams] = queries.shape();
     let [key_size, cells, kv_heads, key_streams] = keys.shape();
     let [value_size, value_cells, value_heads, value_streams] = values.shape();
     let mask_fits = node.source(3).is_none_or(|mask| {
         let [m0, m1, m2, m3] = mask.shape();
-        let right =
-            m0 >= cells && m1 >= queries.shape()[1] && m2 == 1 && (m3 == 1 || m3 == streams);
+        let right = m0 >= cells && m1 >= positions && m2 == 1 && (m3 == 1 || m3 == streams);
         right && mask.kind == kind::F16 && mask.has_dense_rows(2)
     });
     let sinks_fit = node
@@ -375,7 +418,7 @@ fn attention(node: &Tensor) -> bool {
         && mask_fits
         && sinks_fit
         && node.is_contiguous_floats()
-        && node.shape()[0] == value_size
+        && node.shape() == [value_size, heads, positions, streams]
 }
 
 /// Whether the elements of a row of the cache lie side by side.

@@ -50,11 +50,18 @@ impl Tensor {
     /// Whether numbers of elements are none that are negative, and places and their number can be
     /// counted.
     pub(crate) fn has_places(&self) -> bool {
-        let end = self.ne.iter().zip(self.nb).try_fold(0usize, |end, (n, stride)| {
-            let n = usize::try_from(*n).ok()?;
-            end.checked_add(n.checked_mul(stride)?)
-        });
-        let count = self.shape().into_iter().try_fold(1usize, usize::checked_mul);
+        let end = self
+            .ne
+            .iter()
+            .zip(self.nb)
+            .try_fold(0usize, |end, (n, stride)| {
+                let n = usize::try_from(*n).ok()?;
+                end.checked_add(n.checked_mul(stride)?)
+            });
+        let count = self
+            .shape()
+            .into_iter()
+            .try_fold(1usize, usize::checked_mul);
         let places = end.and_then(|end| end.checked_add(self.view_offs));
         // Four bytes an element is what is computed with beside the tensors' own.
         [places, count.and_then(|count| count.checked_mul(4))]
@@ -99,6 +106,11 @@ impl Tensor {
     /// Whether it is f32 with dense rows.
     pub(crate) fn is_float_rows(&self) -> bool {
         self.kind == abi::kind::F32 && self.has_dense_rows(4)
+    }
+
+    /// Whether it is f32 with strides of whole elements, a row's own among them.
+    pub(crate) fn is_floats_apart(&self) -> bool {
+        self.kind == abi::kind::F32 && self.nb[0].is_multiple_of(4) && self.strides_fit(4)
     }
 
     /// Whether there are no gaps and no permutation, for rows of `row_bytes`.

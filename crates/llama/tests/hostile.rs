@@ -111,7 +111,7 @@ fn operation(bench: &Bench, random: &mut Random) -> *mut sys::ggml_tensor {
         0 => random.one_of(&FLOATS),
         _ => random.one_of(&QUANTISED),
     };
-    let (op, result, sources) = match random.below(14) {
+    let (op, result, sources) = match random.below(16) {
         0 | 1 => {
             let weights = bench.tensor(any(random), [k, a, b, 1]);
             let columns = bench.floats([k, c, b * d, 1]);
@@ -207,6 +207,19 @@ fn operation(bench: &Bench, random: &mut Random) -> *mut sys::ggml_tensor {
             let sources = vec![queries, cache(), cache(), mask];
             (sys::GGML_OP_FLASH_ATTN_EXT, result, sources)
         }
+        13 => {
+            let dimension = random.below(4);
+            let mut result = shape;
+            result[dimension] += shape[dimension];
+            let sources = vec![bench.floats(shape), bench.floats(shape)];
+            (sys::GGML_OP_CONCAT, bench.floats(result), sources)
+        }
+        14 => {
+            let source = bench.floats([a + 3, k, b, 1]);
+            let weights = bench.floats([4, k, 1, 1]);
+            let result = bench.floats([k, a, b, 1]);
+            (sys::GGML_OP_SSM_CONV, result, vec![source, weights])
+        }
         _ => match random.below(2) {
             0 => {
                 let [_, n1, n2, n3] = shape;
@@ -248,6 +261,7 @@ fn parameters(op: sys::ggml_op, parameters: &mut [i32; 16], random: &mut Random)
         }
         sys::GGML_OP_UNARY | sys::GGML_OP_GLU => parameters[0] = random.below(18) as i32,
         sys::GGML_OP_ARGSORT => parameters[0] = random.below(3) as i32,
+        sys::GGML_OP_CONCAT => parameters[0] = random.below(5) as i32,
         _ => parameters[0] = float(0.5),
     }
 }

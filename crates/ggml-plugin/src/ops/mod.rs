@@ -4,6 +4,7 @@ pub(crate) mod attention;
 pub(crate) mod dense;
 pub(crate) mod experts;
 pub(crate) mod matmul;
+mod mixing;
 pub(crate) mod rope;
 pub(crate) mod rows;
 mod weights;
@@ -60,6 +61,8 @@ pub(crate) enum Step<'g> {
     Glu(&'g Tensor, Glu),
     Softmax(&'g Tensor),
     Copy(&'g Tensor),
+    Concat(&'g Tensor),
+    SsmConv(&'g Tensor),
     GetRows(&'g Tensor),
     SetRows(&'g Tensor),
     /// The second source, transformed row by row.
@@ -100,6 +103,8 @@ impl Step<'_> {
                 Self::Glu(node, glu) => rows::glu(context, node, *glu),
                 Self::Softmax(node) => rows::softmax(context, node),
                 Self::Copy(node) => rows::copy(context, node),
+                Self::Concat(node) => mixing::concat(context, node),
+                Self::SsmConv(node) => mixing::ssm_conv(context, node),
                 Self::GetRows(node) => rows::get_rows(context, node),
                 Self::SetRows(node) => rows::set_rows(context, node),
                 Self::Hadamard(node) => rows::hadamard(context, node),

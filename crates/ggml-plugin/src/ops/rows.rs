@@ -40,6 +40,8 @@ pub(crate) fn step(node: &Tensor) -> Option<Step<'_>> {
         op::GLU => Step::Glu(node, glu_kind(node)?),
         op::SOFT_MAX => Step::Softmax(node),
         op::CPY | op::CONT | op::DUP => Step::Copy(node),
+        op::CONCAT => Step::Concat(node),
+        op::SSM_CONV => Step::SsmConv(node),
         op::GET_ROWS => Step::GetRows(node),
         op::SET_ROWS => Step::SetRows(node),
         _ => return None,
@@ -361,17 +363,23 @@ pub(crate) unsafe fn softmax(context: Context<'_>, node: &Tensor) {
     }
 }
 
-/// Copies rows of one shape, with conversion.
+/// Copies rows, with conversion: of one shape, or into a result without gaps.
 ///
 /// # Safety
 /// As for [`Step::run`].
 pub(crate) unsafe fn copy(context: Context<'_>, node: &Tensor) {
-    let (isa, len) = (context.isa, node.shape()[0]);
-    let kind = node.source(0).map_or(kind::F32, |source| source.kind);
-    each_row(&context, node, |from, to| {
+    let Some(source) = node.source(0) else { return };
+    let len = source.shape()[0];
+    let has_one_shape = source.shape() == node.shape();
+    for row in context.part.share(source.rows()) {
+        let to = match has_one_shape {
+            true => node.row(row),
+            false => node.data.cast::<u8>().wrapping_add(row * len * node.nb[0]),
+        };
+        let from = (source.row(row).cast_const(), source.kind);
         // SAFETY: `support` takes dense rows of floats, the same place or apart.
-        unsafe { convert(isa, (to, node.kind), (from, kind), len) };
-    });
+        unsafe { convert(context.isa, (to, node.kind), from, len) };
+    }
 }
 
 /// # Safety
