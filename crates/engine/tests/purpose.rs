@@ -28,7 +28,7 @@ fn a_reranker_is_refused() {
     for pooling_type in [4, 9] {
         let purpose = Purpose {
             pooling_type: Some(pooling_type),
-            is_causal: None,
+            ..Purpose::default()
         };
         let model = TinyModel::write(Family::Llama, purpose);
         let error = open(&model).expect_err("it gives no vectors");
@@ -45,6 +45,7 @@ fn models_embed_as_their_files_say() {
     let purpose = |pooling_type, is_causal| Purpose {
         pooling_type,
         is_causal,
+        ..Purpose::default()
     };
     // Without a way to pool, an encoder gives the mean.
     let (unstated, generates) = vector(Family::Llama, purpose(None, Some(false)));

@@ -68,10 +68,12 @@ macro_rules! numbers {
 numbers! {
     /// `enum ggml_op`, as far as it is used.
     op {
-        NONE = 0, DUP = 1, ADD = 2, SUB = 6, MUL = 7, DIV = 8, NORM = 24, RMS_NORM = 25,
-        L2_NORM = 28, MUL_MAT = 29, MUL_MAT_ID = 30, SCALE = 32, CPY = 34, CONT = 35,
-        RESHAPE = 36, VIEW = 37, PERMUTE = 38, TRANSPOSE = 39, GET_ROWS = 40, SET_ROWS = 42,
-        SOFT_MAX = 46, ROPE = 48, FLASH_ATTN_EXT = 74, UNARY = 91, GLU = 100,
+        NONE = 0, DUP = 1, ADD = 2, SUB = 6, MUL = 7, DIV = 8, SUM_ROWS = 15, CONCAT = 22,
+        NORM = 24,
+        RMS_NORM = 25, L2_NORM = 28, MUL_MAT = 29, MUL_MAT_ID = 30, SCALE = 32, CPY = 34,
+        CONT = 35, RESHAPE = 36, VIEW = 37, PERMUTE = 38, TRANSPOSE = 39, GET_ROWS = 40,
+        SET_ROWS = 42, SOFT_MAX = 46, ROPE = 48, CLAMP = 50, ARGSORT = 69,
+        FLASH_ATTN_EXT = 74, SSM_CONV = 76, UNARY = 91, GLU = 100,
     }
 }
 

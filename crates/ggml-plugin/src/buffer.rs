@@ -450,8 +450,13 @@ unsafe fn needs_memory(tensor: *mut Tensor) -> bool {
     unsafe { (*tensor).data.is_null() && (*tensor).view_src.is_null() }
 }
 
-/// Whether all that the list computes can read its packable tensors as panels: whole, as
-/// the weights of a product or the table of `GET_ROWS`.
+/// Whether an operation of that number reads its first source as panels where that is packed:
+/// as the weights of a product, or the table of `GET_ROWS`.
+pub(crate) fn reads_panels(op: i32) -> bool {
+    matches!(op, op::MUL_MAT | op::MUL_MAT_ID | op::GET_ROWS)
+}
+
+/// Whether all that the list computes can read its packable tensors as panels.
 ///
 /// # Safety
 /// The tensors and their sources must be alive.
@@ -459,15 +464,15 @@ unsafe fn may_be_packed(tensors: &[*mut Tensor]) -> bool {
     tensors.iter().all(|tensor| {
         // SAFETY: the caller's promise.
         let node = unsafe { &**tensor };
-        let reads_panels = |index: usize, source: &Tensor| {
-            let takes = index == 0 && matches!(node.op, op::MUL_MAT | op::GET_ROWS);
+        let can_be_read = |index: usize, source: &Tensor| {
+            let takes = index == 0 && reads_panels(node.op);
             (takes && source.view_src.is_null()) || Packed::would_be(source.root()).is_none()
         };
         let mut sources = (0..node.src.len())
             .filter_map(|index| node.source(index).map(|source| (index, source)));
         node.is_view()
             || (Packed::would_be(node.root()).is_none()
-                && sources.all(|(index, source)| reads_panels(index, source)))
+                && sources.all(|(index, source)| can_be_read(index, source)))
     })
 }
 

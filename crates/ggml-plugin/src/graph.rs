@@ -8,13 +8,17 @@
 use crate::abi::{self, AbortCallback, Graph, Tensor, op};
 use crate::buffer::Packed;
 use crate::ops::attention::AttentionStep;
+use crate::ops::dense::Dense;
+use crate::ops::experts::{Chosen, Experts};
 use crate::ops::matmul::{Activations, MatMul, Place};
 use crate::ops::rope::{RopeTables, Tables};
 use crate::ops::{Context, Step, rows};
 use crate::pool::{Part, Pools};
 use crate::support;
+use crate::tensor::weight_type;
 use kernels::Isa;
 use kernels::attention::Scratch;
+use kernels::matmul::Routing;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
@@ -48,6 +52,8 @@ pub(crate) struct Local {
     pub(crate) tile: Vec<u8>,
     pub(crate) panel: Vec<u8>,
     pub(crate) floats: Vec<f32>,
+    pub(crate) keys: Vec<u64>,
+    pub(crate) routing: Routing,
 }
 
 /// Bytes that start at a cache line.
@@ -238,7 +244,10 @@ struct Planner<'g, 't> {
 #[derive(Debug, PartialEq, Eq)]
 struct Rounded {
     source: *const Tensor,
-    memory: Touched,
+    /// Who chose experts for the columns; null where there is nothing to choose.
+    ids: *const Tensor,
+    /// Of the source and the choice.
+    memory: [Touched; 2],
     /// Tiles begin anew with each.
     batches: usize,
     local: bool,
@@ -299,7 +308,12 @@ impl<'g, 't> Planner<'g, 't> {
             op::MUL_MAT if support::hadamard(node) => {
                 self.push_rows(Step::Hadamard(node), node);
             }
+            op::MUL_MAT if is_dense(node) => match Dense::of(node) {
+                Some(dense) => self.push_rows(Step::Dense(dense), node),
+                None => self.failed = true,
+            },
             op::MUL_MAT => self.add_matmul(node),
+            op::MUL_MAT_ID => self.add_experts(node),
             op::RMS_NORM => self.add_rms_norm(index),
             op::ROPE => self.add_rope(node),
             op::FLASH_ATTN_EXT => self.add_attention(node),
@@ -321,8 +335,7 @@ impl<'g, 't> Planner<'g, 't> {
         let meet = |some: &[Touched], others: &[Touched]| {
             some.iter().any(|a| others.iter().any(|b| overlap(a, b)))
         };
-        let is_stale =
-            |rounded: &Rounded| writes.iter().any(|write| overlap(write, &rounded.memory));
+        let is_stale = |rounded: &Rounded| meet(&writes, &rounded.memory);
         if self.rounded.as_ref().is_some_and(is_stale) {
             self.rounded = None;
         }
@@ -347,7 +360,8 @@ impl<'g, 't> Planner<'g, 't> {
         let local = activations.columns() <= Activations::LOCAL_COLUMNS_MAX;
         let wanted = Some(Rounded {
             source: std::ptr::from_ref(source),
-            memory: touched(source),
+            ids: std::ptr::null(),
+            memory: [touched(source), 0..0],
             batches: activations.batches(),
             local,
         });
@@ -375,6 +389,32 @@ impl<'g, 't> Planner<'g, 't> {
             reads = vec![reads[0].clone(), SHARED];
         }
         self.push(Step::MatMul(matmul), reads, vec![touched(node)]);
+    }
+
+    /// A product with experts; before it, unless they are there, its columns are rounded.
+    fn add_experts(&mut self, node: &'g Tensor) {
+        let experts =
+            Chosen::of(node).and_then(|chosen| Some((chosen, Experts::new(node, chosen)?)));
+        let Some((chosen, experts)) = experts else {
+            self.failed = true;
+            return;
+        };
+        let (source, ids) = (chosen.source(), chosen.ids());
+        let wanted = Some(Rounded {
+            source: std::ptr::from_ref(source),
+            ids: std::ptr::from_ref(ids),
+            memory: [touched(source), touched(ids)],
+            batches: 1,
+            local: false,
+        });
+        self.shared_bytes = self.shared_bytes.max(chosen.bytes());
+        if self.rounded != wanted {
+            self.rounded = wanted;
+            let reads = vec![touched(source), touched(ids)];
+            self.push(Step::RoundChosen(chosen), reads, vec![SHARED]);
+        }
+        let reads = sources(node).map(touched).chain([SHARED]).collect();
+        self.push(Step::Experts(experts), reads, vec![touched(node)]);
     }
 
     /// A norm, and the product with its weights where nobody else wants the norm itself.
@@ -449,6 +489,13 @@ impl<'g, 't> Planner<'g, 't> {
         let reads = sources(node).map(touched).chain([SHARED]).collect();
         self.push(merge, reads, vec![touched(node), SHARED]);
     }
+}
+
+/// Whether the weights of a product are floats.
+fn is_dense(product: &Tensor) -> bool {
+    product
+        .source(0)
+        .is_some_and(|weights| weight_type(weights.kind).is_none())
 }
 
 /// Whether a node has something to compute in this run.

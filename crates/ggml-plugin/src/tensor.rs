@@ -47,6 +47,28 @@ impl Tensor {
         unsafe { self.src[index].as_ref() }
     }
 
+    /// Whether numbers of elements are none that are negative, and places and their number can be
+    /// counted.
+    pub(crate) fn has_places(&self) -> bool {
+        let end = self
+            .ne
+            .iter()
+            .zip(self.nb)
+            .try_fold(0usize, |end, (n, stride)| {
+                let n = usize::try_from(*n).ok()?;
+                end.checked_add(n.checked_mul(stride)?)
+            });
+        let count = self
+            .shape()
+            .into_iter()
+            .try_fold(1usize, usize::checked_mul);
+        let places = end.and_then(|end| end.checked_add(self.view_offs));
+        // Four bytes an element is what is computed with beside the tensors' own.
+        [places, count.and_then(|count| count.checked_mul(4))]
+            .iter()
+            .all(|number| number.is_some_and(|number| isize::try_from(number).is_ok()))
+    }
+
     /// The tensor that owns the memory.
     pub(crate) fn root(&self) -> &Tensor {
         // SAFETY: as for sources; ggml never makes views of views.
@@ -74,16 +96,21 @@ impl Tensor {
         self.nb[0] == bytes && self.strides_fit(bytes)
     }
 
-    /// Whether dimensions 1 to 3 have whole elements as strides, as slices need it.
+    /// Whether dimensions 1 to 3 have whole elements as strides and a view starts at one, as
+    /// slices need it.
     fn strides_fit(&self, bytes: usize) -> bool {
-        self.nb[1..]
-            .iter()
-            .all(|stride| stride.is_multiple_of(bytes))
+        let mut places = self.nb[1..].iter().chain([&self.view_offs]);
+        places.all(|place| place.is_multiple_of(bytes))
     }
 
     /// Whether it is f32 with dense rows.
     pub(crate) fn is_float_rows(&self) -> bool {
         self.kind == abi::kind::F32 && self.has_dense_rows(4)
+    }
+
+    /// Whether it is f32 with strides of whole elements, a row's own among them.
+    pub(crate) fn is_floats_apart(&self) -> bool {
+        self.kind == abi::kind::F32 && self.nb[0].is_multiple_of(4) && self.strides_fit(4)
     }
 
     /// Whether there are no gaps and no permutation, for rows of `row_bytes`.
@@ -93,7 +120,7 @@ impl Tensor {
     }
 
     pub(crate) fn is_contiguous_floats(&self) -> bool {
-        self.kind == abi::kind::F32 && self.nb[0] == 4 && self.is_contiguous(4 * self.shape()[0])
+        self.is_float_rows() && self.is_contiguous(4 * self.shape()[0])
     }
 }
 

@@ -11,6 +11,7 @@
 //! alone, in a batch and in a prefill.
 
 pub mod attention;
+pub mod conv;
 pub mod float;
 pub mod glu;
 pub mod hadamard;

@@ -54,9 +54,11 @@ pub struct Tensor {
     pub name: String,
     /// The name of its type, for example `Q4_K`.
     pub kind: &'static str,
-    /// Values of a row, and rows.
+    /// Values of a row, and rows of all its matrices.
     pub row: u64,
     pub rows: u64,
+    /// Experts have a matrix each.
+    pub matrices: u64,
     pub bytes: u64,
     pub role: Role,
     /// The layer it belongs to; `None` for tables and the output.
@@ -197,6 +199,7 @@ fn tensor(info: &TensorInfo) -> Tensor {
         kind: info.tensor_type().name(),
         row,
         rows: info.n_weights() / row.max(1),
+        matrices: dims.iter().skip(2).product(),
         bytes: info.bytes(),
         role,
         layer,

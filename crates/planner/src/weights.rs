@@ -98,24 +98,24 @@ fn kept(tensor: &Tensor, setup: &Setup) -> Kept {
         return Kept::AsInFile;
     }
     match setup.compute {
-        Compute::Own if tensor.role == Role::Weight => {
-            panels(tensor).map_or(Kept::AsInFile, Kept::Packed)
-        }
-        Compute::Own => Kept::AsInFile,
+        Compute::Own => panels(tensor).map_or(Kept::AsInFile, Kept::Packed),
         Compute::Ggml if is_repacked(tensor) => Kept::Packed(tensor.bytes),
         Compute::Ggml => Kept::AsInFile,
     }
 }
 
-/// Bytes of a matrix in panels of our kernels; `None` where they do not take it.
+/// Bytes of matrices in panels of our kernels; `None` where they do not take them.
 fn panels(tensor: &Tensor) -> Option<u64> {
     let weight_type = WeightType::from_name(tensor.kind)?;
     let width = usize::try_from(tensor.row).ok()?;
     if !width.is_multiple_of(weight_type.block_len()) {
         return None;
     }
-    let panels = tensor.rows.div_ceil(PANEL_ROWS as u64);
-    let bytes = panels.saturating_mul(weight_type.panel_bytes(width) as u64);
+    let rows = tensor.rows.checked_div(tensor.matrices)?;
+    let panels = rows.div_ceil(PANEL_ROWS as u64);
+    let bytes = panels
+        .saturating_mul(tensor.matrices)
+        .saturating_mul(weight_type.panel_bytes(width) as u64);
     Some(bytes.max(tensor.bytes).next_multiple_of(LINE))
 }
 

@@ -1,5 +1,6 @@
 //! The families: which metadata and which tensors each of them must have.
 
+use crate::weights::WeightKind;
 use crate::writer::{N_VOCAB, Writer};
 
 const N_EMBD: u64 = 64;
@@ -84,11 +85,13 @@ impl Family {
     }
 }
 
-/// What a file says the model was made for; `None` leaves a key out.
+/// What a file says the model was made for; `None` leaves a key out. And how it is kept.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Purpose {
     pub pooling_type: Option<u32>,
     pub is_causal: Option<bool>,
+    /// The type of the weights of experts.
+    pub experts: WeightKind,
 }
 
 /// The bytes of a small model of that family; the same each time.
@@ -100,7 +103,7 @@ pub fn gguf(family: Family) -> Vec<u8> {
 /// The same, made for a purpose.
 #[must_use]
 pub fn gguf_for(family: Family, purpose: Purpose) -> Vec<u8> {
-    let mut tiny = Tiny(Writer::new(family.architecture()));
+    let mut tiny = Tiny(Writer::new(family.architecture()), purpose.experts);
     if let Some(pooling_type) = purpose.pooling_type {
         tiny.0.u32("pooling_type", u64::from(pooling_type));
     }
@@ -145,7 +148,8 @@ struct States {
     groups: u64,
 }
 
-struct Tiny(Writer);
+/// With the type of the weights of experts.
+struct Tiny(Writer, WeightKind);
 
 impl Tiny {
     fn common(&mut self, layers: u64, head: u64) {
@@ -201,9 +205,11 @@ impl Tiny {
 
     fn experts(&mut self, layer: u64) {
         self.matrix(layer, "ffn_gate_inp", &[N_EMBD, N_EXPERTS]);
+        self.0.matrices_of(self.1);
         self.matrix(layer, "ffn_gate_exps", &[N_EMBD, N_FF, N_EXPERTS]);
         self.matrix(layer, "ffn_up_exps", &[N_EMBD, N_FF, N_EXPERTS]);
         self.matrix(layer, "ffn_down_exps", &[N_FF, N_EMBD, N_EXPERTS]);
+        self.0.matrices_of(WeightKind::F32);
     }
 
     fn llama(&mut self) {

@@ -1,24 +1,23 @@
 //! `MUL_MAT` with quantised weights.
 
+use super::weights::Weights;
 use super::{Context, floats};
 use crate::abi::Tensor;
-use crate::buffer::Packed;
-use crate::tensor::weight_type;
 use kernels::Isa;
 use kernels::matmul::{
-    Operands, PANEL_ROWS, Products, TILE_COLUMNS, WeightType, multiply, pack_panel, quantize_tile,
-    tile_bytes,
+    Operands, PANEL_ROWS, Products, TILE_COLUMNS, multiply, quantize_tile, tile_bytes,
 };
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 
-/// Bytes of rounded activations that a thread goes through again and again for one panel
-/// after the other: half of a second-level cache of 1 MiB.
+/// Bytes of activations that a thread goes through again and again for one panel after the
+/// other: half of a second-level cache of 1 MiB.
 const GROUP_BYTES: usize = 512 << 10;
 
 /// Pieces of work a thread: enough that a slow core does not hold the others up.
 const PIECES_PER_THREAD: usize = 8;
 
-/// The columns of a product, rounded to 8 bits and laid out in tiles.
+/// The columns of a product, by tiles; for quantised weights they are rounded to 8 bits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Activations<'g> {
     source: &'g Tensor,
@@ -62,12 +61,12 @@ impl<'g> Activations<'g> {
         tile_bytes(self.columns(), self.k)
     }
 
-    fn batch_tiles(&self) -> usize {
+    pub(crate) fn batch_tiles(&self) -> usize {
         self.batch_columns.div_ceil(TILE_COLUMNS)
     }
 
     /// First column, over all batches, and the number of columns of a tile.
-    fn tile(&self, batch: usize, tile: usize) -> (usize, usize) {
+    pub(crate) fn tile(&self, batch: usize, tile: usize) -> (usize, usize) {
         let start = tile * TILE_COLUMNS;
         let width = (self.batch_columns - start).min(TILE_COLUMNS);
         (batch * self.batch_columns + start, width)
@@ -110,21 +109,11 @@ pub(crate) enum Place {
     Local { fresh: bool },
 }
 
-/// Where the weights are.
-#[derive(Clone, Copy, Debug)]
-enum Weights<'g> {
-    Packed(Packed),
-    /// In ggml's layout: each panel is packed when it is used.
-    Plain(&'g Tensor, WeightType),
-}
-
 /// One product.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct MatMul<'g> {
     node: &'g Tensor,
     weights: Weights<'g>,
-    k: usize,
-    rows: usize,
     activations: Activations<'g>,
     place: Place,
 }
@@ -135,18 +124,9 @@ impl<'g> MatMul<'g> {
         activations: Activations<'g>,
         place: Place,
     ) -> Option<Self> {
-        let weights = node.source(0)?;
-        let kind = weight_type(weights.kind)?;
-        let [k, rows, ..] = weights.shape();
-        let weights = match Packed::of(weights) {
-            Some(packed) => Weights::Packed(packed),
-            None => Weights::Plain(weights, kind),
-        };
         Some(Self {
             node,
-            weights,
-            k,
-            rows,
+            weights: Weights::of(node.source(0)?)?,
             activations,
             place,
         })
@@ -167,13 +147,14 @@ impl<'g> MatMul<'g> {
             shared,
             ..
         } = context;
+        let k = self.weights.k;
         if let Place::Local { fresh: true } = self.place {
             local.tile.resize(activations.bytes(), 0);
             let tiles = activations.batch_tiles();
             for index in 0..activations.batches * tiles {
                 let (first, width) = activations.tile(index / tiles, index % tiles);
-                let start = tile_bytes(first, self.k);
-                let tile = &mut local.tile[start..start + tile_bytes(width, self.k)];
+                let start = tile_bytes(first, k);
+                let tile = &mut local.tile[start..start + tile_bytes(width, k)];
                 // SAFETY: the caller's promise.
                 unsafe { activations.round_tile(isa, first, width, tile) };
             }
@@ -182,105 +163,75 @@ impl<'g> MatMul<'g> {
             Place::Shared => shared.cast_const(),
             Place::Local { .. } => local.tile.as_ptr(),
         };
-        let pieces = Pieces::new(self, activations, part.threads);
+        let panels = self.weights.panels();
+        let pieces = Pieces::new(activations, panels, tile_bytes(1, k), part.threads);
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             if index >= pieces.count() {
                 return;
             }
             // SAFETY: the caller's promise; each piece is taken once.
-            unsafe { self.piece(isa, &pieces, index, rounded, &mut local.panel) };
+            unsafe { self.piece(isa, pieces.at(index), rounded, &mut local.panel) };
         }
     }
 
     /// # Safety
     /// As for [`super::Step::run`]; `rounded` holds all tiles.
-    unsafe fn piece(
-        &self,
-        isa: Isa,
-        pieces: &Pieces<'_>,
-        index: usize,
-        rounded: *const u8,
-        panel_memory: &mut Vec<u8>,
-    ) {
-        let activations = pieces.activations;
-        let (batch, tiles, panels) = pieces.at(index);
-        let matrix = self.matrix(batch);
-        let weight_type = match self.weights {
-            Weights::Packed(packed) => packed.weight_type,
-            Weights::Plain(_, weight_type) => weight_type,
-        };
-        for panel in panels {
+    unsafe fn piece(&self, isa: Isa, piece: Piece, rounded: *const u8, panel_memory: &mut Vec<u8>) {
+        let weights = &self.weights;
+        let matrix = matrix_of(self.node, piece.batch);
+        for panel in piece.panels {
             // SAFETY: the caller's promise.
-            let weights = unsafe { self.panel(matrix, panel, panel_memory) };
-            let rows = (self.rows - panel * PANEL_ROWS).min(PANEL_ROWS);
-            for tile in tiles.clone() {
-                let (first, columns) = activations.tile(batch, tile);
-                let offset = first * self.rows + panel * PANEL_ROWS;
+            let bytes = unsafe { weights.panel(matrix, panel, panel_memory) };
+            let rows = weights.panel_rows(panel);
+            for tile in piece.tiles.clone() {
+                let (first, columns) = self.activations.tile(piece.batch, tile);
+                let offset = first * weights.rows + panel * PANEL_ROWS;
                 // SAFETY: the tile is among the rounded ones; the result is contiguous and
                 // these rows of these columns are of this piece alone.
                 let (tile, products) = unsafe {
-                    let tile = rounded.add(tile_bytes(first, self.k));
+                    let tile = rounded.add(tile_bytes(first, weights.k));
                     let out = self.node.data.cast::<f32>().add(offset);
                     (
-                        std::slice::from_raw_parts(tile, tile_bytes(columns, self.k)),
-                        Products::from_raw(out, self.rows, rows),
+                        std::slice::from_raw_parts(tile, tile_bytes(columns, weights.k)),
+                        Products::from_raw(out, weights.rows, rows),
                     )
                 };
                 let operands = Operands {
-                    weight_type,
-                    panel: weights,
+                    weight_type: weights.kind,
+                    panel: bytes,
                     tile,
                     columns,
-                    k: self.k,
+                    k: weights.k,
                 };
                 multiply(isa, &operands, products);
             }
         }
     }
+}
 
-    /// # Safety
-    /// The weights must be allocated.
-    unsafe fn panel<'a>(
-        &self,
-        matrix: [usize; 2],
-        panel: usize,
-        memory: &'a mut Vec<u8>,
-    ) -> &'a [u8] {
-        match self.weights {
-            Weights::Packed(packed) => {
-                let n2 = self.node.source(0).map_or(1, |weights| weights.shape()[2]);
-                // SAFETY: the caller's promise; nobody writes to weights.
-                unsafe { packed.panel(matrix[1] * n2 + matrix[0], panel) }
-            }
-            Weights::Plain(tensor, weight_type) => {
-                let first = panel * PANEL_ROWS;
-                let rows = (self.rows - first).min(PANEL_ROWS);
-                let place = tensor.at([first, matrix[0], matrix[1]]);
-                // SAFETY: the caller's promise; `support` takes rows without gaps.
-                let source = unsafe {
-                    std::slice::from_raw_parts(place, rows * weight_type.row_bytes(self.k))
-                };
-                memory.resize(weight_type.panel_bytes(self.k), 0);
-                pack_panel(weight_type, self.k, source, memory);
-                memory
-            }
-        }
+/// The matrix of weights for a batch of a product, in dimensions 2 and 3: ggml repeats weights.
+pub(crate) fn matrix_of(node: &Tensor, batch: usize) -> [usize; 2] {
+    let shape = |index| node.source(index).map_or([1; 4], Tensor::shape);
+    let ([_, _, n2, n3], [_, _, c2, c3]) = (shape(0), shape(1));
+    if n2 * n3 == 1 {
+        return [0, 0];
     }
+    [batch % c2 / (c2 / n2), batch / c2 / (c3 / n3)]
+}
 
-    /// The matrix of weights for a batch, in dimensions 2 and 3: ggml repeats weights.
-    fn matrix(&self, batch: usize) -> [usize; 2] {
-        let shape = |index| self.node.source(index).map_or([1; 4], Tensor::shape);
-        let ([_, _, n2, n3], [_, _, c2, c3]) = (shape(0), shape(1));
-        if n2 * n3 == 1 {
-            return [0, 0];
-        }
-        [batch % c2 / (c2 / n2), batch / c2 / (c3 / n3)]
-    }
+/// Tiles of activations that stay in a core's cache, for columns of so many bytes.
+pub(crate) fn group_tiles(column_bytes: usize) -> usize {
+    (GROUP_BYTES / (TILE_COLUMNS * column_bytes)).max(1)
+}
+
+/// Panels that a piece of a product takes.
+pub(crate) fn chunk_panels(panels: usize, threads: usize) -> usize {
+    (panels / (threads * PIECES_PER_THREAD)).clamp(1, 8)
 }
 
 /// How a product is cut.
-struct Pieces<'a> {
+pub(crate) struct Pieces<'a> {
     activations: &'a Activations<'a>,
     panels: usize,
     /// Panels of a piece.
@@ -289,16 +240,26 @@ struct Pieces<'a> {
     group: usize,
 }
 
+/// Some panels of weights by some tiles of activations.
+pub(crate) struct Piece {
+    pub(crate) batch: usize,
+    pub(crate) tiles: Range<usize>,
+    pub(crate) panels: Range<usize>,
+}
+
 impl<'a> Pieces<'a> {
-    fn new(matmul: &MatMul<'_>, activations: &'a Activations<'a>, threads: usize) -> Self {
-        let panels = matmul.rows.div_ceil(PANEL_ROWS);
-        let group = (GROUP_BYTES / tile_bytes(TILE_COLUMNS, matmul.k)).max(1);
-        let chunk = (panels / (threads * PIECES_PER_THREAD)).clamp(1, 8);
+    /// For activations of `column_bytes` a column.
+    pub(crate) fn new(
+        activations: &'a Activations<'a>,
+        panels: usize,
+        column_bytes: usize,
+        threads: usize,
+    ) -> Self {
         Self {
             activations,
             panels,
-            chunk,
-            group,
+            chunk: chunk_panels(panels, threads),
+            group: group_tiles(column_bytes),
         }
     }
 
@@ -310,20 +271,19 @@ impl<'a> Pieces<'a> {
         self.activations.batch_tiles().div_ceil(self.group)
     }
 
-    fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.activations.batches * self.groups() * self.chunks()
     }
 
-    /// Batch, tiles and panels of a piece.
-    fn at(&self, index: usize) -> (usize, std::ops::Range<usize>, std::ops::Range<usize>) {
+    pub(crate) fn at(&self, index: usize) -> Piece {
         let (rest, chunk) = (index / self.chunks(), index % self.chunks());
         let (batch, group) = (rest / self.groups(), rest % self.groups());
         let tiles = group * self.group;
         let panels = chunk * self.chunk;
-        (
+        Piece {
             batch,
-            tiles..(tiles + self.group).min(self.activations.batch_tiles()),
-            panels..(panels + self.chunk).min(self.panels),
-        )
+            tiles: tiles..(tiles + self.group).min(self.activations.batch_tiles()),
+            panels: panels..(panels + self.chunk).min(self.panels),
+        }
     }
 }

@@ -1,16 +1,22 @@
 //! The steps of a graph: each thread runs its share of each.
 
 pub(crate) mod attention;
+pub(crate) mod dense;
+pub(crate) mod experts;
 pub(crate) mod matmul;
+mod mixing;
 pub(crate) mod rope;
 pub(crate) mod rows;
+mod weights;
 
-use crate::abi::Tensor;
+use crate::abi::{Tensor, kind};
 use crate::graph::Local;
 use crate::pool::Part;
 use attention::AttentionStep;
+use dense::Dense;
+use experts::{Chosen, Experts};
 use kernels::Isa;
-use kernels::float::{Affine, Binary};
+use kernels::float::{Affine, Binary, Clamp, Order, Row};
 use kernels::glu::{Glu, Unary};
 use matmul::{Activations, MatMul};
 use rope::{RopeTables, Tables};
@@ -35,6 +41,10 @@ pub(crate) enum Step<'g> {
     /// Rounds activations for the products that follow.
     Round(Activations<'g>),
     MatMul(MatMul<'g>),
+    Dense(Dense<'g>),
+    /// Rounds the columns of experts for the products that follow.
+    RoundChosen(Chosen<'g>),
+    Experts(Experts<'g>),
     RmsNorm {
         node: &'g Tensor,
         out: &'g Tensor,
@@ -44,10 +54,15 @@ pub(crate) enum Step<'g> {
     L2Norm(&'g Tensor),
     Binary(&'g Tensor, Binary),
     Scale(&'g Tensor, Affine),
+    Clamp(&'g Tensor, Clamp),
+    SumRows(&'g Tensor),
+    Argsort(&'g Tensor, Order),
     Unary(&'g Tensor, Unary),
     Glu(&'g Tensor, Glu),
     Softmax(&'g Tensor),
     Copy(&'g Tensor),
+    Concat(&'g Tensor),
+    SsmConv(&'g Tensor),
     GetRows(&'g Tensor),
     SetRows(&'g Tensor),
     /// The second source, transformed row by row.
@@ -73,15 +88,23 @@ impl Step<'_> {
             match self {
                 Self::Round(activations) => activations.round(context),
                 Self::MatMul(matmul) => matmul.run(context),
+                Self::Dense(dense) => dense.run(context),
+                Self::RoundChosen(chosen) => chosen.round(context),
+                Self::Experts(experts) => experts.run(context),
                 Self::RmsNorm { node, out, weight } => rows::rms_norm(context, node, out, *weight),
                 Self::LayerNorm(node) => rows::layer_norm(context, node),
                 Self::L2Norm(node) => rows::l2_norm(context, node),
                 Self::Binary(node, binary) => rows::binary(context, node, *binary),
                 Self::Scale(node, affine) => rows::scale(context, node, *affine),
+                Self::Clamp(node, clamp) => rows::clamp(context, node, *clamp),
+                Self::SumRows(node) => rows::sum_rows(context, node),
+                Self::Argsort(node, order) => rows::argsort(context, node, *order),
                 Self::Unary(node, unary) => rows::unary(context, node, *unary),
                 Self::Glu(node, glu) => rows::glu(context, node, *glu),
                 Self::Softmax(node) => rows::softmax(context, node),
                 Self::Copy(node) => rows::copy(context, node),
+                Self::Concat(node) => mixing::concat(context, node),
+                Self::SsmConv(node) => mixing::ssm_conv(context, node),
                 Self::GetRows(node) => rows::get_rows(context, node),
                 Self::SetRows(node) => rows::set_rows(context, node),
                 Self::Hadamard(node) => rows::hadamard(context, node),
@@ -110,4 +133,19 @@ pub(crate) unsafe fn floats<'a>(place: *const u8, count: usize) -> &'a [f32] {
 pub(crate) unsafe fn floats_mut<'a>(place: *mut u8, count: usize) -> &'a mut [f32] {
     // SAFETY: the caller's promise; ggml aligns elements.
     unsafe { std::slice::from_raw_parts_mut(place.cast(), count) }
+}
+
+/// A row of floats of that type, or of `f32` for any other.
+///
+/// # Safety
+/// As for [`floats`].
+pub(crate) unsafe fn float_row<'a>(place: *const u8, kind: i32, count: usize) -> Row<'a> {
+    // SAFETY: the caller's promise; ggml aligns elements.
+    unsafe {
+        match kind {
+            kind::F16 => Row::F16(std::slice::from_raw_parts(place.cast(), count)),
+            kind::BF16 => Row::Bf16(std::slice::from_raw_parts(place.cast(), count)),
+            _ => Row::F32(floats(place, count)),
+        }
+    }
 }

@@ -1,13 +1,13 @@
 //! Operations that work row by row.
 
 use super::attention::cache_type;
-use super::{Context, Step, floats, floats_mut};
+use super::{Context, Step, float_row, floats, floats_mut};
 use crate::abi::{Tensor, kind, op};
 use crate::buffer::Packed;
 use crate::tensor::weight_type;
 use kernels::Isa;
 use kernels::attention::quantize_row;
-use kernels::float::{self, Affine, Binary, Row, RowMut};
+use kernels::float::{self, Affine, Binary, Clamp, Order, RowMut};
 use kernels::glu::{self, Glu, Unary};
 use kernels::matmul::{PANEL_ROWS, dequantize_row, unpack_row};
 use kernels::norm::{self, Softmax, SoftmaxMask};
@@ -30,14 +30,31 @@ pub(crate) fn step(node: &Tensor) -> Option<Step<'_>> {
             let [factor, bias] = [0, 1].map(|index| node.float_param(index));
             Step::Scale(node, Affine { factor, bias })
         }
+        op::CLAMP => {
+            let [low, high] = [0, 1].map(|index| node.float_param(index));
+            Step::Clamp(node, Clamp { low, high })
+        }
+        op::SUM_ROWS => Step::SumRows(node),
+        op::ARGSORT => Step::Argsort(node, order(node.op_params[0])?),
         op::UNARY => Step::Unary(node, unary_kind(node.op_params[0])?),
         op::GLU => Step::Glu(node, glu_kind(node)?),
         op::SOFT_MAX => Step::Softmax(node),
         op::CPY | op::CONT | op::DUP => Step::Copy(node),
+        op::CONCAT => Step::Concat(node),
+        op::SSM_CONV => Step::SsmConv(node),
         op::GET_ROWS => Step::GetRows(node),
         op::SET_ROWS => Step::SetRows(node),
         _ => return None,
     })
+}
+
+/// `enum ggml_sort_order`.
+fn order(number: i32) -> Option<Order> {
+    match number {
+        0 => Some(Order::Ascending),
+        1 => Some(Order::Descending),
+        _ => None,
+    }
 }
 
 /// `enum ggml_unary_op`.
@@ -168,6 +185,49 @@ pub(crate) unsafe fn scale(context: Context<'_>, node: &Tensor, by: Affine) {
 
 /// # Safety
 /// As for [`Step::run`].
+pub(crate) unsafe fn clamp(context: Context<'_>, node: &Tensor, to_range: Clamp) {
+    let (isa, len) = (context.isa, node.shape()[0]);
+    each_row(&context, node, |from, to| {
+        // SAFETY: `support` takes rows of dense floats, the same place or apart.
+        unsafe {
+            if from == to {
+                float::clamp_in_place(isa, floats_mut(to, len), to_range);
+            } else {
+                float::clamp(isa, floats_mut(to, len), floats(from, len), to_range);
+            }
+        }
+    });
+}
+
+/// # Safety
+/// As for [`Step::run`].
+pub(crate) unsafe fn sum_rows(context: Context<'_>, node: &Tensor) {
+    let Some(source) = node.source(0) else { return };
+    let len = source.shape()[0];
+    for row in context.part.share(node.rows()) {
+        // SAFETY: `support` takes rows of dense floats that are apart.
+        unsafe { floats_mut(node.row(row), 1)[0] = float::sum(floats(source.row(row), len)) };
+    }
+}
+
+/// # Safety
+/// As for [`Step::run`].
+pub(crate) unsafe fn argsort(context: Context<'_>, node: &Tensor, order: Order) {
+    let len = node.shape()[0];
+    let Context { part, local, .. } = context;
+    let Some(source) = node.source(0) else { return };
+    for row in part.share(node.rows()) {
+        // SAFETY: `support` takes rows of dense floats and of dense numbers of 32 bits that are
+        // apart.
+        unsafe {
+            let out = std::slice::from_raw_parts_mut(node.row(row).cast(), len);
+            float::argsort(out, floats(source.row(row), len), order, &mut local.keys);
+        }
+    }
+}
+
+/// # Safety
+/// As for [`Step::run`].
 pub(crate) unsafe fn unary(context: Context<'_>, node: &Tensor, unary: Unary) {
     let (isa, len) = (context.isa, node.shape()[0]);
     each_row(&context, node, |from, to| {
@@ -182,7 +242,8 @@ pub(crate) unsafe fn unary(context: Context<'_>, node: &Tensor, unary: Unary) {
     });
 }
 
-/// Elementwise; the second operand is repeated over dimensions 1 to 3.
+/// Elementwise; the second operand is repeated over dimensions 1 to 3, and a row of one element
+/// over the row.
 ///
 /// # Safety
 /// As for [`Step::run`].
@@ -194,14 +255,19 @@ pub(crate) unsafe fn binary(context: Context<'_>, node: &Tensor, binary: Binary)
         return;
     };
     let [len, n1, n2, _] = node.shape();
-    let [_, b1, b2, b3] = b.shape();
+    let [b0, b1, b2, b3] = b.shape();
     for row in part.share(node.rows()) {
         let places = [row % n1 % b1, row / n1 % n2 % b2, row / n1 / n2 % b3];
         let (left, right, to) = (a.row(row), b.at(places), node.row(row));
         // SAFETY: `support` takes rows of dense floats, the same place or apart.
         unsafe {
-            let mut right = floats(right, len);
-            if right.as_ptr() == to.cast::<f32>().cast_const() {
+            let mut right = floats(right, b0);
+            if b0 < len {
+                let value = right[0];
+                local.floats.clear();
+                local.floats.resize(len, value);
+                right = &local.floats;
+            } else if right.as_ptr() == to.cast::<f32>().cast_const() {
                 local.floats.clear();
                 local.floats.extend_from_slice(right);
                 right = &local.floats;
@@ -297,17 +363,23 @@ pub(crate) unsafe fn softmax(context: Context<'_>, node: &Tensor) {
     }
 }
 
-/// Copies rows of one shape, with conversion.
+/// Copies rows, with conversion: of one shape, or into a result without gaps.
 ///
 /// # Safety
 /// As for [`Step::run`].
 pub(crate) unsafe fn copy(context: Context<'_>, node: &Tensor) {
-    let (isa, len) = (context.isa, node.shape()[0]);
-    let kind = node.source(0).map_or(kind::F32, |source| source.kind);
-    each_row(&context, node, |from, to| {
+    let Some(source) = node.source(0) else { return };
+    let len = source.shape()[0];
+    let has_one_shape = source.shape() == node.shape();
+    for row in context.part.share(source.rows()) {
+        let to = match has_one_shape {
+            true => node.row(row),
+            false => node.data.cast::<u8>().wrapping_add(row * len * node.nb[0]),
+        };
+        let from = (source.row(row).cast_const(), source.kind);
         // SAFETY: `support` takes dense rows of floats, the same place or apart.
-        unsafe { convert(isa, (to, node.kind), (from, kind), len) };
-    });
+        unsafe { convert(context.isa, (to, node.kind), from, len) };
+    }
 }
 
 /// # Safety
@@ -323,19 +395,13 @@ unsafe fn convert(
     }
     // SAFETY: the caller's promise.
     unsafe {
-        let halves = |place: *const u8| std::slice::from_raw_parts(place.cast::<u16>(), len);
         let halves_mut = |place: *mut u8| std::slice::from_raw_parts_mut(place.cast::<u16>(), len);
-        let source = match from_kind {
-            kind::F16 => Row::F16(halves(from)),
-            kind::BF16 => Row::Bf16(halves(from)),
-            _ => Row::F32(floats(from, len)),
-        };
         let result = match to_kind {
             kind::F16 => RowMut::F16(halves_mut(to)),
             kind::BF16 => RowMut::Bf16(halves_mut(to)),
             _ => RowMut::F32(floats_mut(to, len)),
         };
-        float::convert(isa, result, source);
+        float::convert(isa, result, float_row(from, from_kind, len));
     }
 }
 

@@ -5,11 +5,14 @@
 //! [`scale`], which rounds once where there is a fused multiply-add.
 
 mod convert;
+mod order;
 #[cfg(test)]
 mod tests;
 
 use crate::Isa;
 use crate::simd::{Map, Map2, Operand, Simd, map, map2};
+
+pub use order::{Order, argsort};
 
 pub use convert::{Row, RowMut, bf16_to_f32, convert, f16_to_f32, f32_to_bf16, f32_to_f16};
 
@@ -87,4 +90,38 @@ pub fn scale(isa: Isa, dst: &mut [f32], src: &[f32], by: Affine) {
 /// `row = row * factor + bias`
 pub fn scale_in_place(isa: Isa, row: &mut [f32], by: Affine) {
     map(isa, by, row, Operand::InPlace);
+}
+
+/// `min(max(x, low), high)`; what is not a number becomes one of the two, as in ggml.
+#[derive(Clone, Copy, Debug)]
+pub struct Clamp {
+    pub low: f32,
+    pub high: f32,
+}
+
+impl Map for Clamp {
+    fn scalar(&self, x: f32) -> f32 {
+        let x = if x < self.high { x } else { self.high };
+        if x > self.low { x } else { self.low }
+    }
+    #[inline(always)]
+    fn vector<S: Simd>(&self, s: S, x: S::V) -> S::V {
+        s.max(s.min(x, s.splat(self.high)), s.splat(self.low))
+    }
+}
+
+/// `dst` is `src` brought into the range. Panics unless the rows have one length.
+pub fn clamp(isa: Isa, dst: &mut [f32], src: &[f32], range: Clamp) {
+    map(isa, range, dst, Operand::Row(src));
+}
+
+/// The row brought into the range.
+pub fn clamp_in_place(isa: Isa, row: &mut [f32], range: Clamp) {
+    map(isa, range, row, Operand::InPlace);
+}
+
+/// The sum of a row, added up in 64 bits and rounded once.
+#[must_use]
+pub fn sum(row: &[f32]) -> f32 {
+    row.iter().map(|x| f64::from(*x)).sum::<f64>() as f32
 }

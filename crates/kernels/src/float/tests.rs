@@ -153,3 +153,31 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn clamping_keeps_what_is_within() {
+    let row = [
+        -3.0,
+        -1.0,
+        -0.5,
+        0.25,
+        1.0,
+        7.0,
+        f32::NAN,
+        f32::NEG_INFINITY,
+    ];
+    let row: Vec<f32> = row.repeat(5);
+    let range = Clamp {
+        low: -1.0,
+        high: 1.0,
+    };
+    for isa in Isa::available() {
+        let mut out = vec![f32::NAN; row.len()];
+        clamp(isa, &mut out, &row, range);
+        let expected = [-1.0, -1.0, -0.5, 0.25, 1.0, 1.0, 1.0, -1.0].repeat(5);
+        assert_eq!(out, expected, "{isa}");
+        let mut row = row.clone();
+        clamp_in_place(isa, &mut row, range);
+        assert_eq!(row, expected, "{isa}");
+    }
+}

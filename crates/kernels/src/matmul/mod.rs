@@ -1,4 +1,5 @@
-//! Matrix products of quantised weights with activations: prefill and decode.
+//! Matrix products of weights with activations: prefill and decode. What follows is about
+//! quantised weights; [`multiply_dense`] takes weights that are floats, as they are.
 //!
 //! `out[column][row] = sum over k of weight[row][k] * activation[column][k]`
 //!
@@ -24,7 +25,9 @@
 mod activations;
 #[cfg(target_arch = "aarch64")]
 mod arm;
+mod dense;
 mod pack;
+mod routing;
 mod weights;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -33,7 +36,9 @@ mod x86;
 mod tests;
 
 pub use activations::{quantize_tile, tile_bytes};
+pub use dense::multiply_dense;
 pub use pack::{dequantize_row, pack_panel, unpack_row};
+pub use routing::{ExpertTile, Routing};
 pub use weights::WeightType;
 
 use crate::Isa;

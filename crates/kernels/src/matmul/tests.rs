@@ -272,3 +272,60 @@ fn products_are_near_the_exact_ones() {
         }
     }
 }
+
+/// A row of floats in each type of weights, with its exact values.
+fn dense_rows(k: usize, random: &mut Random) -> [(Vec<f32>, Vec<f32>, Vec<u16>); 3] {
+    use crate::float::{bf16_to_f32, f16_to_f32, f32_to_bf16, f32_to_f16};
+    let row: Vec<f32> = (0..k).map(|_| random.float()).collect();
+    let halves: Vec<u16> = row.iter().map(|x| f32_to_f16(*x)).collect();
+    let brains: Vec<u16> = row.iter().map(|x| f32_to_bf16(*x)).collect();
+    let of_halves = halves.iter().map(|bits| f16_to_f32(*bits)).collect();
+    let of_brains = brains.iter().map(|bits| bf16_to_f32(*bits)).collect();
+    [
+        (row.clone(), row, Vec::new()),
+        (of_halves, Vec::new(), halves),
+        (of_brains, Vec::new(), brains),
+    ]
+}
+
+#[test]
+fn dense_products_are_near_and_alone_as_among_others() {
+    use crate::float::Row;
+    let mut random = Random(11);
+    for k in [1, 7, 64, 100, 1024] {
+        let rows: Vec<_> = (0..PANEL_ROWS)
+            .map(|_| dense_rows(k, &mut random))
+            .collect();
+        let columns = columns(k, TILE_COLUMNS, &mut random);
+        for (kind, isa) in (0..3).flat_map(|kind| Isa::available().map(move |isa| (kind, isa))) {
+            let row = |row: usize| match kind {
+                0 => Row::F32(&rows[row][0].1),
+                1 => Row::F16(&rows[row][1].2),
+                _ => Row::Bf16(&rows[row][2].2),
+            };
+            let run = |rows: std::ops::Range<usize>, columns: &[Vec<f32>]| {
+                let mut out = vec![f32::NAN; columns.len() * rows.len()];
+                let all: Vec<Row<'_>> = rows.clone().map(row).collect();
+                let slices: Vec<&[f32]> = columns.iter().map(Vec::as_slice).collect();
+                let products = Products::new(&mut out, rows.len(), rows.len(), columns.len());
+                multiply_dense(isa, &all, &slices, products);
+                out
+            };
+            for (height, width) in [(PANEL_ROWS, TILE_COLUMNS), (7, 5), (3, 3)] {
+                let together = run(0..height, &columns[..width]);
+                for (at, product) in together.iter().enumerate() {
+                    let (row, column) = (at % height, at / height);
+                    let terms = rows[row][kind].0.iter().zip(&columns[column]);
+                    let terms = terms.map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    let (sum, size) = terms.fold((0.0, 0.0), |(sum, size), term| {
+                        (sum + term, size + term.abs())
+                    });
+                    let off = (f64::from(*product) - sum).abs();
+                    assert!(off <= 1e-6 * size, "{isa} {kind} {k}: {off} of {size}");
+                    let alone = run(row..row + 1, &columns[column..=column]);
+                    assert_eq!(alone[0].to_bits(), product.to_bits(), "{isa} {kind} {k}");
+                }
+            }
+        }
+    }
+}

@@ -196,6 +196,7 @@ impl Row {
             role: Role::Weight,
             layer: None,
             is_matrix: true,
+            matrices: 1,
         };
         Model {
             shape: Shape::read(self).unwrap(),

@@ -83,6 +83,32 @@ pub(super) enum Work {
     Decode(u32),
 }
 
+/// Who else computes at the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crowd {
+    Alone,
+    /// So many threads for each that it is told to have.
+    Threads(u32),
+    /// So many processes at once.
+    Processes(u32),
+}
+
+impl Crowd {
+    pub(super) fn threads(self, threads: u32) -> u32 {
+        match self {
+            Self::Threads(times) => threads * times,
+            Self::Alone | Self::Processes(_) => threads,
+        }
+    }
+
+    pub(super) fn processes(self) -> u32 {
+        match self {
+            Self::Processes(count) => count,
+            Self::Alone | Self::Threads(_) => 1,
+        }
+    }
+}
+
 /// What a row must reach.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Goal {
@@ -108,6 +134,7 @@ pub(super) struct Case {
     pub(super) depth: u32,
     /// Types of our cache, keys and values; the peer's is always f16.
     pub(super) cache: [&'static str; 2],
+    pub(super) crowd: Crowd,
     pub(super) goal: Goal,
 }
 
@@ -123,6 +150,11 @@ impl Case {
             let [keys, values] = self.cache;
             name += &format!(" at depth {}, {keys}/{values} against f16/f16", self.depth);
         }
+        match self.crowd {
+            Crowd::Alone => {}
+            Crowd::Threads(times) => name += &format!(", {times} times the threads"),
+            Crowd::Processes(count) => name += &format!(", {count} at once"),
+        }
         name
     }
 }
@@ -133,6 +165,7 @@ pub(super) fn all(isa: Isa) -> Vec<Case> {
         work,
         depth: 0,
         cache: ["f16", "f16"],
+        crowd: Crowd::Alone,
         goal,
     };
     let mut cases = vec![
@@ -173,9 +206,17 @@ pub(super) fn all(isa: Isa) -> Vec<Case> {
         eight,
         1.0,
     ));
+    for crowd in [Crowd::Threads(2), Crowd::Threads(4), Crowd::Processes(2)] {
+        for work in [Work::Prefill(PROMPT), Work::Decode(ANSWER)] {
+            let alone = case(Subject::Real(0), work, Goal::Ratio(1.0));
+            cases.push(Case { crowd, ..alone });
+        }
+    }
     if isa.level() == Level::Avx2 {
         // Its goals are of the peer's speed, and of prefill alone.
-        cases.retain(|case| case.depth == 0 && case.work != Work::Load);
+        cases.retain(|case| {
+            case.depth == 0 && case.work != Work::Load && case.crowd == Crowd::Alone
+        });
         for case in &mut cases {
             case.goal = match case.work {
                 Work::Prefill(_) => Goal::Ratio(1.5),

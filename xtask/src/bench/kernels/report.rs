@@ -1,7 +1,7 @@
 //! Medians, shares of what the machine can do, and the two files they are written to.
 
 use super::Sizes;
-use super::cases::{Case, Goal, Subject, Work};
+use super::cases::{Case, Crowd, Goal, Subject, Work};
 use super::sample::Sample;
 use crate::shell::root;
 use anyhow::Result;
@@ -57,7 +57,7 @@ impl Row {
         let sizes = report.sizes.get(&self.case.subject)?;
         let speeds = self.medians(|sample| sample.tokens_s);
         let most = match self.case.work {
-            _ if self.case.depth > 0 => return None,
+            _ if self.case.depth > 0 || self.case.crowd != Crowd::Alone => return None,
             Work::Load => return None,
             Work::Prefill(_) => report.int8_ops_s / (2.0 * sizes.layers_weights as f64),
             Work::Decode(_) => report.bytes_s / sizes.decode_bytes as f64,
@@ -68,7 +68,9 @@ impl Row {
     /// The memory of both while the model answers: a load alone ends too soon to tell.
     fn resident(&self, report: &Report) -> [f64; 2] {
         let is_prefill = |row: &&Self| {
-            row.case.subject == self.case.subject && matches!(row.case.work, Work::Prefill(_))
+            row.case.subject == self.case.subject
+                && row.case.crowd == Crowd::Alone
+                && matches!(row.case.work, Work::Prefill(_))
         };
         let row = report.rows.iter().find(is_prefill).unwrap_or(self);
         row.medians(|sample| sample.resident_bytes as f64)

@@ -28,7 +28,28 @@ pub(super) struct Sample {
     pub(super) resident_bytes: u64,
 }
 
+/// Of several processes at once the speeds and the memory are added up.
 pub(super) fn take(side: &Side, model: &Path, case: &Case, threads: u32) -> Result<Sample> {
+    let threads = case.crowd.threads(threads);
+    let samples = std::thread::scope(|scope| {
+        let take = |_| scope.spawn(move || take_one(side, model, case, threads));
+        let running: Vec<_> = (0..case.crowd.processes()).map(take).collect();
+        let joined = running.into_iter().map(|process| {
+            let sample = process.join();
+            sample.unwrap_or_else(|_| bail!("a thread of the bench panicked"))
+        });
+        joined.collect::<Result<Vec<_>>>()
+    })?;
+    Ok(Sample {
+        tokens_s: samples.iter().map(|sample| sample.tokens_s).sum(),
+        seconds: samples
+            .iter()
+            .fold(0.0, |most, sample| sample.seconds.max(most)),
+        resident_bytes: samples.iter().map(|sample| sample.resident_bytes).sum(),
+    })
+}
+
+fn take_one(side: &Side, model: &Path, case: &Case, threads: u32) -> Result<Sample> {
     let (prompt, answer) = match case.work {
         Work::Load => (1, 0),
         Work::Prefill(tokens) => (tokens, 0),
