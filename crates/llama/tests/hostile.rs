@@ -2,13 +2,7 @@
 //! The plugin declines them, or computes them within the memory that the tensors own: each
 //! tensor ends at a page that nobody may touch.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::print_stderr,
-    reason = "a test"
-)]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 use llama_cpp_sys_2 as sys;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};

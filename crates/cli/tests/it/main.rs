@@ -1,6 +1,7 @@
 //! The program as a user meets it, for everything that needs no model in memory.
 
 #![expect(
+    clippy::expect_used,
     clippy::unwrap_used,
     clippy::panic,
     reason = "a test fails by panicking"
