@@ -11,6 +11,7 @@ mod database;
 mod discover;
 mod doctor;
 mod http;
+mod gpu;
 mod hw;
 mod key;
 mod library;
