@@ -146,9 +146,7 @@ fn presets() -> Command {
                 .help("Print them as tables for the configuration file"),
         )
         .arg(json());
-    augment(command, |setting| {
-        MEMORY.contains(&setting.name)
-    })
+    augment(command, |setting| MEMORY.contains(&setting.name))
 }
 
 fn plan() -> Command {

@@ -246,7 +246,12 @@ pub(crate) fn below_error(spec: &LoadSpec, message: &str) -> String {
     }
     // The supervisor has told of its own limit.
     let gpu = gpu::share_up_to(None);
-    findings.extend(of_memory(spec, &examination, &machine, (None, gpu.as_ref())));
+    findings.extend(of_memory(
+        spec,
+        &examination,
+        &machine,
+        (None, gpu.as_ref()),
+    ));
     let compiled = doctor::compiled_features();
     findings.extend(doctor::of_program(&compiled, &machine.processor));
     findings.retain(|finding| finding.severity > Severity::Note);

@@ -111,11 +111,7 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
     tables
 }
 
-fn of_preset(
-    preset: &Preset,
-    environment: &Environment,
-    budget: &Budget,
-) -> Outcome<Listing> {
+fn of_preset(preset: &Preset, environment: &Environment, budget: &Budget) -> Outcome<Listing> {
     let found = models_here::present(environment, &preset.model)?;
     // Of a broken one it is told when it is asked for; the others are served.
     let fault = found.fault.as_ref().map(|fault| LoadFailure {

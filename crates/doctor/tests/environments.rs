@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use doctor::{
-    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Gpu, Holder, OnGpu, Place, Port, Use,
-    in_order, of_demand, of_machine, of_place, of_program,
+    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Gpu, Holder, OnGpu, Place,
+    Port, Use, in_order, of_demand, of_machine, of_place, of_program,
 };
 use hardware::storage::{self, Storage};
 use hardware::warning::Context;

@@ -25,9 +25,8 @@ pub(crate) fn roomiest() -> Option<String> {
 
 /// Layers on GPUs, the output among them.
 pub(crate) fn gpu_layers(devices: &[DeviceFacts]) -> u32 {
-    let is_gpu = |device: &&DeviceFacts| {
-        matches!(device.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu)
-    };
+    let is_gpu =
+        |device: &&DeviceFacts| matches!(device.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
     devices.iter().filter(is_gpu).map(|gpu| gpu.layers).sum()
 }
 
@@ -119,9 +118,11 @@ fn buffer_in(line: &str) -> Option<BufferFacts> {
     })
 }
 
-/// The device of that very name, else the processor.
+/// The device of that name, or whose name comes before what kind of memory it is, else the
+/// processor.
 fn owner<'a>(devices: &'a mut [DeviceFacts], buffer: &str) -> Option<&'a mut DeviceFacts> {
-    let exact = devices.iter().position(|device| device.name == buffer);
+    let device = buffer.split_once('_').map_or(buffer, |(device, _)| device);
+    let exact = devices.iter().position(|one| one.name == device);
     let is_cpu = |device: &DeviceFacts| device.kind == DeviceKind::Cpu;
     let place = exact.or_else(|| devices.iter().position(is_cpu))?;
     devices.get_mut(place)
@@ -148,7 +149,7 @@ mod tests {
             "load_tensors: offloaded 2/3 layers to GPU",
             "load_tensors:   CPU_Mapped model buffer size =    28.69 MiB",
             "load_tensors:      Vulkan0 model buffer size =    60.00 MiB",
-            "load_tensors:      Sextant model buffer size =    30.50 MiB",
+            "load_tensors: Sextant_Packed model buffer size =    30.50 MiB",
             "llama_context: Vulkan_Host  output buffer size =     0.19 MiB",
             "llama_kv_cache:    Vulkan0 KV buffer size =   120.00 MiB",
             "llama_memory_recurrent:    Sextant RS buffer size =     1.50 MiB",
@@ -173,7 +174,7 @@ mod tests {
         assert_eq!(gpu.weights_bytes, mib(60));
         assert_eq!((gpu.kv_bytes, gpu.compute_bytes), (mib(120), mib(103)));
         assert_eq!(gpu.held_bytes(), mib(283));
-        assert_eq!(own.kv_bytes, mib(3) / 2);
+        assert_eq!((own.weights_bytes, own.kv_bytes), (mib(61) / 2, mib(3) / 2));
         assert_eq!(cpu.compute_bytes, mib(9));
         assert_eq!(cpu.buffers.len(), 3, "{cpu:?}");
         assert_eq!(kv_bytes(&devices), mib(120) + mib(3) / 2);

@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use llama::LoadError;
 use engine::{Decoder, Embedder, EngineFacts, LlamaEngine, OpenError, OpenOptions, Vocabulary};
+use llama::LoadError;
 use models::ArtifactFault;
 use proto::{
-    CacheType, DeviceFacts, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, SamplingValues,
+    CacheType, DeviceFacts, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
+    SamplingValues,
 };
 use sampling::Params;
 
@@ -227,7 +228,9 @@ fn offload(spec: &LoadSpec, file: &models::Facts) -> Result<Option<llama::Offloa
     };
     let fault = |message: String| failure(LoadFailureKind::Artifact, message);
     let header = models::Gguf::open(&file.path).map_err(|error| fault(error.to_string()))?;
-    let blocks = header.arch_get("block_count").and_then(|value| value.as_u64());
+    let blocks = header
+        .arch_get("block_count")
+        .and_then(|value| value.as_u64());
     let blocks = blocks.and_then(|blocks| u32::try_from(blocks).ok());
     let blocks = blocks.ok_or_else(|| {
         fault(format!(

@@ -480,9 +480,8 @@ impl Entry {
         if facts.devices.is_empty() {
             return;
         }
-        let is_gpu = |one: &&DeviceFacts| {
-            matches!(one.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu)
-        };
+        let is_gpu =
+            |one: &&DeviceFacts| matches!(one.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
         let held = facts.devices.iter().filter(is_gpu);
         let held: u64 = held.map(DeviceFacts::held_bytes).sum();
         // What only embeds makes its context with the first text.
