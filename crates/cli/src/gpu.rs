@@ -107,8 +107,7 @@ pub(crate) fn here() -> Option<&'static DeviceFacts> {
 /// One with memory of its own before any other, then the one with the most free. A model is
 /// never spread over several.
 fn choose(devices: Vec<DeviceFacts>) -> Option<DeviceFacts> {
-    let gpus = devices.into_iter();
-    let gpus = gpus.filter(|one| matches!(one.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu));
+    let gpus = devices.into_iter().filter(|device| device.kind.is_gpu());
     gpus.max_by_key(|gpu| (memory(gpu) == Memory::Own, gpu.memory_free_bytes))
 }
 

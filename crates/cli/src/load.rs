@@ -6,7 +6,7 @@ use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
 use hardware::Root;
 use hardware::pressure::Pools;
 use models::Found;
-use proto::{DeviceKind, LoadSpec, ModelFacts};
+use proto::{LoadSpec, ModelFacts};
 use supervisor::pressure::PoolReading;
 use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, PressureSource, ProcessLauncher};
 
@@ -148,9 +148,8 @@ pub(crate) fn summary(facts: &ModelFacts) -> String {
 
 /// What the engine has put on a GPU.
 fn gpu_in_short(facts: &ModelFacts) -> String {
-    let gpus = facts.devices.iter().filter(|device| {
-        matches!(device.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu) && device.layers > 0
-    });
+    let devices = facts.devices.iter();
+    let gpus = devices.filter(|device| device.kind.is_gpu() && device.layers > 0);
     let each = gpus.map(|gpu| {
         format!(
             "; {} of {} layers on {} ({}) in {}",

@@ -118,10 +118,8 @@ impl Buffers {
             Share::Part => (masks.saturating_add(exchange).saturating_add(usual), 0),
             Share::All => (masks.saturating_add(exchange), 0),
         };
-        let cells = plan
-            .caches
-            .iter()
-            .filter(|cache| cache.part != Part::States);
+        let caches = plan.caches.iter();
+        let cells = caches.filter(|cache| cache.part != Part::States);
         Self {
             output: logits(u64::from(sequences)),
             output_more: logits(rows)

@@ -273,6 +273,13 @@ pub enum DeviceKind {
     Other,
 }
 
+impl DeviceKind {
+    #[must_use]
+    pub const fn is_gpu(self) -> bool {
+        matches!(self, Self::Gpu | Self::IntegratedGpu)
+    }
+}
+
 /// One piece of memory that the engine took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BufferFacts {

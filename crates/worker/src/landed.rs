@@ -25,9 +25,8 @@ pub(crate) fn roomiest() -> Option<String> {
 
 /// Layers on GPUs, the output among them.
 pub(crate) fn gpu_layers(devices: &[DeviceFacts]) -> u32 {
-    let is_gpu =
-        |device: &&DeviceFacts| matches!(device.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
-    devices.iter().filter(is_gpu).map(|gpu| gpu.layers).sum()
+    let gpus = devices.iter().filter(|device| device.kind.is_gpu());
+    gpus.map(|gpu| gpu.layers).sum()
 }
 
 /// Keys, values and states, wherever they are.

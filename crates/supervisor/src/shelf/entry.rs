@@ -4,8 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use proto::{
-    DeviceFacts, DeviceKind, FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts,
+    DeviceFacts, FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
 };
 
 use super::space::Space;
@@ -480,10 +479,8 @@ impl Entry {
         if facts.devices.is_empty() {
             return;
         }
-        let is_gpu =
-            |one: &&DeviceFacts| matches!(one.kind, DeviceKind::Gpu | DeviceKind::IntegratedGpu);
-        let held = facts.devices.iter().filter(is_gpu);
-        let held: u64 = held.map(DeviceFacts::held_bytes).sum();
+        let gpus = facts.devices.iter().filter(|device| device.kind.is_gpu());
+        let held: u64 = gpus.map(DeviceFacts::held_bytes).sum();
         // What only embeds makes its context with the first text.
         let device = match facts.can_complete {
             true => held,
