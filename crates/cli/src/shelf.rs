@@ -232,10 +232,10 @@ fn place(
     if let Some(gpu) = &budget.gpu
         && first.gpu_layers > 0
     {
-        spec.gpu = Some(GpuPlacement {
+        spec.gpu = Some(Box::new(GpuPlacement {
             device: gpu.device.clone(),
             layers: first.gpu_layers,
-        });
+        }));
         cost.device_memory = device_memory(gpu);
         cost.placements = all;
     }
@@ -290,7 +290,7 @@ fn upper_bound(spec: &mut LoadSpec, facts: &Facts, budget: &Budget) -> MemoryCos
     let asked = spec.gpu_layers.filter(|layers| *layers > 0);
     if let (Some(gpu), Some(layers)) = (&budget.gpu, asked) {
         let device = gpu.device.clone();
-        spec.gpu = Some(GpuPlacement { device, layers });
+        spec.gpu = Some(Box::new(GpuPlacement { device, layers }));
         cost.device_bytes = cost.weights_bytes.saturating_add(kv_bytes);
         cost.device_memory = device_memory(gpu);
     }

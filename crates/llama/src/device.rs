@@ -48,12 +48,6 @@ pub fn devices() -> Vec<Device> {
     raw_devices().map(describe).collect()
 }
 
-/// Whether there is a GPU that is not our device, which is of the kind "integrated".
-#[must_use]
-pub fn has_gpu() -> bool {
-    raw_devices().any(|device| kind(device).is_gpu())
-}
-
 fn raw_devices() -> impl Iterator<Item = sys::ggml_backend_dev_t> {
     // SAFETY: plain functions of the devices that are registered; they are never removed.
     let count = unsafe { sys::ggml_backend_dev_count() };

@@ -22,7 +22,7 @@ pub use context::{
     CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, FlashAttention,
     Pooling,
 };
-pub use device::{Device, DeviceKind, devices, has_gpu};
+pub use device::{Device, DeviceKind, devices};
 pub use log::{Level, LogSink};
 pub use model::{LoadError, LoadMode, Model, ModelParams, Offload, Token, TokenKind};
 pub use threads::Placement;

@@ -98,7 +98,7 @@ pub struct LoadSpec {
     /// What the ledger has decided. Without it the worker does as `gpu_layers` says, with none
     /// where that says nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub gpu: Option<GpuPlacement>,
+    pub gpu: Option<Box<GpuPlacement>>,
     pub mmap: Option<bool>,
     /// Keep what is mapped in memory, whatever else wants it.
     pub mlock: Option<bool>,

@@ -9,10 +9,10 @@ use crate::{DeviceMemory, Placement};
 /// besides.
 pub(super) fn layered(name: &str, layers: u32) -> Listing {
     let mut listing = listing(name, 0);
-    listing.spec.gpu = Some(GpuPlacement {
+    listing.spec.gpu = Some(Box::new(GpuPlacement {
         device: "Vulkan0".into(),
         layers,
-    });
+    }));
     listing.cost = cost(layers);
     listing
 }
