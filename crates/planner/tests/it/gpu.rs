@@ -73,7 +73,9 @@ fn each_layer_on_the_gpu_leaves_the_host_with_less() {
     for two in all.windows(2) {
         let [more, fewer] = two else { unreachable!() };
         assert!(on_device(&more.ledger) > on_device(&fewer.ledger));
-        assert!(more.ledger.host_needed() < fewer.ledger.host_needed());
+        // The first one brings the driver along.
+        let is_first = fewer.gpu_layers == 0;
+        assert!(is_first || more.ledger.host_needed() < fewer.ledger.host_needed());
     }
     assert_eq!(on_device(&all[ALL as usize].ledger), 0);
 }
