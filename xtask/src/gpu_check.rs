@@ -18,12 +18,16 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 /// llama.cpp leaves out Vulkan devices that compute on the processor, unless this names one.
 const VISIBLE: &str = "GGML_VK_VISIBLE_DEVICES";
 /// What the bytes on the GPU may differ by.
 const ERROR_MAX: f64 = 0.05;
 const MIB: f64 = 1024.0 * 1024.0;
+/// A server whose load is refused ends at once.
+const REFUSED_TIME_MAX: Duration = Duration::from_secs(10);
 const CONTEXTS: [u32; 2] = [2048, 8192];
 const ASKS: [Ask; 4] = [Ask::All, Ask::UpTo(130), Ask::Set(20), Ask::Set(1)];
 
@@ -226,7 +230,17 @@ fn refusals(path: &Path, visible: Option<&str>) -> Result<String> {
         server(path, (8192, &flags.map(str::to_owned)), visible)
     };
     let refused = match with("99") {
-        Ok(_) => bail!("more layers than fit were loaded"),
+        // It may have answered in the moment before the load was refused.
+        Ok(mut server) => {
+            let since = Instant::now();
+            while server.ended().is_none() {
+                if since.elapsed() > REFUSED_TIME_MAX {
+                    bail!("more layers than fit were loaded");
+                }
+                sleep(Duration::from_millis(50));
+            }
+            server.log()?
+        }
         Err(error) => error.to_string(),
     };
     let told = refused
