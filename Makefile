@@ -6,6 +6,8 @@
 export PATH := $(HOME)/.cargo/bin:$(PATH)
 SEXTANT := $(or $(CARGO_TARGET_DIR),target)/release/sextant
 MODEL ?=
+# Optional back ends: FEATURES=vulkan (docs/gpu.md).
+FEATURES ?=
 
 .PHONY: help setup build run test
 
@@ -14,6 +16,7 @@ help:
 	@echo "            (MODEL=reference picks another: see 'sextant pull --help')"
 	@echo "make test   the whole of CI: format, lints, tests, SDK suites, fuzzing"
 	@echo "make build  the release binary: $(SEXTANT)"
+	@echo "            (FEATURES=vulkan adds a back end for GPUs: see docs/gpu.md)"
 	@echo "make setup  only the Debian packages that the build needs"
 
 setup:
@@ -21,7 +24,7 @@ setup:
 
 build: setup
 	@test -x $(SEXTANT) || echo "building Sextant and llama.cpp; the first time takes some minutes" >&2
-	cargo build --release --locked --workspace
+	cargo build --release --locked --workspace $(if $(FEATURES),--features $(FEATURES))
 
 run: build
 	@sh scripts/run.sh $(SEXTANT) $(MODEL)

@@ -11,6 +11,7 @@ mod cache;
 mod ci;
 mod codegen;
 mod fuzz;
+mod gpu_check;
 mod group;
 mod http;
 mod memory_check;
@@ -79,6 +80,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
+    /// Compares what is planned for a GPU with what the engine puts there.
+    GpuCheck(gpu_check::Arguments),
     /// Fills models in control groups: what is admitted survives, what is refused would not.
     MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
@@ -119,6 +122,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
+        Chore::GpuCheck(arguments) => gpu_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
         Chore::Quality(arguments) => quality::run(&arguments),

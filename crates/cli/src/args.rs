@@ -9,6 +9,9 @@ use config::{Group, augment};
 
 use crate::outcome::{self, Outcome};
 
+/// Settings of what models may take.
+const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
+
 pub(crate) fn command() -> Command {
     Command::new("sextant")
         .about("A local LLM endpoint: serves GGUF models over an OpenAI-compatible API")
@@ -143,9 +146,7 @@ fn presets() -> Command {
                 .help("Print them as tables for the configuration file"),
         )
         .arg(json());
-    augment(command, |setting| {
-        ["models_dir", "model_memory_max"].contains(&setting.name)
-    })
+    augment(command, |setting| MEMORY.contains(&setting.name))
 }
 
 fn plan() -> Command {
@@ -178,7 +179,7 @@ fn plan() -> Command {
         .arg(option("draft", "MODEL").help("A draft model that goes with this one"))
         .arg(json());
     augment(command, |setting| {
-        setting.group == Group::Engine || ["models_dir", "model_memory_max"].contains(&setting.name)
+        setting.group == Group::Engine || MEMORY.contains(&setting.name)
     })
 }
 
@@ -219,7 +220,8 @@ fn tune() -> Command {
         .arg(json());
     augment(command, |setting| {
         (setting.group == Group::Engine && setting.name != "tuned")
-            || ["models_dir", "model_memory_max", "log_level"].contains(&setting.name)
+            || MEMORY.contains(&setting.name)
+            || setting.name == "log_level"
     })
 }
 
@@ -448,12 +450,20 @@ fn tether() -> Command {
 }
 
 fn worker() -> Command {
-    Command::new("worker").hide(true).arg(
-        Arg::new("socket")
-            .long("socket")
-            .required(true)
-            .value_parser(value_parser!(PathBuf)),
-    )
+    Command::new("worker")
+        .hide(true)
+        .arg(
+            Arg::new("socket")
+                .long("socket")
+                .required_unless_present("devices")
+                .value_parser(value_parser!(PathBuf)),
+        )
+        .arg(
+            Arg::new("devices")
+                .long("devices")
+                .action(ArgAction::SetTrue)
+                .help("Say what there is to compute on, as JSON, and end"),
+        )
 }
 
 fn to_server(command: Command) -> Command {

@@ -24,6 +24,7 @@ use stdx::Bytes;
 use self::report::Report;
 pub(crate) use self::served::MachineDoctor;
 use self::served::Serving;
+use crate::gpu::{self, Share};
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{hw, load, models_here, output, shelf};
 
@@ -159,8 +160,10 @@ impl Patient<'_> {
                 path: path.clone(),
                 ..settings
             };
+            let gpu = gpu::share(self.config);
+            let limits = (max, gpu.as_ref());
             self.report
-                .add(of_memory(&spec, &examination, self.machine, max));
+                .add(of_memory(&spec, &examination, self.machine, limits));
         }
     }
 
@@ -194,7 +197,7 @@ fn of_memory(
     spec: &LoadSpec,
     examination: &Examination,
     machine: &Machine,
-    memory_max: Option<Bytes>,
+    (memory_max, gpu): (Option<Bytes>, Option<&Share>),
 ) -> Vec<Finding> {
     let Ok(facts) = &examination.diagnosis else {
         let bytes = std::fs::metadata(&spec.path).map_or(0, |metadata| metadata.len());
@@ -203,7 +206,11 @@ fn of_memory(
             .collect();
     };
     let bytes = memory_max.or_else(|| machine.budget());
-    let (_, cost) = shelf::planned(spec.clone(), facts, bytes.map(|bytes| bytes.0));
+    let budget = shelf::Budget {
+        host: bytes.map(|bytes| bytes.0),
+        gpu: gpu.cloned(),
+    };
+    let (_, cost) = shelf::planned(spec.clone(), facts, &budget);
     let demand = Demand {
         model: &spec.name,
         weights: Bytes(cost.weights_bytes),
@@ -212,13 +219,46 @@ fn of_memory(
         context: cost.context,
         context_max: cost.context_max,
         gpu_layers: spec.gpu_layers,
-        gpu: match worker::has_gpu() {
-            true => doctor::Gpu::Usable,
-            false => doctor::Gpu::NoBackEnd,
-        },
+        gpu: of_gpu(spec, facts, gpu),
+        on_card: Bytes(cost.total().saturating_sub(cost.host_bytes())),
         memory_max,
     };
     doctor::of_demand(&demand, machine)
+}
+
+/// What of the GPU it would take, with all layers or those that somebody has set.
+fn of_gpu<'a>(spec: &LoadSpec, facts: &models::Facts, gpu: Option<&'a Share>) -> doctor::Gpu<'a> {
+    let Some(gpu) = gpu else {
+        return match worker::HAS_GPU_BACK_END {
+            true => doctor::Gpu::NoDevice,
+            false => doctor::Gpu::NoBackEnd,
+        };
+    };
+    let with = |gpu_layers: Option<u32>, bytes: u64| {
+        let budget = shelf::Budget {
+            host: None,
+            gpu: Some(Share {
+                bytes,
+                ..gpu.clone()
+            }),
+        };
+        let spec = LoadSpec {
+            gpu_layers,
+            ..spec.clone()
+        };
+        let (placed, cost) = shelf::planned(spec, facts, &budget);
+        (placed.gpu.map_or(0, |gpu| gpu.layers), cost.device_bytes)
+    };
+    let (_, need) = with(spec.gpu_layers, u64::MAX);
+    let (layers, _) = with(None, u64::MAX);
+    let (fitting, _) = with(None, gpu.bytes);
+    doctor::Gpu::Usable(doctor::OnGpu {
+        name: &gpu.description,
+        room: Bytes(gpu.bytes),
+        need: Bytes(need),
+        fitting,
+        layers,
+    })
 }
 
 /// What is found about a model whose load has failed, as lines below the error; nothing where
@@ -246,7 +286,13 @@ fn of_failed_load(spec: &LoadSpec, message: &str) -> Vec<Finding> {
         }
     }
     // The supervisor has told of its own limit.
-    findings.extend(of_memory(spec, &examination, &machine, None));
+    let gpu = gpu::share_up_to(None);
+    findings.extend(of_memory(
+        spec,
+        &examination,
+        &machine,
+        (None, gpu.as_ref()),
+    ));
     let compiled = doctor::compiled_features();
     findings.extend(doctor::of_program(&compiled, &machine.processor));
     findings.retain(|finding| finding.severity > Severity::Note);

@@ -62,17 +62,18 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
 /// A fleet whose workers are processes of this very program.
 pub(crate) fn fleet(config: &Config) -> Outcome<Fleet> {
     let program = std::env::current_exe()?;
-    let memory_max = shelf::memory_max(config);
+    let budget = shelf::Budget::of(config);
     let fleet_config = FleetConfig {
         hello_timeout: config.hello_timeout,
         drain_timeout: config.drain_timeout,
         restarts_max: config.restarts_max,
         restart_window: config.restart_window,
-        memory_max,
+        memory_max: budget.host,
+        device_memory_max: budget.gpu.as_ref().map(|gpu| gpu.bytes),
         swap_wait_max: config.swap_wait_max,
         keep_alive: config.model_keep_alive,
         estimate: Some(Estimate(Arc::new(move |spec| {
-            shelf::estimate(spec, memory_max)
+            shelf::estimate(spec, &budget)
         }))),
         pressure: config.memory_pressure.then(pressure),
         observe: tune::recheck(&models_here::environment(config)),
@@ -126,7 +127,8 @@ pub(crate) async fn load(fleet: &Fleet, order: LoadOrder) -> Outcome<Arc<ModelFa
 pub(crate) fn summary(facts: &ModelFacts) -> String {
     let kv_bytes = (facts.kv_bytes > 0).then(|| format!(" {}", stdx::Bytes(facts.kv_bytes)));
     format!(
-        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}{}; kernels {}; loaded in {:.1} s{}",
+        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}{}; kernels {}{}; loaded in {:.1} \
+         s{}",
         facts.name,
         facts.description,
         facts.context,
@@ -138,9 +140,27 @@ pub(crate) fn summary(facts: &ModelFacts) -> String {
         facts.threads_batch,
         cpus_in_short(facts),
         kernels_in_short(&facts.kernels),
+        gpu_in_short(facts),
         facts.load_ms / 1000.0,
         tuned_in_short(facts),
     )
+}
+
+/// What the engine has put on a GPU.
+fn gpu_in_short(facts: &ModelFacts) -> String {
+    let devices = facts.devices.iter();
+    let gpus = devices.filter(|device| device.kind.is_gpu() && device.layers > 0);
+    let each = gpus.map(|gpu| {
+        format!(
+            "; {} of {} layers on {} ({}) in {}",
+            gpu.layers,
+            facts.n_layer + 1,
+            gpu.name,
+            gpu.description,
+            stdx::Bytes(gpu.held_bytes())
+        )
+    });
+    each.collect()
 }
 
 /// Where the threads may run, unless that is anywhere.

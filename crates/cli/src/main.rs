@@ -10,6 +10,7 @@ mod configuration;
 mod database;
 mod discover;
 mod doctor;
+mod gpu;
 mod http;
 mod hw;
 mod key;

@@ -15,13 +15,15 @@ use hardware::measure::Measured;
 use kv::{CacheType, Loss, Types, WindowCells};
 use models::{Environment, Facts, Gguf, diagnose};
 use planner::{
-    Answer, Available, Class, Compute, Ledger, Loading, Machine, Model, Others, Purpose, Rates,
-    Setup, Source, Speed,
+    Answer, Available, Class, Compute, DeviceMemory, Layers, Ledger, Loading, Machine, Model,
+    Others, Placed, Purpose, Rates, Setup, Source, Speed,
 };
 use proto::{Kernels, LoadSpec};
 use worker::CONTEXT_MIN;
 
+use crate::gpu::{self, Memory, Share};
 use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::shelf::Budget;
 use crate::{configuration, hw, load, models_here, output};
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
@@ -179,15 +181,27 @@ pub(crate) fn planned(
     let gpu = Gpu::of(ask);
     let setup = setup(&spec, &facts, &model, gpu)?;
     let on = machine(ask.device.as_deref(), environment)?;
+    // Of a machine that is not this one no GPU but its own counts.
+    let here = match (&ask.device, ask.gpu_bytes) {
+        (None, None) => gpu::share(config),
+        _ => None,
+    };
+    let gpu_bytes = ask.gpu_bytes.or(on.gpu_bytes);
     let available = Available {
         host: ask
             .memory_bytes
             .or(config.model_memory_max.map(|max| max.0))
             .or_else(|| hardware::budget().map(|bytes| bytes.0))
             .unwrap_or(0),
-        device: ask.gpu_bytes.or(on.gpu_bytes).unwrap_or(0),
+        device: gpu_bytes.unwrap_or_else(|| here.as_ref().map_or(0, |gpu| gpu.bytes)),
+        memory: here.as_ref().map_or(DeviceMemory::Own, device_memory),
+        layers: layers(&spec),
     };
     let mut answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
+    let on = match (&here, answer.setup.gpu_layers) {
+        (Some(gpu), 1..) => on.beside(gpu),
+        _ => on,
+    };
     let ignored = spec.gpu_layers.filter(|n| *n > 0 && gpu == Gpu::None);
     let ignored = ignored.map(|gpu_layers| Loss::NoGpu { gpu_layers });
     answer.losses.splice(0..0, ignored);
@@ -202,9 +216,12 @@ pub(crate) fn planned(
     })
 }
 
-/// What a model takes by itself under these settings.
-pub(crate) fn ledger(spec: &LoadSpec, facts: &Facts) -> Outcome<Ledger> {
-    ledger_of(spec, facts, &read(&facts.files)?, Gpu::here())
+/// What a model takes by itself under these settings, with each number of layers on the GPU
+/// that there is room for, from the most to none. Without a GPU that is one.
+pub(crate) fn placements(spec: &LoadSpec, facts: &Facts, budget: &Budget) -> Outcome<Vec<Placed>> {
+    let model = read(&facts.files)?;
+    let setup = setup(spec, facts, &model, Gpu::of_budget(budget))?;
+    planner::placements(&model, &setup, available(spec, budget)).code(Code::Usage)
 }
 
 fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Ledger> {
@@ -213,12 +230,17 @@ fn ledger_of(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome
     Ok(Ledger::of(model, &setup, &plan, &Others::default()))
 }
 
-/// The settings with which a model fits into so many bytes, where it does not as it is and
+/// The settings with which a model fits into so much memory, where it does not as it is and
 /// what nobody has set is enough; and what that costs, in words.
-pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(LoadSpec, String)> {
+pub(crate) fn sparing(
+    spec: &LoadSpec,
+    facts: &Facts,
+    budget: &Budget,
+) -> Option<(LoadSpec, String)> {
+    budget.host?;
     let model = read(&facts.files).ok()?;
-    let setup = setup(spec, facts, &model, Gpu::here()).ok()?;
-    let (available, open) = (host(bytes), open(spec));
+    let setup = setup(spec, facts, &model, Gpu::of_budget(budget)).ok()?;
+    let (available, open) = (available(spec, budget), open(spec));
     let found = planner::sparing(&model, &setup, available, open)?;
     let mut costs = Vec::new();
     if let Some(sequences) = found.sequences.filter(|_| open.sequences) {
@@ -240,18 +262,36 @@ pub(crate) fn sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<(Loa
     Some((spec, costs.join(", and ")))
 }
 
-/// The longest context with which a model would fit into so many bytes, where nobody has set
+/// The longest context with which a model would fit into so much memory, where nobody has set
 /// what decides it; `None` where no context is short enough.
-pub(crate) fn context_sparing(spec: &LoadSpec, facts: &Facts, bytes: u64) -> Option<u32> {
+pub(crate) fn context_sparing(spec: &LoadSpec, facts: &Facts, budget: &Budget) -> Option<u32> {
     let model = read(&facts.files).ok()?;
-    let setup = setup(spec, facts, &model, Gpu::here()).ok()?;
-    planner::context_sparing(&model, &setup, host(bytes), open(spec))
+    let setup = setup(spec, facts, &model, Gpu::of_budget(budget)).ok()?;
+    planner::context_sparing(&model, &setup, available(spec, budget), open(spec))
 }
 
-fn host(bytes: u64) -> Available {
+fn available(spec: &LoadSpec, budget: &Budget) -> Available {
+    let gpu = budget.gpu.as_ref();
     Available {
-        host: bytes,
-        device: 0,
+        host: budget.host.unwrap_or(u64::MAX),
+        device: gpu.map_or(0, |gpu| gpu.bytes),
+        memory: gpu.map_or(DeviceMemory::Own, device_memory),
+        layers: layers(spec),
+    }
+}
+
+const fn device_memory(gpu: &Share) -> DeviceMemory {
+    match gpu.memory {
+        Memory::Own => DeviceMemory::Own,
+        Memory::Unified | Memory::Process => DeviceMemory::Unified,
+    }
+}
+
+/// What somebody has set stands, and may not fit.
+const fn layers(spec: &LoadSpec) -> Layers {
+    match spec.gpu_layers {
+        Some(_) => Layers::AsSet,
+        None => Layers::AsFit,
     }
 }
 
@@ -329,9 +369,16 @@ impl Gpu {
 
     /// That of this program on this machine.
     fn here() -> Self {
-        match worker::has_gpu() {
-            true => Self::Usable,
-            false => Self::None,
+        match gpu::here() {
+            Some(_) => Self::Usable,
+            None => Self::None,
+        }
+    }
+
+    fn of_budget(budget: &Budget) -> Self {
+        match budget.gpu {
+            Some(_) => Self::Usable,
+            None => Self::None,
         }
     }
 }
@@ -408,6 +455,15 @@ struct Predicted {
 }
 
 impl Predicted {
+    /// Nobody has measured this machine's GPU.
+    fn beside(self, gpu: &Share) -> Self {
+        Self {
+            name: format!("{}, without its GPU", self.name),
+            source: format!("{}; {} is not measured", self.source, gpu.description),
+            ..self
+        }
+    }
+
     fn speed(&self, model: &Model, answer: &Answer) -> Speed {
         let (setup, plan) = (&answer.setup, &answer.plan);
         let rates = self.rates.as_ref();

@@ -192,6 +192,9 @@ fn say_shelf(fleet: &Fleet, listings: &[Listing]) {
     if let (_, Some(max)) = fleet.memory() {
         say(&format!("models may take {} of memory", stdx::Bytes(max)));
     }
+    if let (_, Some(max)) = fleet.device_memory() {
+        say(&format!("and {} of the GPU's", stdx::Bytes(max)));
+    }
     if !listings.is_empty() {
         let names: Vec<_> = listings
             .iter()

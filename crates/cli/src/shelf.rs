@@ -2,21 +2,40 @@
 //! every other on this machine.
 
 use std::path::Path;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
 use models::{Environment, Facts, Found};
-use planner::{Kind, Place};
-use proto::{CacheType, LoadFailure, LoadFailureKind, LoadSpec};
-use supervisor::{Keep, Listing, MemoryCost, ModelTraits};
+use planner::{Kind, Place, Placed, Term};
+use proto::{CacheType, GpuPlacement, LoadFailure, LoadFailureKind, LoadSpec};
+use supervisor::{DeviceMemory, Keep, Listing, MemoryCost, ModelTraits, Placement};
 
+use crate::gpu::{self, Memory, Share};
 use crate::outcome::{Code, Outcome, fault};
 use crate::{load, models_here, plan};
 
 /// Buffers of the computation, the vocabulary and the process, of a model that cannot be
 /// planned: seen with small models at 512 tokens a pass.
 const OTHER_BYTES: u64 = 192 << 20;
+
+/// What models may take of this machine.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Budget {
+    /// Bytes of the host; `None`: nobody knows.
+    pub(crate) host: Option<u64>,
+    /// `None`: no GPU is used.
+    pub(crate) gpu: Option<Share>,
+}
+
+impl Budget {
+    pub(crate) fn of(config: &Config) -> Self {
+        Self {
+            host: memory_max(config),
+            gpu: gpu::share(config),
+        }
+    }
+}
 
 /// What to do about a preset whose model is not here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,9 +52,9 @@ pub(crate) fn listings(
     missing: Missing,
 ) -> Outcome<Vec<Listing>> {
     let mut listings = Vec::new();
-    let memory_max = memory_max(config);
+    let budget = Budget::of(config);
     for preset in &config.presets {
-        match of_preset(preset, environment, memory_max) {
+        match of_preset(preset, environment, &budget) {
             Ok(listing) => listings.push(listing),
             Err(error) => {
                 let message = format!("the model `{}`: {error}", preset.name);
@@ -59,7 +78,7 @@ pub(crate) fn listings(
             if found.fault.is_some() || is_taken(&spec.name) {
                 continue;
             }
-            listings.push(listing(spec, &found, memory_max));
+            listings.push(listing(spec, &found, &budget));
         }
     }
     if missing == Missing::Refuse {
@@ -92,11 +111,7 @@ pub(crate) fn with_aliases(config: &Config) -> FleetTables {
     tables
 }
 
-fn of_preset(
-    preset: &Preset,
-    environment: &Environment,
-    memory_max: Option<u64>,
-) -> Outcome<Listing> {
+fn of_preset(preset: &Preset, environment: &Environment, budget: &Budget) -> Outcome<Listing> {
     let found = models_here::present(environment, &preset.model)?;
     // Of a broken one it is told when it is asked for; the others are served.
     let fault = found.fault.as_ref().map(|fault| LoadFailure {
@@ -118,14 +133,14 @@ fn of_preset(
             .map(|time| time.map_or(Keep::Forever, Keep::For)),
         helps: preset.helps.clone(),
         fault,
-        ..listing(spec, &found, memory_max)
+        ..listing(spec, &found, budget)
     })
 }
 
-fn listing(spec: LoadSpec, found: &Found, memory_max: Option<u64>) -> Listing {
+fn listing(spec: LoadSpec, found: &Found, budget: &Budget) -> Listing {
     let facts = models::diagnose(&found.path).ok();
     let (spec, cost) = match &facts {
-        Some(facts) => planned(spec, facts, memory_max),
+        Some(facts) => planned(spec, facts, budget),
         None => (spec, MemoryCost::default()),
     };
     Listing {
@@ -156,60 +171,103 @@ fn check_helpers(listings: &[Listing]) -> Outcome {
     Ok(())
 }
 
-/// How a model will be loaded into so many bytes, and what it will cost, by its file; nothing
+/// How a model will be loaded into so much memory, and what it will cost, by its file; nothing
 /// where the file cannot be read, since the load then fails anyway.
-pub(crate) fn estimate(spec: LoadSpec, memory_max: Option<u64>) -> (LoadSpec, MemoryCost) {
+pub(crate) fn estimate(spec: LoadSpec, budget: &Budget) -> (LoadSpec, MemoryCost) {
     let Ok(facts) = models::diagnose(Path::new(&spec.path)) else {
         return (spec, MemoryCost::default());
     };
-    planned(spec, &facts, memory_max)
+    planned(spec, &facts, budget)
 }
 
 /// Chooses what nobody has set so that the model fits; as it is where it fits, or cannot.
 pub(crate) fn planned(
-    spec: LoadSpec,
+    mut spec: LoadSpec,
     facts: &Facts,
-    memory_max: Option<u64>,
+    budget: &Budget,
 ) -> (LoadSpec, MemoryCost) {
-    let spec = match memory_max.and_then(|max| plan::sparing(&spec, facts, max)) {
+    spec.gpu = None;
+    let mut spec = match plan::sparing(&spec, facts, budget) {
         None => spec,
         Some((fitted, costs)) => {
             tracing::info!(model = fitted.name, "to fit into memory, {costs}");
             fitted
         }
     };
-    let mut cost = cost(&spec, facts);
-    let too_much = memory_max.filter(|max| cost.total() > *max);
-    cost.context_max = too_much.and_then(|max| plan::context_sparing(&spec, facts, max));
-    (spec, cost)
-}
-
-fn cost(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
-    let ledger = match plan::ledger(spec, facts) {
-        Ok(ledger) => ledger,
+    let mut cost = match plan::placements(&spec, facts, budget) {
+        Ok(placements) => place(&mut spec, facts, (placements, budget)),
         // The load will say it again, to whoever asks for it.
         Err(error) => {
             tracing::debug!(model = spec.name, %error, "its memory cannot be planned");
-            return upper_bound(spec, facts);
+            upper_bound(&mut spec, facts, budget)
         }
     };
-    let weights_bytes = ledger.bytes_for(Kind::Weights);
-    let kv_bytes = ledger.bytes_for(Kind::Caches);
-    let all = ledger
-        .bytes_in(Place::Device)
-        .saturating_add(ledger.host_needed());
-    MemoryCost {
-        weights_bytes,
-        kv_bytes,
-        other_bytes: all.saturating_sub(weights_bytes.saturating_add(kv_bytes)),
+    let is_too_much = budget.host.is_some_and(|max| cost.host_bytes() > max);
+    if is_too_much {
+        cost.context_max = plan::context_sparing(&spec, facts, budget);
+    }
+    (spec, cost)
+}
+
+/// Gives the model the first of its places: that with the most layers on the GPU.
+fn place(
+    spec: &mut LoadSpec,
+    facts: &Facts,
+    (placements, budget): (Vec<Placed>, &Budget),
+) -> MemoryCost {
+    let mut cost = MemoryCost {
         context: context(spec, facts),
-        resident_bytes: ledger.resident_when_loaded(),
-        context_max: None,
+        ..MemoryCost::default()
+    };
+    let Some(first) = placements.first() else {
+        return cost;
+    };
+    cost.weights_bytes = first.ledger.bytes_for(Kind::Weights);
+    cost.kv_bytes = first.ledger.bytes_for(Kind::Caches);
+    let memory = budget.gpu.as_ref().map_or(Memory::Own, |gpu| gpu.memory);
+    let all: Arc<[Placement]> = placements.iter().map(|one| placed(one, memory)).collect();
+    if let Some(first) = all.first() {
+        cost = cost.placed(first);
+    }
+    if let Some(gpu) = &budget.gpu
+        && first.gpu_layers > 0
+    {
+        spec.gpu = Some(Box::new(GpuPlacement {
+            device: gpu.device.clone(),
+            layers: first.gpu_layers,
+        }));
+        cost.device_memory = device_memory(gpu);
+        cost.placements = all;
+    }
+    cost
+}
+
+const fn device_memory(gpu: &Share) -> DeviceMemory {
+    match gpu.memory {
+        Memory::Own => DeviceMemory::Own,
+        Memory::Unified | Memory::Process => DeviceMemory::Unified,
+    }
+}
+
+fn placed(one: &Placed, memory: Memory) -> Placement {
+    let ledger = &one.ledger;
+    let resident = ledger.resident_when_loaded();
+    let is_there = |term: &&Term| term.place == Place::Device && term.kind != Kind::Buffers;
+    let on_gpu = ledger.terms.iter().filter(is_there);
+    let on_gpu: u64 = on_gpu.map(|term| term.bytes.0).sum();
+    Placement {
+        gpu_layers: one.gpu_layers,
+        host_bytes: ledger.host_needed(),
+        device_bytes: ledger.bytes_in(Place::Device),
+        resident_bytes: match memory {
+            Memory::Own | Memory::Unified => resident,
+            Memory::Process => resident.saturating_add(on_gpu),
+        },
     }
 }
 
 /// Of a model whose caches nobody knows: every layer remembers all.
-fn upper_bound(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
+fn upper_bound(spec: &mut LoadSpec, facts: &Facts, budget: &Budget) -> MemoryCost {
     let context = context(spec, facts);
     let of = |numbers: u64, cache: Option<CacheType>| {
         let bits = u64::from(bits(cache.unwrap_or(CacheType::F16)));
@@ -221,14 +279,22 @@ fn upper_bound(spec: &LoadSpec, facts: &Facts) -> MemoryCost {
         false => of(facts.kv_values.keys, spec.kv_type_k)
             .saturating_add(of(facts.kv_values.values, spec.kv_type_v)),
     };
-    MemoryCost {
+    let mut cost = MemoryCost {
         weights_bytes: facts.weights_bytes.0,
         kv_bytes,
         other_bytes: OTHER_BYTES,
         context,
-        resident_bytes: 0,
-        context_max: None,
+        ..MemoryCost::default()
+    };
+    // Without a plan the GPU gets only what somebody asks it to take, and is taken to get all.
+    let asked = spec.gpu_layers.filter(|layers| *layers > 0);
+    if let (Some(gpu), Some(layers)) = (&budget.gpu, asked) {
+        let device = gpu.device.clone();
+        spec.gpu = Some(Box::new(GpuPlacement { device, layers }));
+        cost.device_bytes = cost.weights_bytes.saturating_add(kv_bytes);
+        cost.device_memory = device_memory(gpu);
     }
+    cost
 }
 
 /// As the worker chooses it.

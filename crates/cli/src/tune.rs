@@ -287,7 +287,7 @@ const BUSY: &str = "the machine is busy";
 /// How many processes with the model fit into the memory for models, counted for the largest
 /// cache that is tried.
 fn sides_that_fit(config: &Config, spec: &LoadSpec) -> u64 {
-    let (_, cost) = shelf::estimate(spec.clone(), None);
+    let (_, cost) = shelf::estimate(spec.clone(), &shelf::Budget::default());
     let cost = cost.total().max(1);
     let memory = config.model_memory_max.map(|max| max.0);
     let memory = memory.or_else(|| hardware::budget().map(|bytes| bytes.0));

@@ -7,9 +7,14 @@ use std::sync::atomic::AtomicBool;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::outcome::Outcome;
+use crate::output;
 
 pub(crate) fn run(matches: &clap::ArgMatches) -> Outcome {
     crate::logging::start_in_worker();
+    if matches.get_flag("devices") {
+        let devices = serde_json::to_value(worker::devices())?;
+        return Ok(output::json(&devices)?);
+    }
     // A terminal sends Ctrl-C to every process of its group, and a service manager
     // SIGTERM to all of a service. What they mean is the supervisor's to decide: it
     // drains this worker, or closes the socket, which ends it.

@@ -48,6 +48,7 @@ pub struct Config {
     pub models_dir: Option<PathBuf>,
     pub load_on_demand: Option<bool>,
     pub model_memory_max: Option<Bytes>,
+    pub gpu_memory_max: Option<Bytes>,
     pub swap_wait_max: Duration,
     /// `None` keeps models until memory is needed for another.
     pub memory_pressure: bool,
@@ -292,6 +293,7 @@ impl Reader<'_> {
             models_dir: self.text("models_dir").map(PathBuf::from),
             load_on_demand: self.parsed("load_on_demand"),
             model_memory_max: self.number("model_memory_max").map(Bytes),
+            gpu_memory_max: self.number("gpu_memory_max").map(Bytes),
             swap_wait_max: self.seconds("swap_wait_max_secs"),
             memory_pressure: self.parsed("memory_pressure").unwrap_or(true),
             model_keep_alive: Some(self.seconds("model_keep_alive_secs"))

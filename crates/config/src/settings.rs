@@ -394,6 +394,20 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "gpu_memory_max",
+        group: Group::Models,
+        doc: "Memory of the GPU that all models together may take, in a build with a back end for \
+              GPUs. As many layers of a model go there as fit.",
+        kind: Kind::Bytes {
+            min: 1 << 20,
+            max: 1 << 50,
+        },
+        unset: "what is free there at the start, less a sixteenth of all, at least 256 MiB and \
+                at most 1 GiB",
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
         name: "swap_wait_max_secs",
         group: Group::Models,
         doc: "How long a request waits before busy models make room for its model. Until then \
@@ -569,9 +583,11 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "gpu_layers",
         group: Group::Engine,
-        doc: "Layers to keep on the GPU; all of them when it is more than the model has.",
+        doc: "Layers to keep on the GPU, from the last, where the output counts as one; all of them \
+              when it is more than the model has. It does nothing in a build without a back end \
+              for GPUs, and a model that does not fit so is refused.",
         kind: Kind::Count { min: 0, max: 9999 },
-        unset: "the worker chooses",
+        unset: "as many as fit into `gpu_memory_max`",
         unit: Some("layers"),
         ..BASE
     },

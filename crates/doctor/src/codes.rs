@@ -114,7 +114,7 @@ codes! {
     ContextAboveTrained "context_above_trained" Configuration Fault
         "more context than the model was trained for: it is not loaded" "lower `context`";
     GpuLayersIgnored "gpu_layers_ignored" Configuration Note
-        "`gpu_layers` is set, and this program has no back end for a GPU" "leave it out, or use a llama-server as a provider";
+        "`gpu_layers` is set, and this program has no back end for a GPU or finds none" "leave it out, build with `FEATURES=vulkan`, install the driver, or use a llama-server as a provider";
     RkllmContext "rkllm_context" Configuration Fault
         "more context than an RKLLM file was converted for" "lower `context`";
     ConfigInvalid "config_invalid" Configuration Fault
@@ -147,7 +147,7 @@ codes! {
     MemoryBusy "memory_busy" Runtime Warning
         "the model needs more memory than is free now" "stop what is not needed";
     VramShort "vram_short" Runtime Warning
-        "the model does not fit into the GPU's free memory" "a smaller model, or fewer `gpu_layers`";
+        "not all layers that should be on the GPU fit into what models may take of its memory" "fewer `gpu_layers`, a shorter context, a smaller quantisation";
     CmaShort "cma_short" Runtime Note
         "an RKLLM file is larger than what drivers can have in one piece" "`cma=` on the kernel's command line";
     NpuDriverMissing "npu_driver_missing" Runtime Note

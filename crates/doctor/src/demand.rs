@@ -1,7 +1,6 @@
 //! Whether a model fits into the memory that there is.
 
 use hardware::Machine;
-use hardware::gpu::GpuMemory;
 use models::Examination;
 use stdx::Bytes;
 
@@ -9,11 +8,26 @@ use crate::{Code, Finding};
 
 /// Where layers may go besides the processor's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gpu {
+pub enum Gpu<'a> {
     /// This program has no back end for one: `gpu_layers` does nothing.
     NoBackEnd,
-    /// There may be one.
-    Usable,
+    /// It has one, and finds nothing that it can compute on.
+    NoDevice,
+    Usable(OnGpu<'a>),
+}
+
+/// What a model would take of a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnGpu<'a> {
+    /// As the engine describes it.
+    pub name: &'a str,
+    /// What models may take there.
+    pub room: Bytes,
+    /// With the layers that somebody has set, else with all of them.
+    pub need: Bytes,
+    /// How many layers fit, the output among them, and how many there are.
+    pub fitting: u32,
+    pub layers: u32,
 }
 
 /// What a model will take, by an estimate.
@@ -31,7 +45,9 @@ pub struct Demand<'a> {
     pub context_max: Option<u32>,
     /// `gpu_layers`; 0 leaves the GPU out.
     pub gpu_layers: Option<u32>,
-    pub gpu: Gpu,
+    pub gpu: Gpu<'a>,
+    /// What of all that is memory on a card, which the host need not have.
+    pub on_card: Bytes,
     /// `model_memory_max`: what all models may take together.
     pub memory_max: Option<Bytes>,
 }
@@ -44,9 +60,18 @@ impl Demand<'_> {
         Bytes(weights.0.saturating_add(kv.0).saturating_add(other.0))
     }
 
+    /// What the host must have of it.
+    fn on_host(&self) -> Bytes {
+        self.total().saturating_sub(self.on_card)
+    }
+
     fn in_words(&self) -> String {
+        let on_card = match self.on_card.0 {
+            0 => String::new(),
+            _ => format!(", and {} of all that is on the GPU", self.on_card),
+        };
         format!(
-            "{} of memory: weights {}, KV cache {} for {} tokens, the rest {}",
+            "{} of memory: weights {}, KV cache {} for {} tokens, the rest {}{on_card}",
             self.total(),
             self.weights,
             self.kv,
@@ -57,11 +82,11 @@ impl Demand<'_> {
 }
 
 /// Whether the model fits: into what this process may ever have, into what is free now, and
-/// into the memory of a GPU.
+/// into what models may take of a GPU.
 #[must_use]
 pub fn of_demand(demand: &Demand<'_>, machine: &Machine) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let (model, need) = (demand.model, demand.total());
+    let (model, need) = (demand.model, demand.on_host());
     let now = machine.budget();
     if let Some((ever, whose)) = most_ever(demand, machine).filter(|(ever, _)| need > *ever) {
         findings.push(Finding::new(
@@ -85,11 +110,21 @@ pub fn of_demand(demand: &Demand<'_>, machine: &Machine) -> Vec<Finding> {
             format!("end what is not needed, or {}", smaller(demand, now)),
         ));
     }
-    match demand.gpu {
-        Gpu::Usable if demand.gpu_layers != Some(0) => findings.extend(vram(demand, machine)),
-        Gpu::NoBackEnd => findings.extend(no_back_end(demand)),
-        Gpu::Usable => {}
-    }
+    findings.extend(match demand.gpu {
+        Gpu::NoBackEnd => ignored(
+            demand,
+            "this program has no back end for a GPU",
+            "leave `gpu_layers` out, build with `make build FEATURES=vulkan`, or serve the model \
+             with a llama-server that uses the GPU, as a provider",
+        ),
+        Gpu::NoDevice => ignored(
+            demand,
+            "llama.cpp finds no GPU that it can compute on",
+            "leave `gpu_layers` out, or install the GPU's driver and give this user access to it: \
+             `vulkaninfo --summary` must list it",
+        ),
+        Gpu::Usable(on) => vram(demand, on),
+    });
     findings
 }
 
@@ -140,17 +175,15 @@ fn most_ever(demand: &Demand<'_>, machine: &Machine) -> Option<(Bytes, Limit)> {
 }
 
 /// A setting that does nothing.
-fn no_back_end(demand: &Demand<'_>) -> Option<Finding> {
+fn ignored(demand: &Demand<'_>, why: &str, fix: &str) -> Option<Finding> {
     let n = demand.gpu_layers.filter(|n| *n > 0)?;
     Some(Finding::new(
         Code::GpuLayersIgnored,
         format!(
-            "`gpu_layers` is {n}, and this program has no back end for a GPU: the processor \
-             computes all layers of `{}`",
+            "`gpu_layers` is {n}, and {why}: the processor computes all layers of `{}`",
             demand.model
         ),
-        "leave `gpu_layers` out, or serve the model with a llama-server that uses the GPU, as a \
-         provider",
+        fix,
     ))
 }
 
@@ -167,32 +200,36 @@ fn smaller(demand: &Demand<'_>, room: Bytes) -> String {
     }
 }
 
-fn vram(demand: &Demand<'_>, machine: &Machine) -> Option<Finding> {
-    let free = |memory: GpuMemory| match memory {
-        GpuMemory::Own { total, used } => Some(total.saturating_sub(used.unwrap_or_default())),
-        GpuMemory::Shared { .. } | GpuMemory::Unknown => None,
+/// The model is refused where somebody has set how many layers go to the GPU, and computed in
+/// part by the processor where nobody has.
+fn vram(demand: &Demand<'_>, on: OnGpu<'_>) -> Option<Finding> {
+    let OnGpu {
+        name, room, need, ..
+    } = on;
+    if demand.gpu_layers == Some(0) || need <= room {
+        return None;
+    }
+    let (model, fitting, layers) = (demand.model, on.fitting, on.layers);
+    let (takes, fix) = match demand.gpu_layers {
+        Some(n) => (
+            format!("with {n} layers there, and is not loaded so"),
+            format!("set `gpu_layers = {fitting}`, or leave it out"),
+        ),
+        None => (
+            format!(
+                "with all {layers} layers there: {fitting} of them fit, and the processor \
+                 computes the others"
+            ),
+            "a part in slower memory sets the pace: take a shorter context, smaller KV types or \
+             a smaller quantisation"
+                .to_owned(),
+        ),
     };
-    let gpus = machine.gpus.iter();
-    let (gpu, free) = gpus
-        .filter_map(|gpu| Some((gpu, free(gpu.memory)?)))
-        .max_by_key(|(_, free)| *free)?;
-    let need = demand.total();
-    (need > free).then(|| {
-        Finding::new(
-            Code::VramShort,
-            format!(
-                "`{}` needs about {}; {} has {free} free, so a part of it is computed by the \
-                 processor",
-                demand.model,
-                demand.in_words(),
-                gpu.name
-            ),
-            format!(
-                "{}; a part in slower memory sets the pace",
-                smaller(demand, free)
-            ),
-        )
-    })
+    Some(Finding::new(
+        Code::VramShort,
+        format!("`{model}` needs {need} of {name}, where models may take {room}, {takes}"),
+        format!("{fix}, or raise `gpu_memory_max` if there is more"),
+    ))
 }
 
 /// Whether the drivers of an NPU could have an RKLLM file in one piece.

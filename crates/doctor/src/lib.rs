@@ -22,7 +22,7 @@ mod place;
 mod program;
 
 pub use codes::{CODES, Code, CodeRow, codes_markdown};
-pub use demand::{Demand, Gpu, of_cma, of_demand};
+pub use demand::{Demand, Gpu, OnGpu, of_cma, of_demand};
 pub use failure::of_failure;
 pub use finding::{Class, Finding, Severity, in_order};
 pub use machine::of_machine;

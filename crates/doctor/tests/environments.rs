@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use doctor::{
-    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Gpu, Holder, Place, Port, Use,
-    in_order, of_demand, of_machine, of_place, of_program,
+    Class, Clock, Demand, Descriptors, Finding, Folder, FolderState, Gpu, Holder, OnGpu, Place,
+    Port, Use, in_order, of_demand, of_machine, of_place, of_program,
 };
 use hardware::storage::{self, Storage};
 use hardware::warning::Context;
@@ -43,8 +43,28 @@ fn demand(gib: u64, kv_gib: u64) -> Demand<'static> {
         context: 8192,
         context_max: None,
         gpu_layers: None,
-        gpu: Gpu::Usable,
+        gpu: Gpu::NoBackEnd,
+        on_card: Bytes(0),
         memory_max: None,
+    }
+}
+
+/// A card of 8 GiB, and a model whose 33 layers would take 10 there.
+const CARD: OnGpu<'_> = OnGpu {
+    name: "Radeon RX 7600",
+    room: Bytes(8 * Bytes::GIB),
+    need: Bytes(10 * Bytes::GIB),
+    fitting: 24,
+    layers: 33,
+};
+
+/// It takes 8 of 10 GiB there.
+fn on_card(gpu_layers: Option<u32>, card: OnGpu<'static>) -> Demand<'static> {
+    Demand {
+        gpu_layers,
+        gpu: Gpu::Usable(card),
+        on_card: Bytes(8 * Bytes::GIB),
+        ..demand(9, 1)
     }
 }
 
@@ -157,8 +177,14 @@ fn machines() -> Vec<(&'static str, Found, &'static str, Class, &'static str)> {
             || of_demand(&demand(40, 0), &machine("container-cgroup-v2", "")),
             "memory_short", Runtime, "smaller model"),
         ("a GPU with too little memory",
-            || of_demand(&demand(40, 1), &machine("", "/sys/class/drm/card0/device/vendor = 0x1002\n/sys/class/drm/card0/device/device = 0x744c\n/sys/class/drm/card0/device/mem_info_vram_total = 25753026560\n/sys/class/drm/card0/device/mem_info_vram_used = 1000000000\n")),
+            || of_demand(&on_card(None, CARD), &machine("rock-5b-plus", "")),
             "vram_short", Runtime, "slower memory"),
+        ("more layers for a GPU than it has memory for",
+            || of_demand(&on_card(Some(33), CARD), &machine("rock-5b-plus", "")),
+            "vram_short", Runtime, "gpu_layers = 24"),
+        ("layers for a GPU that is not there",
+            || of_demand(&Demand { gpu: Gpu::NoDevice, gpu_layers: Some(99), ..demand(1, 0) }, &machine("rock-5b-plus", "")),
+            "gpu_layers_ignored", Configuration, "driver"),
         ("a control group that slows what the model needs",
             || of_demand(&demand(3, 0), &machine("container-cgroup-v2", "/sys/fs/cgroup/memory.high = 2147483648\n")),
             "memory_short", Runtime, "MemoryHigh="),
@@ -269,11 +295,20 @@ fn what_is_in_order_is_not_told() {
     let card = "/sys/class/drm/card0/device/vendor = 0x1002\n\
                 /sys/class/drm/card0/device/device = 0x744c\n\
                 /sys/class/drm/card0/device/mem_info_vram_total = 1000000000\n";
-    let without = Demand {
-        gpu: Gpu::NoBackEnd,
-        ..demand(4, 1)
-    };
+    let without = demand(4, 1);
     assert_eq!(of_demand(&without, &machine("rock-5b-plus", card)), []);
+    // Nor to a model that fits there, or is kept from it.
+    let roomy = OnGpu {
+        room: CARD.need,
+        ..CARD
+    };
+    for demand in [
+        on_card(None, roomy),
+        on_card(Some(33), roomy),
+        on_card(Some(0), CARD),
+    ] {
+        assert_eq!(of_demand(&demand, &board), []);
+    }
     let compiled: Vec<_> = board.processor.features.clone();
     assert_eq!(of_program(&compiled, &board.processor), []);
     // Of a processor that nobody knows nothing is said.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use llama::{
     Batch, CacheType, Context, ContextParams, FlashAttention, HugePages, LoadError, LoadMode,
-    Model, ModelParams, Placement, Pooling, TokenKind,
+    Model, ModelParams, Offload, Placement, Pooling, TokenKind,
 };
 use thiserror::Error;
 
@@ -35,7 +35,8 @@ pub struct OpenOptions {
     pub type_k: CacheType,
     pub type_v: CacheType,
     pub flash_attention: FlashAttention,
-    pub gpu_layers: Option<u32>,
+    /// Layers on a GPU; `None`: none.
+    pub offload: Option<Offload>,
     pub mmap: bool,
     pub mlock: bool,
     pub huge_pages: bool,
@@ -99,14 +100,11 @@ impl LlamaEngine {
             true => HugePages::Ask,
             false => HugePages::AsTheSystemDoes,
         });
-        let gpu_layers = options
-            .gpu_layers
-            .map(|n| i32::try_from(n).unwrap_or(i32::MAX));
         let model = Model::load(
             &options.path,
             ModelParams {
                 load_mode,
-                gpu_layers,
+                offload: options.offload.clone(),
             },
             progress,
         )?;

@@ -41,6 +41,11 @@ pub trait Backend: Send + Sync + 'static {
     /// Bytes that all models take, and how many they may, where there is a limit.
     fn memory(&self) -> (u64, Option<u64>);
 
+    /// The same of a GPU.
+    fn device_memory(&self) -> (u64, Option<u64>) {
+        (0, None)
+    }
+
     /// How short memory is, and what was given up for it.
     fn pressure(&self) -> PressureState {
         PressureState::default()
@@ -86,6 +91,10 @@ impl Backend for Fleet {
 
     fn memory(&self) -> (u64, Option<u64>) {
         Self::memory(self)
+    }
+
+    fn device_memory(&self) -> (u64, Option<u64>) {
+        Self::device_memory(self)
     }
 
     fn pressure(&self) -> PressureState {

@@ -194,7 +194,7 @@ impl fmt::Display for Loss {
         match self {
             Self::NoGpu { gpu_layers } => write!(
                 f,
-                "gpu_layers is {gpu_layers} and is ignored: this program has no back end for a GPU, the processor has all layers"
+                "gpu_layers is {gpu_layers} and is ignored: this program has no back end for a GPU or finds none, the processor has all layers"
             ),
             Self::CannotShift(why) => write!(
                 f,

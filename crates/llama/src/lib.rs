@@ -10,6 +10,7 @@
 mod affinity;
 mod batch;
 mod context;
+mod device;
 mod ffi;
 mod log;
 mod model;
@@ -21,8 +22,9 @@ pub use context::{
     CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, FlashAttention,
     Pooling,
 };
+pub use device::{Device, DeviceKind, devices};
 pub use log::{Level, LogSink};
-pub use model::{LoadError, LoadMode, Model, ModelParams, Token, TokenKind};
+pub use model::{LoadError, LoadMode, Model, ModelParams, Offload, Token, TokenKind};
 pub use threads::Placement;
 
 use std::sync::Once;
@@ -72,11 +74,8 @@ pub fn own_kernels_take(type_name: &str) -> bool {
     ggml_plugin::takes(type_name)
 }
 
-/// Whether there is a GPU, of its own or integrated, that llama.cpp can use.
-#[must_use]
-pub fn has_gpu() -> bool {
-    plugin::has_gpu()
-}
+/// Whether llama.cpp was built with a back end for GPUs.
+pub const HAS_GPU_BACK_END: bool = cfg!(any(feature = "vulkan", feature = "cuda"));
 
 /// The version of the llama.cpp that was compiled in.
 #[must_use]

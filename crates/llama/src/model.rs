@@ -9,7 +9,7 @@ use std::sync::Arc;
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
-use crate::ffi;
+use crate::{device, ffi};
 
 /// A token id of a model's vocabulary.
 pub type Token = i32;
@@ -23,6 +23,9 @@ pub enum LoadError {
     Refused,
     #[error("loading was stopped")]
     Stopped,
+    /// No GPU of that name is there any more, or none ever was.
+    #[error("there is no GPU `{0}` that llama.cpp can use")]
+    NoDevice(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +40,22 @@ pub enum LoadMode {
     ReadLocked,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct ModelParams {
     pub load_mode: LoadMode,
-    /// Layers to place on a GPU; `None` leaves the choice to llama.cpp.
-    pub gpu_layers: Option<i32>,
+    /// `None` leaves every layer to the processor.
+    pub offload: Option<Offload>,
+}
+
+/// Layers on a GPU.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Offload {
+    /// The device's name, as [`crate::devices`] tells it.
+    pub device: String,
+    /// How many, from the last: the output comes after the last layer and counts as one.
+    pub layers: u32,
+    /// All that there are, the output among them.
+    pub of: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,10 +125,13 @@ impl Model {
             LoadMode::Read => sys::LLAMA_LOAD_MODE_NONE,
             LoadMode::ReadLocked => sys::LLAMA_LOAD_MODE_MLOCK,
         };
-        // Our kernels count as a device; without a GPU they have all layers.
-        if let Some(layers) = params.gpu_layers.filter(|_| crate::has_gpu()) {
-            raw.n_gpu_layers = layers;
-        }
+        let mut split = device::split(params.offload.as_ref())?;
+        raw.devices = split.devices.as_mut_ptr();
+        raw.tensor_split = split.shares.as_ptr();
+        raw.n_gpu_layers = split.layers;
+        // What stays on the host stays where the file is mapped, or is packed by our kernels,
+        // and is not copied into memory that the driver pins.
+        raw.no_host = params.offload.is_some();
         raw.progress_callback = Some(on_progress);
         raw.progress_callback_user_data = std::ptr::from_mut(&mut report).cast::<c_void>();
         // SAFETY: `path` is NUL-terminated and `report` outlives the call, which

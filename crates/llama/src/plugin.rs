@@ -33,21 +33,6 @@ pub(crate) fn instruction_set() -> Option<&'static str> {
     is_registered().then(ggml_plugin::instruction_set)
 }
 
-/// Whether ggml has a GPU that is not our device, which is of the kind "integrated".
-pub(crate) fn has_gpu() -> bool {
-    // SAFETY: plain functions of the devices that are registered.
-    unsafe {
-        (0..sys::ggml_backend_dev_count()).any(|index| {
-            let device = sys::ggml_backend_dev_get(index);
-            let kind = sys::ggml_backend_dev_type(device);
-            let is_ours = device.cast::<std::ffi::c_void>() == ggml_plugin::device_address();
-            !is_ours
-                && (kind == sys::GGML_BACKEND_DEVICE_TYPE_GPU
-                    || kind == sys::GGML_BACKEND_DEVICE_TYPE_IGPU)
-        })
-    }
-}
-
 /// `ggml-plugin` writes ggml's structures down by hand; these are the header's.
 const LAYOUT: () = {
     assert!(size_of::<sys::ggml_tensor>() == abi::TENSOR_BYTES);

@@ -29,7 +29,7 @@ fn splits(family: Family, flash_attention: FlashAttention) -> String {
     std::fs::write(file.path(), tiny::gguf_for(family, purpose)).unwrap();
     let params = ModelParams {
         load_mode: LoadMode::Mmap,
-        gpu_layers: None,
+        offload: None,
     };
     let model = Model::load(file.path(), params, |_| true).unwrap();
     LOG.lock().unwrap().clear();

@@ -18,6 +18,36 @@ pub struct Available {
     pub host: u64,
     /// Bytes of a GPU; 0 without one.
     pub device: u64,
+    pub memory: DeviceMemory,
+    pub layers: Layers,
+}
+
+/// Where a GPU's memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceMemory {
+    /// On the card.
+    #[default]
+    Own,
+    /// A part of the host's, of which the GPU may have so much: what is there counts on the
+    /// host, too, and once.
+    Unified,
+}
+
+/// Who says how many layers go to a GPU.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// As many as fit there.
+    #[default]
+    AsFit,
+    /// The setup, and it is checked against the memory that there is.
+    AsSet,
+}
+
+/// A number of layers on a GPU, and what the model then takes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placed {
+    pub gpu_layers: u32,
+    pub ledger: Ledger,
 }
 
 /// Whether a model fits, and where.
@@ -50,6 +80,8 @@ pub enum Change {
     /// ggml's kernels, which read weights where the file is mapped.
     GgmlKernels,
     Ubatch(u32),
+    /// Fewer layers on the GPU; the processor computes the others.
+    GpuLayers(u32),
     /// No setting is enough: so many bytes are missing at the least context.
     SmallerModel {
         missing: u64,
@@ -87,7 +119,8 @@ const PAIRS: [(CacheType, CacheType); 6] = [
 
 /// Plans a model against memory.
 ///
-/// With memory of a GPU, as many layers go there as fit; without, `setup.gpu_layers` stands.
+/// With memory of a GPU, as many layers go there as fit, unless somebody has set how many;
+/// without, `setup.gpu_layers` stands.
 ///
 /// # Errors
 /// [`PlanError`]: what the engine would refuse whatever the memory.
@@ -186,6 +219,33 @@ pub fn context_sparing(
     Some(found.saturating_mul(CONTEXT_STEP))
 }
 
+/// What the model takes with each number of layers on the GPU, from the most that fit there to
+/// none. With several to choose from, those who share the GPU may get less than all of it.
+///
+/// # Errors
+/// [`PlanError`]: what the engine would refuse whatever the memory.
+pub fn placements(
+    model: &Model,
+    setup: &Setup,
+    available: Available,
+) -> Result<Vec<Placed>, PlanError> {
+    let planner = Planner {
+        model,
+        available,
+        others: &Others::default(),
+    };
+    let most = planner.with_gpu_layers(*setup)?.gpu_layers;
+    let each = (0..=most).rev().map(|gpu_layers| {
+        let setup = Setup {
+            gpu_layers,
+            ..*setup
+        };
+        let (_, ledger) = planner.plan(&setup)?;
+        Ok(Placed { gpu_layers, ledger })
+    });
+    each.collect()
+}
+
 struct Planner<'a> {
     model: &'a Model,
     available: Available,
@@ -200,13 +260,21 @@ impl Planner<'_> {
     }
 
     fn missing(&self, ledger: &Ledger) -> u64 {
-        let host = ledger.host_needed().saturating_sub(self.available.host);
-        let device = ledger.bytes_in(Place::Device);
+        let on_device = ledger.bytes_in(Place::Device);
+        let on_host = match self.available.memory {
+            DeviceMemory::Own => ledger.host_needed(),
+            DeviceMemory::Unified => ledger.host_needed().saturating_add(on_device),
+        };
+        let host = on_host.saturating_sub(self.available.host);
         let device = match self.available.device {
             0 => 0,
-            there => device.saturating_sub(there),
+            there => on_device.saturating_sub(there),
         };
-        host.saturating_add(device)
+        match self.available.memory {
+            DeviceMemory::Own => host.saturating_add(device),
+            // Bytes that are too many for both are the same ones.
+            DeviceMemory::Unified => host.max(device),
+        }
     }
 
     fn fits(&self, setup: &Setup) -> bool {
@@ -218,10 +286,17 @@ impl Planner<'_> {
 
     /// As many layers on the GPU as its memory takes.
     fn with_gpu_layers(&self, setup: Setup) -> Result<Setup, PlanError> {
+        let layers = self.layers();
         if self.available.device == 0 {
             return Ok(setup);
         }
-        let layers = u32::try_from(self.model.n_layers + 1).unwrap_or(u32::MAX);
+        if self.available.layers == Layers::AsSet {
+            let gpu_layers = setup.gpu_layers.min(layers);
+            return Ok(Setup {
+                gpu_layers,
+                ..setup
+            });
+        }
         let mut best = Setup {
             gpu_layers: 0,
             ..setup
@@ -241,9 +316,14 @@ impl Planner<'_> {
         Ok(best)
     }
 
+    /// All layers, the output among them.
+    fn layers(&self) -> u32 {
+        u32::try_from(self.model.n_layers + 1).unwrap_or(u32::MAX)
+    }
+
     fn fit(&self, setup: &Setup, ledger: &Ledger) -> Fit {
         let missing = self.missing(ledger);
-        let layers = u32::try_from(self.model.n_layers + 1).unwrap_or(u32::MAX);
+        let layers = self.layers();
         if missing > 0 {
             Fit::No { missing }
         } else if self.available.device > 0 && setup.gpu_layers < layers {
@@ -334,6 +414,15 @@ impl Planner<'_> {
                 })
         });
         changes.extend(ubatch.map(Change::Ubatch));
+        if self.available.layers == Layers::AsSet && setup.gpu_layers > 0 {
+            let fewer = (0..setup.gpu_layers).rev().find(|gpu_layers| {
+                self.fits(&Setup {
+                    gpu_layers: *gpu_layers,
+                    ..*setup
+                })
+            });
+            changes.extend(fewer.map(Change::GpuLayers));
+        }
         if changes.is_empty() {
             let least = Setup {
                 context: CONTEXT_STEP,

@@ -28,6 +28,17 @@ const INPUT_STREAMS: u64 = 2;
 const PROCESS: u64 = 22 << 20;
 /// Pages of the binary that are resident.
 const BINARY: u64 = 14 << 20;
+/// Rows of the stream that are alive at once on each side of a GPU: what goes over to it and
+/// what comes back.
+const EXCHANGE_STREAMS: u64 = 4;
+/// Rows of a layer's feed-forward part on a GPU, where nothing is computed in place.
+const DEVICE_WIDE_STREAMS: u64 = 3;
+/// Rows that ask for output, around the output of a model whose first layers are elsewhere.
+const OUTPUT_ROW_STREAMS: u64 = 2;
+
+/// What a GPU's driver takes of the host: its code, its compiler and compiled shaders. Measured
+/// with Mesa's `lavapipe` and shaders that it had compiled before; of other drivers nobody has.
+const DRIVER: u64 = 120 << 20;
 /// Bytes of a token of the vocabulary: its text and its place in llama.cpp's and our tables.
 const TOKEN: u64 = 133;
 /// Bytes that llama.cpp keeps of a cell of the cache besides its contents: position, shift
@@ -49,6 +60,10 @@ pub struct Buffers {
     pub cells: u64,
     pub process: u64,
     pub binary: u64,
+    /// Of a GPU, where one has layers.
+    pub driver: u64,
+    /// On the GPU, all that is reserved.
+    pub device: u64,
 }
 
 impl Buffers {
@@ -73,33 +88,103 @@ impl Buffers {
             .saturating_add(scores(model, setup, plan));
         // An encoder has no output matrix to compute them with.
         let computed = if model.shape.is_encoder { 0 } else { rows };
-        let outputs =
-            logits(computed.min(plan.ubatch)).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
+        let computed = computed.min(plan.ubatch);
+        let outputs = logits(computed).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
         let input = streams(INPUT_STREAMS, model.n_embd);
         let attention = match leaves_device(setup) {
             true => streams(1, queries),
             false => 0,
         };
-        let reserved = masks(setup, plan)
+        let masks = masks(setup, plan);
+        let reserved = masks
             .saturating_add(layer.max(outputs))
             .saturating_add(input)
             .saturating_add(attention);
-        let compute = layer.saturating_add(attention).min(reserved);
-        let cells = plan
-            .caches
-            .iter()
-            .filter(|cache| cache.part != Part::States);
+        let exchange = streams(EXCHANGE_STREAMS, model.n_embd);
+        let usual = layer.saturating_add(attention).min(reserved);
+        let on_device = OnDevice {
+            masks,
+            layer: streams(LAYER_STREAMS, model.n_embd.max(queries))
+                .saturating_add(streams(DEVICE_WIDE_STREAMS, wide))
+                .saturating_add(scores(model, setup, plan)),
+            logits: logits(computed),
+            exchange,
+            output_rows: computed
+                .saturating_mul(model.n_embd)
+                .saturating_mul(OUTPUT_ROW_STREAMS * FLOAT),
+        };
+        let (compute, compute_more) = match Share::of(model, setup) {
+            Share::None => (usual, reserved - usual),
+            Share::Part => (masks.saturating_add(exchange).saturating_add(usual), 0),
+            Share::All => (masks.saturating_add(exchange), 0),
+        };
+        let caches = plan.caches.iter();
+        let cells = caches.filter(|cache| cache.part != Part::States);
         Self {
             output: logits(u64::from(sequences)),
             output_more: logits(rows)
                 .saturating_sub(logits(u64::from(sequences)))
                 .saturating_add(vectors(model, setup)),
             compute,
-            compute_more: reserved - compute,
+            compute_more,
+            device: on_device.bytes(model, setup),
             vocabulary: model.n_vocab.saturating_mul(TOKEN),
             cells: cells.map(|cache| cache.cells * cache.streams).sum::<u64>() * CELL,
             process: PROCESS,
             binary: BINARY,
+            driver: match setup.gpu_layers {
+                0 => 0,
+                _ => DRIVER,
+            },
+        }
+    }
+}
+
+/// How much of a model is on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Share {
+    None,
+    Part,
+    All,
+}
+
+impl Share {
+    fn of(model: &Model, setup: &Setup) -> Self {
+        match u64::from(setup.gpu_layers) {
+            0 => Self::None,
+            layers if layers <= model.n_layers => Self::Part,
+            _ => Self::All,
+        }
+    }
+}
+
+/// What there is at once on a GPU, at one time or another.
+struct OnDevice {
+    masks: u64,
+    layer: u64,
+    logits: u64,
+    exchange: u64,
+    output_rows: u64,
+}
+
+impl OnDevice {
+    /// Measured on Vulkan (`docs/benchmarks/gpu.md`). With all layers there masks stay to the
+    /// end; where the first ones are elsewhere they come as copies, and go before the output.
+    fn bytes(&self, model: &Model, setup: &Setup) -> u64 {
+        let layers = self.masks.saturating_add(self.layer);
+        let all = self.logits.saturating_add(self.exchange);
+        let part = layers.max(self.logits.saturating_add(self.output_rows));
+        match Share::of(model, setup) {
+            Share::None => 0,
+            Share::All => layers.max(self.masks.saturating_add(all)),
+            Share::Part if setup.compute == Compute::Own => part,
+            // Prompts of layers elsewhere are computed here too, on copies of their weights, at
+            // some contexts and not at others: at most so much.
+            Share::Part => {
+                let matrices = model.tensors.iter().filter(|tensor| tensor.layer.is_none());
+                let largest = matrices.map(|tensor| tensor.bytes).max().unwrap_or(0);
+                part.saturating_add(largest)
+            }
         }
     }
 }

@@ -93,6 +93,7 @@ impl Ledger {
             ("vocabulary", buffers.vocabulary),
             ("process", buffers.process),
             ("binary", buffers.binary),
+            ("driver of the GPU", buffers.driver),
         ];
         ledger.add((Kind::Process, Place::Host, Basis::Fitted), &process);
         let beside = [
@@ -129,8 +130,12 @@ impl Ledger {
             (Kind::Buffers, place, Basis::Exact),
             &[("output rows", buffers.output)],
         );
-        let compute = (Kind::Buffers, compute_place(setup, place), Basis::Fitted);
+        let compute = (Kind::Buffers, place, Basis::Fitted);
         self.add(compute, &[("compute buffer", buffers.compute)]);
+        self.add(
+            (Kind::Buffers, Place::Device, Basis::Fitted),
+            &[("compute buffer on the GPU", buffers.device)],
+        );
         self.add(
             (Kind::Process, place, Basis::Fitted),
             &[("cells", buffers.cells)],
@@ -138,8 +143,7 @@ impl Ledger {
     }
 
     fn add_later(&mut self, buffers: &Buffers, setup: &Setup) {
-        let place = compute_place(setup, Place::Later);
-        let later = (Kind::Buffers, place, Basis::Fitted);
+        let later = (Kind::Buffers, Place::Later, Basis::Fitted);
         self.add(later, &[("compute buffer, full", buffers.compute_more)]);
         let rows = match setup.purpose {
             Purpose::Generate => "output rows of drafts",
@@ -202,15 +206,6 @@ impl Ledger {
             Place::Device | Place::Later => false,
         };
         self.sum(is_there)
-    }
-}
-
-/// Where a buffer of the computation is that would be in that place of the host.
-const fn compute_place(setup: &Setup, on_host: Place) -> Place {
-    if setup.gpu_layers > 0 {
-        Place::Device
-    } else {
-        on_host
     }
 }
 

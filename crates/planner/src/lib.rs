@@ -18,7 +18,8 @@ mod setup;
 mod weights;
 
 pub use answer::{
-    Answer, Available, Change, Fit, Open, TypeChoice, answer, context_sparing, sparing,
+    Answer, Available, Change, DeviceMemory, Fit, Layers, Open, Placed, TypeChoice, answer,
+    context_sparing, placements, sparing,
 };
 pub use buffers::Buffers;
 pub use device::{DEVICES, Device, device_named, unmeasured};

@@ -93,7 +93,12 @@ pub struct LoadSpec {
     /// Sequences of the KV cache: of running jobs, and of prefixes for later ones.
     pub sequences: Option<u32>,
     pub kernels: Option<Kernels>,
+    /// Layers on the GPU, as somebody set them; [`LoadSpec::gpu`] is what becomes of it.
     pub gpu_layers: Option<u32>,
+    /// What the ledger has decided. Without it the worker does as `gpu_layers` says, with none
+    /// where that says nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gpu: Option<Box<GpuPlacement>>,
     pub mmap: Option<bool>,
     /// Keep what is mapped in memory, whatever else wants it.
     pub mlock: Option<bool>,
@@ -107,6 +112,15 @@ pub struct LoadSpec {
     /// The settings above that nobody gave: a measurement of this model on this machine did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tuned: Vec<String>,
+}
+
+/// Layers on a GPU.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuPlacement {
+    /// By the engine's name for it, such as `Vulkan0`.
+    pub device: String,
+    /// How many, from the last; the output comes after the last layer and counts as one.
+    pub layers: u32,
 }
 
 /// Threads and the CPUs they may run on; an empty text leaves that to the system.
@@ -183,7 +197,10 @@ pub struct ModelFacts {
     pub kv_type_v: String,
     pub kv_bytes: u64,
     pub flash_attention: bool,
+    /// Layers that the engine put on a GPU, the output among them.
     pub gpu_layers: u32,
+    /// Everything that the engine can compute on, and what of the model is there.
+    pub devices: Vec<DeviceFacts>,
     /// Whose kernels compute, and the CPU features that they use.
     pub kernels: String,
     pub llama_version: String,
@@ -209,6 +226,78 @@ pub struct ModelFacts {
     pub load_ms: f64,
     /// The settings that a measurement of this model on this machine chose.
     pub tuned: Vec<String>,
+}
+
+/// A device as the engine reports it, and what of the model landed there.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceFacts {
+    /// For example `Vulkan0`.
+    pub name: String,
+    pub description: String,
+    pub kind: DeviceKind,
+    /// Bytes that were free when it was asked: after loading, where a model is loaded.
+    pub memory_free_bytes: u64,
+    pub memory_total_bytes: u64,
+    /// Layers, the output among them.
+    pub layers: u32,
+    pub weights_bytes: u64,
+    /// Keys, values and states.
+    pub kv_bytes: u64,
+    /// Buffers of the computation.
+    pub compute_bytes: u64,
+    /// Each buffer with what the engine says of it.
+    pub buffers: Vec<BufferFacts>,
+}
+
+impl DeviceFacts {
+    /// Bytes of all its buffers.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        let each = self.buffers.iter().map(|buffer| buffer.bytes);
+        each.fold(0, u64::saturating_add)
+    }
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceKind {
+    /// The processor, with ggml's kernels.
+    #[default]
+    Cpu,
+    /// The processor, with ours.
+    Kernels,
+    Gpu,
+    /// A GPU that computes in the host's memory.
+    IntegratedGpu,
+    Other,
+}
+
+impl DeviceKind {
+    #[must_use]
+    pub const fn is_gpu(self) -> bool {
+        matches!(self, Self::Gpu | Self::IntegratedGpu)
+    }
+}
+
+/// One piece of memory that the engine took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BufferFacts {
+    /// For example `Vulkan0` or `CPU_Mapped`.
+    pub name: String,
+    pub holds: Holds,
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    Weights,
+    /// Keys, values and states.
+    Kv,
+    Compute,
+    /// Logits and vectors.
+    Output,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

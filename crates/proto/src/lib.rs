@@ -15,8 +15,9 @@ pub mod frame;
 pub mod job;
 
 pub use control::{
-    CacheType, FlashAttention, FromWorker, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec,
-    ModelFacts, Placement, SlotPhase, SlotState, ToWorker, WorkerState,
+    BufferFacts, CacheType, DeviceFacts, DeviceKind, FlashAttention, FromWorker, GpuPlacement,
+    Holds, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, Placement,
+    SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
     Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,

@@ -14,6 +14,8 @@ pub(crate) struct Held {
     pub(crate) kv_bytes: u64,
     /// Resident memory of its process.
     pub(crate) resident_bytes: u64,
+    /// On a GPU, as the engine says; 0 where there is none.
+    pub(crate) device_bytes: u64,
 }
 
 /// The term that is off by more than [`DRIFT_PERCENT_MAX`], if one is.
@@ -29,6 +31,7 @@ fn drifted(planned: &MemoryCost, held: Held) -> Option<(&'static str, u64, u64)>
             planned.resident_bytes,
             held.resident_bytes,
         ),
+        ("memory of the GPU", planned.device_bytes, held.device_bytes),
     ];
     let mut told = terms.into_iter().filter(|(_, _, seen)| *seen > 0);
     told.find(|(_, planned, seen)| is_off(*planned, *seen))
@@ -42,6 +45,14 @@ pub(crate) fn log(model: &str, planned: &MemoryCost, held: Held) {
         held = %Bytes(held.resident_bytes),
         "memory"
     );
+    if planned.device_bytes.max(held.device_bytes) > 0 {
+        tracing::info!(
+            model,
+            planned = %Bytes(planned.device_bytes),
+            held = %Bytes(held.device_bytes),
+            "memory of the GPU"
+        );
+    }
     if let Some((term, planned, held)) = drifted(planned, held) {
         tracing::warn!(
             model,
@@ -62,12 +73,14 @@ mod tests {
         let planned = MemoryCost {
             kv_bytes: 100,
             resident_bytes: 1000,
+            device_bytes: 500,
             ..MemoryCost::default()
         };
         let term = |kv_bytes, resident_bytes| {
             let held = Held {
                 kv_bytes,
                 resident_bytes,
+                device_bytes: 0,
             };
             drifted(&planned, held).map(|(term, _, _)| term)
         };
@@ -77,5 +90,15 @@ mod tests {
         assert_eq!(term(94, 2000), Some("keys and values"));
         assert_eq!(term(100, 1051), Some("resident memory"));
         assert_eq!(term(0, 949), Some("resident memory"));
+        let on_gpu = |device_bytes| {
+            let held = Held {
+                kv_bytes: 100,
+                resident_bytes: 1000,
+                device_bytes,
+            };
+            drifted(&planned, held).map(|(term, _, _)| term)
+        };
+        assert_eq!(on_gpu(525), None);
+        assert_eq!(on_gpu(526), Some("memory of the GPU"));
     }
 }

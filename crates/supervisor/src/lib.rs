@@ -44,6 +44,8 @@ pub struct FleetConfig {
     pub restart_window: Duration,
     /// Bytes that all models together may take; `None` sets no limit.
     pub memory_max: Option<u64>,
+    /// Bytes of a GPU that all models together may take; `None` sets no limit.
+    pub device_memory_max: Option<u64>,
     /// How long a request waits before busy models make room for its model.
     pub swap_wait_max: Duration,
     /// How long a listed model stays in memory without a request; `None` is for ever.
@@ -123,6 +125,7 @@ impl Default for FleetConfig {
             restarts_max: 3,
             restart_window: Duration::from_secs(600),
             memory_max: None,
+            device_memory_max: None,
             swap_wait_max: Duration::from_secs(10),
             keep_alive: None,
             estimate: None,
@@ -208,12 +211,16 @@ pub enum Keep {
 }
 
 /// Bytes that a model takes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryCost {
+    /// Wherever they are.
     pub weights_bytes: u64,
     pub kv_bytes: u64,
     /// Buffers of the computation and the process itself.
     pub other_bytes: u64,
+    /// Those of all the above that are on a GPU.
+    pub device_bytes: u64,
+    pub device_memory: DeviceMemory,
     /// The context that `kv_bytes` is for, tokens.
     pub context: u32,
     /// What its process is expected to show as resident once it is loaded, before the first
@@ -222,6 +229,30 @@ pub struct MemoryCost {
     /// The longest context with which the model would fit into all that models may take, where
     /// it does not at `context` and somebody has worked it out, tokens.
     pub context_max: Option<u32>,
+    /// What it takes with fewer layers on the GPU, from the most to none; empty where there is
+    /// no GPU. Where nobody has set `gpu_layers`, the ledger takes the first that has room.
+    pub placements: Arc<[Placement]>,
+}
+
+/// Where a GPU's memory is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum DeviceMemory {
+    /// On the card.
+    #[default]
+    Own,
+    /// A part of the host's: bytes there count on the host, too.
+    Unified,
+}
+
+/// A number of layers on a GPU, and what a model takes so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Placement {
+    pub gpu_layers: u32,
+    /// On the host, without those of the GPU.
+    pub host_bytes: u64,
+    pub device_bytes: u64,
+    /// As [`MemoryCost::resident_bytes`].
+    pub resident_bytes: u64,
 }
 
 /// Contexts are told in whole steps of this, and none shorter than two.
@@ -235,10 +266,42 @@ impl MemoryCost {
             .saturating_add(self.other_bytes)
     }
 
-    /// The longest context with which it would take at most `room` bytes; `None` where no
-    /// context worth having does.
+    /// Those that the host's memory must have.
+    #[must_use]
+    pub fn host_bytes(&self) -> u64 {
+        match self.device_memory {
+            DeviceMemory::Own => self.total().saturating_sub(self.device_bytes),
+            DeviceMemory::Unified => self.total(),
+        }
+    }
+
+    /// With so many layers on the GPU.
+    #[must_use]
+    pub fn placed(&self, placement: &Placement) -> Self {
+        let all = placement.host_bytes.saturating_add(placement.device_bytes);
+        let named = self.weights_bytes.saturating_add(self.kv_bytes);
+        Self {
+            other_bytes: all.saturating_sub(named),
+            device_bytes: placement.device_bytes,
+            resident_bytes: placement.resident_bytes,
+            ..self.clone()
+        }
+    }
+
+    /// The most layers on the GPU with which it takes at most `room` bytes there.
+    #[must_use]
+    pub fn placement_that_fits(&self, room: u64) -> Option<&Placement> {
+        let mut placements = self.placements.iter();
+        placements.find(|placement| placement.device_bytes <= room)
+    }
+
+    /// The longest context with which it would take at most `room` bytes of the host; `None`
+    /// where no context worth having does, or a GPU has a part of it.
     #[must_use]
     pub fn context_that_fits(&self, room: u64) -> Option<u32> {
+        if self.device_bytes > 0 {
+            return None;
+        }
         let fixed = self.weights_bytes.saturating_add(self.other_bytes);
         let spare = u128::from(room.checked_sub(fixed)?);
         let tokens = (spare * u128::from(self.context)).checked_div(u128::from(self.kv_bytes))?;
@@ -292,8 +355,10 @@ pub struct Place {
     /// A request for it loads it, however it left.
     pub is_listed: bool,
     pub pinned: bool,
-    /// What the ledger counts for it.
+    /// What the ledger counts for it, the GPU's among them.
     pub bytes: u64,
+    /// On the GPU.
+    pub device_bytes: u64,
     /// From its process, and not from its file alone.
     pub is_measured: bool,
     pub running: u32,

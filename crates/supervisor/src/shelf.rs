@@ -19,6 +19,7 @@
 
 mod entry;
 mod room;
+mod space;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use proto::{FailureKind, Job, JobFailure, JobId, LoadFailure, LoadFailureKind, LoadSpec};
 
 use self::entry::{Entry, Phase, Waiter, Waiting};
+use self::space::Space;
 use crate::core::RequestId;
 use crate::drift::Held;
 use crate::{FleetConfig, Keep, Listing, MemoryCost, ModelPhase, Place, WAIT_MAX, WAITING_MAX};
@@ -40,6 +42,8 @@ pub(crate) const NOBODY: RequestId = RequestId(0);
 pub(crate) struct Limits {
     /// Bytes that all models together may take.
     pub(crate) memory_max: u64,
+    /// And of a GPU.
+    pub(crate) device_memory_max: u64,
     /// How long a job waits before busy models make room for it.
     pub(crate) swap_wait_max_ms: u64,
     /// How long an idle model stays that says nothing of it; `None` is for ever.
@@ -58,12 +62,21 @@ impl Limits {
         let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         Self {
             memory_max: config.memory_max.unwrap_or(u64::MAX),
+            device_memory_max: config.device_memory_max.unwrap_or(u64::MAX),
             swap_wait_max_ms: ms(config.swap_wait_max),
             keep_alive_ms: config.keep_alive.map(ms),
             waiting_max: WAITING_MAX,
             wait_max_ms: ms(WAIT_MAX),
             cooldown_first_ms: 10_000,
             cooldown_max_ms: 300_000,
+        }
+    }
+
+    /// What all models together may take.
+    const fn space(&self) -> Space {
+        Space {
+            host: self.memory_max,
+            device: self.device_memory_max,
         }
     }
 }
@@ -351,7 +364,7 @@ impl Shelf {
             .entries
             .iter()
             .filter(|entry| entry.phase != Phase::Leaving);
-        let held = stays.map(Entry::held_bytes).sum::<u64>();
+        let held = stays.map(Entry::held).sum::<Space>().host;
         match event {
             Event::Shrink => Some(held.min(self.limits.memory_max)),
             Event::Shed { bytes } => Some(held.saturating_sub(*bytes)),
@@ -393,7 +406,7 @@ impl Shelf {
     /// How a model is to be loaded.
     pub(crate) fn listed(&self, model: &str) -> Option<(&LoadSpec, MemoryCost)> {
         let entry = self.entries.iter().find(|entry| entry.name() == model)?;
-        Some((&entry.spec, entry.cost))
+        Some((&entry.spec, entry.cost.clone()))
     }
 
     /// What the shelf says of a model at `now`, and why it cannot be loaded, where that is so.
@@ -411,8 +424,16 @@ impl Shelf {
 
     /// Bytes of all models in memory, and how many there may be.
     pub(crate) fn memory(&self) -> (u64, u64) {
-        let held = self.entries.iter().map(Entry::held_bytes);
-        (held.sum(), self.limits.memory_max)
+        (self.held().host, self.limits.memory_max)
+    }
+
+    /// The same of the GPU.
+    pub(crate) fn device_memory(&self) -> (u64, u64) {
+        (self.held().device, self.limits.device_memory_max)
+    }
+
+    fn held(&self) -> Space {
+        self.entries.iter().map(Entry::held).sum()
     }
 }
 
@@ -450,7 +471,7 @@ fn load(
         return turn.actions.push(Action::Load { request, spec });
     }
     if find(entries, &spec.name).is_none() {
-        entries.push(Entry::guest(spec.clone(), cost));
+        entries.push(Entry::guest(spec.clone(), cost.clone()));
     }
     let Some(entry) = find(entries, &spec.name) else {
         return;
@@ -459,6 +480,7 @@ fn load(
     match entry.phase {
         // It says itself whether it is what is wanted.
         Phase::Loading { .. } | Phase::Ready => {
+            let spec = entry.as_placed(spec);
             turn.actions.push(Action::Load { request, spec });
         }
         Phase::Off | Phase::Leaving => {

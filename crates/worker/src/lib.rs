@@ -15,6 +15,7 @@
 
 mod answer;
 mod engine_thread;
+mod landed;
 mod load;
 mod place;
 mod prepare;
@@ -27,8 +28,8 @@ use tokio::net::UnixStream;
 
 pub use engine::CONTEXT_MIN;
 pub use load::{
-    BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, LlamaLoader, Loaded, Loader, SLOTS_DEFAULT, UBATCH_DEFAULT,
-    allow_huge_pages, build, has_gpu, kernels_of,
+    BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader,
+    SLOTS_DEFAULT, UBATCH_DEFAULT, allow_huge_pages, build, devices, kernels_of,
 };
 pub use serve::{ServeError, serve};
 

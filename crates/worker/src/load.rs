@@ -4,13 +4,15 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use engine::{Decoder, Embedder, EngineFacts, LlamaEngine, OpenError, OpenOptions, Vocabulary};
+use llama::LoadError;
 use models::ArtifactFault;
 use proto::{
-    CacheType, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, SamplingValues,
+    CacheType, DeviceFacts, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
+    SamplingValues,
 };
 use sampling::Params;
 
-use crate::place;
+use crate::{landed, place};
 
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
@@ -56,12 +58,13 @@ pub struct LlamaLoader;
 impl Loader for LlamaLoader {
     fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure> {
         let file = check_file(spec)?;
-        let options = options(spec)?;
+        let mut options = options(spec)?;
         if options.huge_pages {
             allow_huge_pages();
         }
         clear_log();
         llama::init(crate::log_line, kernels(spec, &file));
+        options.offload = offload(spec, &file)?;
         let engine = LlamaEngine::open(&options, |fraction| {
             progress(fraction);
             true
@@ -127,10 +130,16 @@ fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
     }
 }
 
-/// Whether the llama.cpp of this program has a GPU: without one `gpu_layers` does nothing.
+/// Whether the llama.cpp of this program has a back end for GPUs: without one `gpu_layers`
+/// does nothing.
+pub const HAS_GPU_BACK_END: bool = llama::HAS_GPU_BACK_END;
+
+/// What this process can compute on. It may start a GPU's driver, which takes memory for as
+/// long as the process lives, and may end it.
 #[must_use]
-pub fn has_gpu() -> bool {
-    llama::has_gpu()
+pub fn devices() -> Vec<DeviceFacts> {
+    llama::init(crate::log_line, llama::Kernels::Ggml);
+    landed::devices(&[])
 }
 
 /// Whose kernels a model will run on: what was asked for, else what its weights are for.
@@ -195,12 +204,47 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
             FlashAttention::On => llama::FlashAttention::On,
             FlashAttention::Off => llama::FlashAttention::Off,
         },
-        gpu_layers: spec.gpu_layers,
+        offload: None,
         mmap: spec.mmap.unwrap_or(true),
         mlock: spec.mlock.unwrap_or(false),
         huge_pages: spec.huge_pages.unwrap_or(true),
         swa_full: spec.swa_full.unwrap_or(false),
     })
+}
+
+/// What the ledger has decided, else what was asked for; none where there is no GPU, which the
+/// facts then tell.
+fn offload(spec: &LoadSpec, file: &models::Facts) -> Result<Option<llama::Offload>, LoadFailure> {
+    let wanted = match (&spec.gpu, spec.gpu_layers) {
+        (Some(placed), _) => Some((Some(placed.device.clone()), placed.layers)),
+        (None, Some(layers)) => Some((None, layers)),
+        (None, None) => None,
+    };
+    let Some((device, layers)) = wanted.filter(|(_, layers)| *layers > 0) else {
+        return Ok(None);
+    };
+    let Some(device) = device.or_else(landed::roomiest) else {
+        return Ok(None);
+    };
+    let fault = |message: String| failure(LoadFailureKind::Artifact, message);
+    let header = models::Gguf::open(&file.path).map_err(|error| fault(error.to_string()))?;
+    let blocks = header
+        .arch_get("block_count")
+        .and_then(|value| value.as_u64());
+    let blocks = blocks.and_then(|blocks| u32::try_from(blocks).ok());
+    let blocks = blocks.ok_or_else(|| {
+        fault(format!(
+            "{}: the file does not say how many layers there are, so that none can be given to \
+             a GPU; set `gpu_layers` to 0",
+            file.path.display()
+        ))
+    })?;
+    let of = blocks.saturating_add(1);
+    Ok(Some(llama::Offload {
+        device,
+        layers: layers.min(of),
+        of,
+    }))
 }
 
 /// A load over HTTP comes past the checks of the command line.
@@ -305,7 +349,18 @@ fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
         Some(line) => format!(" (llama.cpp: {line})"),
         None => String::new(),
     };
+    let is_short = spec.gpu.is_some() && said.contains("allocate");
     let (kind, fix) = match error {
+        OpenError::Model(LoadError::NoDevice(_)) => (
+            LoadFailureKind::Setting,
+            "; it was there when the server started, so restart the server, or set `gpu_layers` \
+             to 0",
+        ),
+        OpenError::Model(_) if is_short => (
+            LoadFailureKind::Resources,
+            "; the GPU has less free memory than when the server started: end what takes it, or \
+             lower `gpu_layers` or `gpu_memory_max`",
+        ),
         OpenError::Model(_) => (
             LoadFailureKind::Artifact,
             "; the file may be damaged or of an architecture this build does not know",
@@ -330,6 +385,7 @@ fn facts(
     can_complete: bool,
 ) -> ModelFacts {
     let model = &engine.model;
+    let devices = landed::devices(&log_lines());
     let text = |token: Option<i32>| {
         token.map(|token| String::from_utf8_lossy(&model.piece(token, true)).into_owned())
     };
@@ -358,9 +414,10 @@ fn facts(
         huge_pages: options.huge_pages,
         kv_type_k: type_name(options.type_k),
         kv_type_v: type_name(options.type_v),
-        kv_bytes: reported_kv_bytes(),
+        kv_bytes: landed::kv_bytes(&devices),
         flash_attention: reported_flash_attention(options.flash_attention),
-        gpu_layers: reported_gpu_layers(),
+        gpu_layers: landed::gpu_layers(&devices),
+        devices,
         kernels: llama::system_info(),
         llama_version: llama::version(),
         can_chat: can_complete,
@@ -456,21 +513,6 @@ fn log_lines() -> Vec<String> {
         .collect()
 }
 
-/// Sum of the "KV buffer size = X MiB" lines: the bytes really allocated.
-fn reported_kv_bytes() -> u64 {
-    kv_bytes_in(&log_lines())
-}
-
-fn kv_bytes_in(lines: &[String]) -> u64 {
-    let mib = |line: &String| {
-        let is_kv = line.contains("KV buffer size") || line.contains("RS buffer size");
-        let (_, value) = line.split_once("buffer size =").filter(|_| is_kv)?;
-        value.trim().split(' ').next()?.parse::<f64>().ok()
-    };
-    let total: f64 = lines.iter().filter_map(mib).sum();
-    (total * 1024.0 * 1024.0) as u64
-}
-
 fn reported_flash_attention(asked: llama::FlashAttention) -> bool {
     let resolved_off = log_lines()
         .iter()
@@ -480,18 +522,6 @@ fn reported_flash_attention(asked: llama::FlashAttention) -> bool {
         llama::FlashAttention::Off => false,
         llama::FlashAttention::Auto => !resolved_off,
     }
-}
-
-fn reported_gpu_layers() -> u32 {
-    // Without a GPU llama.cpp counts the layers of our own device.
-    if !llama::has_gpu() {
-        return 0;
-    }
-    let offloaded = |line: &String| {
-        let (_, rest) = line.split_once("offloaded ")?;
-        rest.split('/').next()?.parse().ok()
-    };
-    log_lines().iter().find_map(offloaded).unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -526,16 +556,6 @@ mod tests {
             ..usual
         };
         assert_eq!(sampling_defaults(meta, 10), expected);
-    }
-
-    #[test]
-    fn kv_bytes_are_summed_over_devices_and_kinds() {
-        let lines = [
-            "llama_kv_cache:        CPU KV buffer size =   180.00 MiB".to_owned(),
-            "llama_memory_recurrent:        CPU RS buffer size =     1.50 MiB".to_owned(),
-            "llama_context:        CPU compute buffer size = 100.00 MiB".to_owned(),
-        ];
-        assert_eq!(kv_bytes_in(&lines), 181 * 1024 * 1024 + 512 * 1024);
     }
 
     #[test]

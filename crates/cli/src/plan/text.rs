@@ -98,6 +98,10 @@ fn change(change: Change) -> String {
         }
         Change::GgmlKernels => "ggml's kernels (`--kernels ggml`), slower on prompts".to_owned(),
         Change::Ubatch(ubatch) => format!("ubatch {ubatch}"),
+        Change::GpuLayers(0) => "no layers on the GPU (`--gpu-layers 0`)".to_owned(),
+        Change::GpuLayers(layers) => {
+            format!("{layers} layers on the GPU, the others in slower memory")
+        }
         Change::SmallerModel { missing } => format!(
             "no setting is enough, {} are missing at the least context: a smaller model or \
              quantisation",

@@ -293,7 +293,11 @@ fn settings_of_a_model_are_judged_as_a_load_takes_them() {
     check(
         &sandbox,
         &layers,
-        ("gpu_layers_ignored", "configuration", "provider"),
+        (
+            "gpu_layers_ignored",
+            "configuration",
+            "leave `gpu_layers` out",
+        ),
     );
     sandbox.write("little.toml", "model_memory_max = \"16MiB\"\n");
     let little = with("4096", &["--config", "little.toml"]);

@@ -44,7 +44,7 @@ pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::Op
         type_k: llama::CacheType::F32,
         type_v: llama::CacheType::F32,
         flash_attention: llama::FlashAttention::Off,
-        gpu_layers: Some(0),
+        offload: None,
         mmap: false,
         mlock: false,
         huge_pages: false,

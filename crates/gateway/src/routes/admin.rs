@@ -141,6 +141,8 @@ impl LoadRequest {
             sequences: self.sequences.or(known.sequences),
             kernels: self.kernels.or(known.kernels),
             gpu_layers: self.gpu_layers.or(known.gpu_layers),
+            // The ledger decides anew, for these settings.
+            gpu: None,
             mmap: self.mmap.or(known.mmap),
             mlock: self.mlock.or(known.mlock),
             huge_pages: self.huge_pages.or(known.huge_pages),
@@ -174,6 +176,10 @@ pub(crate) struct AdminList {
     memory_bytes: u64,
     /// Bytes that they may take; null without a limit.
     memory_bytes_max: Option<u64>,
+    /// The same of the GPU's memory.
+    gpu_memory_bytes: u64,
+    /// Null where this server uses no GPU.
+    gpu_memory_bytes_max: Option<u64>,
 }
 
 /// All that is known of a model.
@@ -198,6 +204,8 @@ pub(crate) struct AdminModel {
     /// What it takes or will take, and whether that was seen or is an estimate.
     memory_bytes: u64,
     memory_measured: bool,
+    /// What of that is on the GPU.
+    gpu_memory_bytes: u64,
     /// When it goes if nobody asks for it; null: not before memory is needed.
     expires_in_ms: Option<u64>,
     /// The model that this one is for.
@@ -229,6 +237,7 @@ impl AdminModel {
             on_demand: model.place.is_listed,
             pinned: model.place.pinned,
             memory_bytes: model.place.bytes,
+            gpu_memory_bytes: model.place.device_bytes,
             memory_measured: model.place.is_measured,
             expires_in_ms: model.place.expires_in_ms,
             requests_running: model.place.running,
@@ -248,9 +257,12 @@ impl AdminModel {
 pub(crate) async fn list(State(state): State<AppState>) -> Response {
     let models = inspected(&state).await.into_iter();
     let (memory_bytes, memory_bytes_max) = state.backend().memory();
+    let (gpu_memory_bytes, gpu_memory_bytes_max) = state.backend().device_memory();
     ok(&AdminList {
         memory_bytes,
         memory_bytes_max,
+        gpu_memory_bytes,
+        gpu_memory_bytes_max,
         models: models
             .map(|(model, worker)| AdminModel::new(model, worker))
             .collect(),

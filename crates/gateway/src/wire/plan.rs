@@ -281,6 +281,7 @@ fn changes(change: &Change) -> Vec<PlanChange> {
         Change::Sequences(sequences) => one("sequences", sequences.to_string()),
         Change::GgmlKernels => one("kernels", "ggml".to_owned()),
         Change::Ubatch(ubatch) => one("ubatch", ubatch.to_string()),
+        Change::GpuLayers(layers) => one("gpu_layers", layers.to_string()),
         Change::SmallerModel { missing } => one("model", format!("smaller by {missing} bytes")),
         Change::Types(Types { keys, values }) => vec![
             PlanChange {

@@ -119,7 +119,7 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
             true => llama::FlashAttention::On,
             false => llama::FlashAttention::Off,
         },
-        gpu_layers: Some(0),
+        offload: None,
         mmap: true,
         mlock: false,
         huge_pages: false,

@@ -9,6 +9,7 @@
 
 mod architectures;
 mod exact;
+mod gpu;
 mod ledger;
 mod published;
 mod sized;

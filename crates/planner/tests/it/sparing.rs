@@ -35,7 +35,10 @@ fn needed(model: &Model, setup: &Setup) -> u64 {
 }
 
 fn room(host: u64) -> Available {
-    Available { host, device: 0 }
+    Available {
+        host,
+        ..Available::default()
+    }
 }
 
 #[test]

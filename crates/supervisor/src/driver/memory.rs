@@ -18,6 +18,13 @@ impl Fleet {
         (held, (max < u64::MAX).then_some(max))
     }
 
+    /// The same of the GPU.
+    #[must_use]
+    pub fn device_memory(&self) -> (u64, Option<u64>) {
+        let (held, max) = self.inner.lock().shelf.device_memory();
+        (held, (max < u64::MAX).then_some(max))
+    }
+
     /// How short memory is, and what was given up for it.
     #[must_use]
     pub fn pressure(&self) -> PressureState {

@@ -3,12 +3,15 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use proto::{FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec};
+use proto::{
+    DeviceFacts, FailureKind, Job, JobId, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
+};
 
+use super::space::Space;
 use super::{Action, Limits, NOBODY, Turn};
 use crate::core::RequestId;
 use crate::drift::Held;
-use crate::{Keep, Listing, MemoryCost, ModelPhase, ModelTraits, Place, Residence};
+use crate::{DeviceMemory, Keep, Listing, MemoryCost, ModelPhase, ModelTraits, Place, Residence};
 
 /// Over this time the weight of a use is halved.
 const USE_HALF_LIFE_MS: f64 = 600_000.0;
@@ -29,12 +32,18 @@ pub(super) struct Entry {
     pub(super) spec: LoadSpec,
     /// What the file says that it costs.
     pub(super) cost: MemoryCost,
+    /// The same with as many layers on the GPU as may ever be there.
+    planned: MemoryCost,
     /// What the ledger counts.
-    bytes: u64,
+    space: Space,
+    /// Bytes that it takes on the GPU beyond what its file says, as a load that failed tells.
+    device_more: u64,
     /// Weights and cache, by the engine.
     reported: u64,
     /// The cache among it.
     kv_reported: u64,
+    /// Bytes on the GPU, by the engine.
+    device_reported: u64,
     is_measured: bool,
     pub(super) traits: ModelTraits,
     pub(super) helps: Option<String>,
@@ -73,7 +82,7 @@ pub(super) enum Phase {
     Loading {
         since: u64,
         /// Bytes that the ledger had for it, and whether others held some.
-        room: u64,
+        room: Space,
         was_alone: bool,
     },
     Ready,
@@ -96,7 +105,7 @@ pub(super) enum Waiter {
 
 impl Entry {
     pub(super) fn listed(listing: Listing) -> Self {
-        let mut entry = Self::guest(listing.spec.clone(), listing.cost);
+        let mut entry = Self::guest(listing.spec.clone(), listing.cost.clone());
         entry.list(listing);
         entry
     }
@@ -104,11 +113,14 @@ impl Entry {
     pub(super) fn guest(spec: LoadSpec, cost: MemoryCost) -> Self {
         Self {
             listing: None,
-            bytes: cost.total(),
+            space: space_of(&cost),
+            device_more: 0,
             reported: 0,
             kv_reported: 0,
+            device_reported: 0,
             is_measured: false,
             spec,
+            planned: cost.clone(),
             cost,
             traits: ModelTraits::default(),
             helps: None,
@@ -136,7 +148,7 @@ impl Entry {
     /// Gives it its place on the shelf; what is in memory keeps the settings it has.
     pub(super) fn list(&mut self, listing: Listing) {
         if self.phase == Phase::Off {
-            self.set_spec(listing.spec.clone(), listing.cost);
+            self.set_spec(listing.spec.clone(), listing.cost.clone());
         }
         self.fault = listing.fault.clone().filter(|_| self.phase == Phase::Off);
         self.pin |= listing.pin;
@@ -152,22 +164,67 @@ impl Entry {
 
     /// A measurement stands for as long as the settings do.
     pub(super) fn set_spec(&mut self, spec: LoadSpec, cost: MemoryCost) {
-        if self.spec != spec || self.cost != cost {
-            self.bytes = cost.total();
+        // It may be there with fewer layers on the GPU than were planned.
+        let is_known = self.as_placed(spec.clone()) == self.spec;
+        if !is_known || self.planned != cost {
+            self.space = space_of(&cost);
+            self.device_more = 0;
             self.is_measured = false;
+            self.planned = cost.clone();
             self.cost = cost;
             self.spec = spec;
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
-        self.bytes
+    /// The settings as it was placed with them, where they are the same in all else.
+    pub(super) fn as_placed(&self, mut spec: LoadSpec) -> LoadSpec {
+        let may_differ = self.spec.gpu.is_some() && spec.gpu.is_some();
+        if may_differ && spec.gpu_layers.is_none() {
+            let planned = std::mem::replace(&mut spec.gpu, self.spec.gpu.clone());
+            if spec != self.spec {
+                spec.gpu = planned;
+            }
+        }
+        spec
     }
 
-    pub(super) fn held_bytes(&self) -> u64 {
+    /// Puts as many layers on the GPU as there is room for, where nobody has said how many.
+    pub(super) fn place_in(&mut self, room: Space) {
+        let (None, Some(gpu)) = (self.spec.gpu_layers, &mut self.spec.gpu) else {
+            return;
+        };
+        let room = room.device.saturating_sub(self.device_more);
+        let Some(placement) = self.planned.placement_that_fits(room) else {
+            return;
+        };
+        if gpu.layers == placement.gpu_layers {
+            return;
+        }
+        gpu.layers = placement.gpu_layers;
+        self.cost = self.planned.placed(placement);
+        self.space = space_of(&self.cost);
+        if placement.device_bytes > 0 {
+            self.space.device = self.space.device.saturating_add(self.device_more);
+        }
+        self.is_measured = false;
+    }
+
+    pub(super) fn space(&self) -> Space {
+        self.space
+    }
+
+    /// All that it takes, bytes; those that count in both memories once.
+    pub(super) fn bytes(&self) -> u64 {
+        match self.cost.device_memory {
+            DeviceMemory::Own => self.space.bytes(),
+            DeviceMemory::Unified => self.space.host,
+        }
+    }
+
+    pub(super) fn held(&self) -> Space {
         match self.phase {
-            Phase::Off => 0,
-            _ => self.bytes,
+            Phase::Off => Space::default(),
+            _ => self.space,
         }
     }
 
@@ -248,7 +305,7 @@ impl Entry {
 
     fn reload_ms(&self) -> u64 {
         self.reload_ms
-            .unwrap_or(self.bytes / READ_BYTES_PER_MS)
+            .unwrap_or(self.bytes() / READ_BYTES_PER_MS)
             .max(1)
     }
 
@@ -310,7 +367,7 @@ impl Entry {
     }
 
     /// Loads it for all who wait.
-    pub(super) fn start(&mut self, (room, was_alone): (u64, bool), turn: &mut Turn<'_>) {
+    pub(super) fn start(&mut self, (room, was_alone): (Space, bool), turn: &mut Turn<'_>) {
         self.phase = Phase::Loading {
             since: turn.now,
             room,
@@ -352,7 +409,7 @@ impl Entry {
         self.was_shed = true;
         turn.actions.push(Action::TellShed {
             model: self.name().to_owned(),
-            bytes: self.bytes,
+            bytes: self.bytes(),
         });
         self.leave(turn);
     }
@@ -393,11 +450,7 @@ impl Entry {
                 self.cooldown = None;
                 self.traits = ModelTraits::of(&facts);
                 if !self.is_measured && turn.limits.memory_max < u64::MAX {
-                    if facts.weights_bytes > 0 {
-                        self.reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
-                        self.bytes = self.reported.saturating_add(self.cost.other_bytes);
-                        self.kv_reported = facts.kv_bytes;
-                    }
+                    self.take_facts(&facts);
                     let model = self.name().to_owned();
                     turn.actions.push(Action::Measure { model });
                 }
@@ -412,6 +465,39 @@ impl Entry {
         }
     }
 
+    /// What the engine says of the model it has loaded.
+    fn take_facts(&mut self, facts: &ModelFacts) {
+        if facts.weights_bytes > 0 {
+            self.reported = facts.weights_bytes.saturating_add(facts.kv_bytes);
+            self.kv_reported = facts.kv_bytes;
+            let all = self.reported.saturating_add(self.cost.other_bytes);
+            self.space.host = match self.cost.device_memory {
+                DeviceMemory::Own => all.saturating_sub(self.cost.device_bytes),
+                DeviceMemory::Unified => all,
+            };
+        }
+        if facts.devices.is_empty() {
+            return;
+        }
+        let gpus = facts.devices.iter().filter(|device| device.kind.is_gpu());
+        let held: u64 = gpus.map(DeviceFacts::held_bytes).sum();
+        // What only embeds makes its context with the first text.
+        let device = match facts.can_complete {
+            true => held,
+            false if facts.gpu_layers == 0 => 0,
+            false => held.max(self.cost.device_bytes),
+        };
+        if facts.can_complete {
+            self.device_reported = held;
+        }
+        if self.cost.device_memory == DeviceMemory::Unified {
+            let others = self.space.host.saturating_sub(self.cost.device_bytes);
+            self.space.host = others.saturating_add(device);
+        }
+        self.device_more = device.saturating_sub(self.cost.device_bytes);
+        self.space.device = device;
+    }
+
     /// What the process holds right after loading corrects the estimate. Where it was
     /// expected to show another figure than it will need, with pages of the file that may be
     /// taken back and without buffers of the first pass, the difference counts. Else the
@@ -421,23 +507,33 @@ impl Entry {
         if self.phase != Phase::Ready || bytes == 0 {
             return;
         }
-        self.bytes = match self.cost.resident_bytes {
-            0 => self.reported.max(bytes),
+        let host = match self.cost.resident_bytes {
+            0 => self.reported.saturating_sub(self.on_card()).max(bytes),
             expected => {
-                let needed = self.cost.total().saturating_add(bytes);
+                let needed = self.cost.host_bytes().saturating_add(bytes);
                 needed.saturating_sub(expected)
             }
         };
+        self.space.host = host;
         self.is_measured = true;
         if self.cost.resident_bytes > 0 {
             turn.actions.push(Action::Compare {
                 model: self.name().to_owned(),
-                planned: self.cost,
+                planned: self.cost.clone(),
                 held: Held {
                     kv_bytes: self.kv_reported,
+                    device_bytes: self.device_reported,
                     resident_bytes: bytes,
                 },
             });
+        }
+    }
+
+    /// Bytes that are not the host's.
+    fn on_card(&self) -> u64 {
+        match self.cost.device_memory {
+            DeviceMemory::Own => self.space.device,
+            DeviceMemory::Unified => 0,
         }
     }
 
@@ -449,7 +545,7 @@ impl Entry {
         if let Some(listing) = self.listing.clone() {
             // What it was loaded with by hand was for that time.
             if self.waiting.is_empty() {
-                self.set_spec(listing.spec.clone(), listing.cost);
+                self.set_spec(listing.spec.clone(), listing.cost.clone());
             }
         }
     }
@@ -463,7 +559,13 @@ impl Entry {
         {
             // It takes more than what was free beside the others. Alone it is tried again
             // after a while: other programs come and go.
-            self.bytes = self.bytes.max(room.saturating_add(1));
+            if self.space.device > 0 {
+                let short = room.device.saturating_add(1);
+                self.device_more = short.saturating_sub(self.cost.device_bytes);
+                self.space.device = self.space.device.max(short);
+            } else {
+                self.space.host = self.space.host.max(room.host.saturating_add(1));
+            }
         }
         self.phase = Phase::Off;
         self.closed_for = None;
@@ -498,7 +600,8 @@ impl Entry {
             residence,
             is_listed: self.listing.is_some(),
             pinned: self.pin,
-            bytes: self.bytes,
+            bytes: self.bytes(),
+            device_bytes: self.space.device,
             is_measured: self.is_measured,
             running: self.n_running,
             waiting: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
@@ -513,6 +616,14 @@ impl Entry {
             helps: self.helps.clone(),
             traits: self.traits.clone(),
         }
+    }
+}
+
+/// What the ledger counts for a cost.
+fn space_of(cost: &MemoryCost) -> Space {
+    Space {
+        host: cost.host_bytes(),
+        device: cost.device_bytes,
     }
 }
 

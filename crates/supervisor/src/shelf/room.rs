@@ -5,6 +5,7 @@ use stdx::Bytes;
 
 use super::Turn;
 use super::entry::{Entry, Phase, Waiter};
+use super::space::Space;
 
 /// Up to so many models every choice of them is looked at; with more the cheapest bytes go
 /// first.
@@ -12,25 +13,25 @@ const EXACT_MAX: usize = 12;
 
 /// Who goes first is who costs least: first by the number of those that are to be spared,
 /// then by the loss, then by the bytes.
-type Price = (u32, f64, u64);
+type Price = (u32, f64, Space);
 
 /// Bytes that are to be had in this pass.
 #[derive(Debug, Default)]
 struct Pool {
-    free: u64,
+    free: Space,
     /// Held by models that are on their way out, and claimed by nobody yet.
-    leaving: u64,
+    leaving: Space,
 }
 
 /// Looks after everyone who waits, those who wait longest first.
 pub(super) fn make(entries: &mut [Entry], turn: &mut Turn<'_>) {
     reopen(entries);
     trim(entries, turn);
-    let held: u64 = entries.iter().map(Entry::held_bytes).sum();
+    let held: Space = entries.iter().map(Entry::held).sum();
     let leaving = entries.iter().filter(|entry| entry.phase == Phase::Leaving);
     let mut pool = Pool {
-        free: turn.limits.memory_max.saturating_sub(held),
-        leaving: leaving.map(Entry::bytes).sum(),
+        free: turn.limits.space().less(held),
+        leaving: leaving.map(Entry::space).sum(),
     };
     let mut order: Vec<(u64, usize)> = entries
         .iter()
@@ -65,9 +66,9 @@ fn trim(entries: &mut [Entry], turn: &mut Turn<'_>) {
     let stays = entries
         .iter()
         .filter(|entry| entry.phase != Phase::Leaving)
-        .map(Entry::held_bytes);
-    let over = stays.sum::<u64>().saturating_sub(turn.limits.memory_max);
-    if over == 0 {
+        .map(Entry::held);
+    let over = stays.sum::<Space>().less(turn.limits.space());
+    if over.is_none() {
         return;
     }
     let idle: Vec<usize> = (0..entries.len())
@@ -77,8 +78,8 @@ fn trim(entries: &mut [Entry], turn: &mut Turn<'_>) {
             entries.get(*index).is_some_and(is_candidate)
         })
         .collect();
-    let all: u64 = bytes_of(entries, &idle);
-    for index in choose(entries, &idle, over.min(all), |_| 0, turn.now) {
+    let all = space_of(entries, &idle);
+    for index in choose(entries, &idle, over.at_most(all), |_| 0, turn.now) {
         if let Some(entry) = entries.get_mut(index) {
             if turn.is_short {
                 entry.shed(turn);
@@ -106,13 +107,18 @@ fn serve(
         }
         _ => return,
     }
-    let wanted = entry.bytes();
     let is_forced = |waiter: &Waiter| matches!(waiter, Waiter::Load { force: true, .. });
     let force = entry.waiting.iter().any(|one| is_forced(&one.waiter));
-    if wanted <= pool.free || force {
+    let room = Stays::of(entries, index).room(turn.limits.space());
+    let Some(entry) = entries.get_mut(index) else {
+        return;
+    };
+    entry.place_in(room);
+    let wanted = entry.space();
+    if wanted.fits_in(pool.free) || force {
         return start(entries, index, pool, turn);
     }
-    if let Some(mut message) = refusal(entries, index, turn.limits.memory_max) {
+    if let Some(mut message) = refusal(entries, index, turn.limits.space()) {
         if turn.is_short {
             message.push_str(
                 "; that is less than usual, because the machine's memory is short: end what \
@@ -126,21 +132,21 @@ fn serve(
     }
     let overdue = since.saturating_add(turn.limits.swap_wait_max_ms) <= turn.now;
     let promised = leave_promised(entries, index, turn);
-    pool.leaving = pool.leaving.saturating_add(promised);
-    let coming = pool.free.saturating_add(pool.leaving);
-    if wanted <= coming {
-        pool.leaving -= wanted - pool.free;
-        pool.free = 0;
+    pool.leaving = pool.leaving.plus(promised);
+    let coming = pool.free.plus(pool.leaving);
+    if wanted.fits_in(coming) {
+        pool.leaving = pool.leaving.less(wanted.less(pool.free));
+        pool.free = pool.free.less(wanted);
         return;
     }
     let is_helper = helper_test(entries, index);
-    let need = wanted - coming;
+    let need = wanted.less(coming);
     let (idle, busy) = candidates(entries, index, overdue, turn.now);
-    let chosen = if bytes_of(entries, &idle) >= need {
+    let chosen = if need.fits_in(space_of(entries, &idle)) {
         choose(entries, &idle, need, is_helper, turn.now)
     } else if overdue {
         // What closed models give comes when they are done; the rest must come from others.
-        let need = need.saturating_sub(closed_bytes(entries, index));
+        let need = need.less(closed_space(entries, index));
         let all = [idle, busy].concat();
         choose(entries, &all, need, is_helper, turn.now)
     } else {
@@ -154,14 +160,14 @@ fn serve(
 
 /// Takes out the models that were closed for the one at `index` and are done; gives their
 /// bytes.
-fn leave_promised(entries: &mut [Entry], index: usize, turn: &mut Turn<'_>) -> u64 {
+fn leave_promised(entries: &mut [Entry], index: usize, turn: &mut Turn<'_>) -> Space {
     let name = entries.get(index).map(|entry| entry.name().to_owned());
     let done = entries
         .iter_mut()
         .filter(|entry| entry.is_idle() && entry.closed_for.is_some() && entry.closed_for == name);
     done.map(|entry| {
         entry.leave(turn);
-        entry.bytes()
+        entry.space()
     })
     .sum()
 }
@@ -181,13 +187,13 @@ fn admit(entry: &mut Entry, turn: &mut Turn<'_>) {
 }
 
 fn start(entries: &mut [Entry], index: usize, pool: &mut Pool, turn: &mut Turn<'_>) {
-    let others = entries.iter().map(Entry::held_bytes).sum::<u64>();
-    let room = turn.limits.memory_max.saturating_sub(others);
+    let others = entries.iter().map(Entry::held).sum::<Space>();
+    let room = turn.limits.space().less(others);
     if let Some(entry) = entries.get_mut(index) {
-        let wanted = entry.bytes();
-        entry.forced = wanted > pool.free;
-        pool.free = pool.free.saturating_sub(wanted);
-        entry.start((room, others == 0), turn);
+        let wanted = entry.space();
+        entry.forced = !wanted.fits_in(pool.free);
+        pool.free = pool.free.less(wanted);
+        entry.start((room, others.is_none()), turn);
     }
 }
 
@@ -203,57 +209,103 @@ fn take_out(entries: &mut [Entry], (victim, index): (usize, usize), turn: &mut T
     }
 }
 
+/// The models that do not go for another, each with the reason.
+struct Stays<'a>(Vec<(&'a Entry, &'static str)>);
+
+impl<'a> Stays<'a> {
+    /// Those that do not go for the model at `index`.
+    fn of(entries: &'a [Entry], index: usize) -> Self {
+        let Some(entry) = entries.get(index) else {
+            return Self(Vec::new());
+        };
+        let stays = entries
+            .iter()
+            .filter(|other| !other.held().is_none() && other.phase != Phase::Leaving)
+            .filter_map(|other| {
+                let reason = match () {
+                    () if other.pin => "pinned",
+                    () if is_helped(entry, other) => "which it helps",
+                    () => return None,
+                };
+                Some((other, reason))
+            });
+        Self(stays.collect())
+    }
+
+    fn held(&self) -> Space {
+        self.0.iter().map(|(other, _)| other.held()).sum()
+    }
+
+    /// What they leave of what there is.
+    fn room(&self, all: Space) -> Space {
+        all.less(self.held())
+    }
+
+    /// Who keeps how much, with what is before it in the sentence; nothing where nobody does.
+    fn in_words(&self, bytes: impl Fn(Space) -> u64) -> String {
+        let those = self.0.iter().map(|(other, reason)| {
+            let held = Bytes(bytes(other.held()));
+            format!("`{}` ({reason}, {held})", other.name())
+        });
+        let those: Vec<String> = those.collect();
+        match those.is_empty() {
+            true => String::new(),
+            false => format!(
+                ", of which {} are kept by {}",
+                Bytes(bytes(self.held())),
+                those.join(", ")
+            ),
+        }
+    }
+}
+
 /// Why the model cannot be loaded however long it waits; `None` if it can.
-fn refusal(entries: &[Entry], index: usize, memory_max: u64) -> Option<String> {
+fn refusal(entries: &[Entry], index: usize, all: Space) -> Option<String> {
     let entry = entries.get(index)?;
-    let stays: Vec<(&Entry, &str)> = entries
-        .iter()
-        .filter(|other| other.held_bytes() > 0 && other.phase != Phase::Leaving)
-        .filter_map(|other| {
-            let reason = match () {
-                () if other.pin => "pinned",
-                () if is_helped(entry, other) => "which it helps",
-                () => return None,
-            };
-            Some((other, reason))
-        })
-        .collect();
-    let held: u64 = stays.iter().map(|(other, _)| other.held_bytes()).sum();
-    let room = memory_max.saturating_sub(held);
-    if entry.bytes() <= room {
+    let stays = Stays::of(entries, index);
+    let room = stays.room(all);
+    let wanted = entry.space();
+    if wanted.fits_in(room) {
         return None;
     }
-    let stays: Vec<String> = stays
-        .iter()
-        .map(|(other, reason)| {
-            format!(
-                "`{}` ({reason}, {})",
-                other.name(),
-                Bytes(other.held_bytes())
-            )
-        })
-        .collect();
-    let kept_by = match stays.is_empty() {
-        true => String::new(),
-        false => format!(
-            ", of which {} are kept by {}",
-            Bytes(held),
-            stays.join(", ")
-        ),
-    };
-    let worked_out = entry.cost.context_max.filter(|_| stays.is_empty());
-    let fix = match worked_out.or_else(|| entry.cost.context_that_fits(room)) {
+    if wanted.host <= room.host {
+        return Some(refusal_of_device(entry, &stays, all));
+    }
+    let is_alone = stays.0.is_empty();
+    let kept_by = stays.in_words(|space| space.host);
+    let worked_out = entry.cost.context_max.filter(|_| is_alone);
+    let fix = match worked_out.or_else(|| entry.cost.context_that_fits(room.host)) {
         Some(context) => format!("load it with a context of {context} tokens or less"),
-        None if stays.is_empty() => "take a smaller quantisation".to_owned(),
+        None if is_alone => "take a smaller quantisation".to_owned(),
         None => "unload one of them".to_owned(),
     };
     Some(format!(
         "model `{}` takes about {}, and models may take {}{kept_by}; {fix}, raise \
          `model_memory_max`, or load it all the same with `--force`",
         entry.name(),
-        Bytes(entry.bytes()),
-        Bytes(memory_max),
+        Bytes(wanted.host),
+        Bytes(all.host),
     ))
+}
+
+/// Somebody has set more layers than there is room for on the GPU.
+fn refusal_of_device(entry: &Entry, stays: &Stays<'_>, all: Space) -> String {
+    let layers = entry.spec.gpu.as_ref().map_or(0, |gpu| gpu.layers);
+    let kept_by = stays.in_words(|space| space.device);
+    let room = stays.room(all).device;
+    let fitting = entry.cost.placement_that_fits(room);
+    let fix = match fitting.map_or(0, |placement| placement.gpu_layers) {
+        0 => "leave it to the processor with `gpu_layers = 0`".to_owned(),
+        n => format!("set `gpu_layers` to {n} or less, or leave it out"),
+    };
+    format!(
+        "model `{}` takes about {} of the GPU's memory with {layers} layers there, and models \
+         may take {}{kept_by}; {fix}, raise `gpu_memory_max`, or load it all the same with \
+         `--force`",
+        entry.name(),
+        Bytes(entry.space().device),
+        Bytes(all.device),
+    )
 }
 
 fn is_helped(helper: &Entry, other: &Entry) -> bool {
@@ -266,14 +318,14 @@ fn helper_test(entries: &[Entry], index: usize) -> impl Fn(&Entry) -> u32 + use<
     move |entry| u32::from(name.is_some() && entry.helps == name)
 }
 
-/// Bytes of those that are closed for the model at `index` and still busy.
-fn closed_bytes(entries: &[Entry], index: usize) -> u64 {
+/// What those hold that are closed for the model at `index` and still busy.
+fn closed_space(entries: &[Entry], index: usize) -> Space {
     let name = entries.get(index).map(Entry::name);
     let closed = entries
         .iter()
         .filter(|entry| !entry.is_idle())
         .filter(|entry| entry.closed_for.is_some() && entry.closed_for.as_deref() == name);
-    closed.map(Entry::bytes).sum()
+    closed.map(Entry::space).sum()
 }
 
 /// Who may go for the model at `index`: those that are idle, and those that are not.
@@ -303,9 +355,9 @@ fn candidates(
     (idle, busy)
 }
 
-fn bytes_of(entries: &[Entry], places: &[usize]) -> u64 {
+fn space_of(entries: &[Entry], places: &[usize]) -> Space {
     let entries = places.iter().filter_map(|place| entries.get(*place));
-    entries.map(Entry::bytes).sum()
+    entries.map(Entry::space).sum()
 }
 
 /// Those of `places` that together free `need` bytes at the lowest price; none where all of
@@ -313,11 +365,11 @@ fn bytes_of(entries: &[Entry], places: &[usize]) -> u64 {
 fn choose(
     entries: &[Entry],
     places: &[usize],
-    need: u64,
+    need: Space,
     spared: impl Fn(&Entry) -> u32,
     now: u64,
 ) -> Vec<usize> {
-    if need == 0 {
+    if need.is_none() {
         return Vec::new();
     }
     let priced: Vec<(usize, Price)> = places
@@ -327,7 +379,7 @@ fn choose(
             let is_spared = spared(entry) + u32::from(entry.is_kept());
             let busy = f64::from(entry.n_running);
             let loss = entry.loss(now) * (1.0 + busy);
-            Some((*place, (is_spared, loss, entry.bytes())))
+            Some((*place, (is_spared, loss, entry.space())))
         })
         .collect();
     match priced.len() <= EXACT_MAX {
@@ -337,25 +389,22 @@ fn choose(
 }
 
 /// Looks at every subset.
-fn cheapest(priced: &[(usize, Price)], need: u64) -> Vec<usize> {
+fn cheapest(priced: &[(usize, Price)], need: Space) -> Vec<usize> {
     let members = |set: usize| {
         let all = priced.iter().enumerate();
         all.filter(move |(bit, _)| set >> bit & 1 == 1)
             .map(|(_, one)| one)
     };
     let price = |set: usize| {
-        members(set).fold((0, 0.0, 0), |sum: Price, (_, price)| {
-            (
-                sum.0 + price.0,
-                sum.1 + price.1,
-                sum.2.saturating_add(price.2),
-            )
+        let nothing = (0, 0.0, Space::default());
+        members(set).fold(nothing, |sum: Price, (_, price)| {
+            (sum.0 + price.0, sum.1 + price.1, sum.2.plus(price.2))
         })
     };
     let sets = 1..1_usize << priced.len();
     let able = sets
         .map(|set| (set, price(set)))
-        .filter(|(_, price)| price.2 >= need);
+        .filter(|(_, price)| need.fits_in(price.2));
     let best = able.min_by(|(_, a), (_, b)| compare(a, b));
     let Some((set, _)) = best else {
         return Vec::new();
@@ -365,32 +414,33 @@ fn cheapest(priced: &[(usize, Price)], need: u64) -> Vec<usize> {
 
 fn compare(a: &Price, b: &Price) -> std::cmp::Ordering {
     let loss = || a.1.total_cmp(&b.1);
-    a.0.cmp(&b.0).then_with(loss).then_with(|| a.2.cmp(&b.2))
+    let bytes = || a.2.bytes().cmp(&b.2.bytes());
+    a.0.cmp(&b.0).then_with(loss).then_with(bytes)
 }
 
-/// Takes the cheapest bytes first, then gives back what was not needed.
-fn cheap(mut priced: Vec<(usize, Price)>, need: u64) -> Vec<usize> {
-    let per_byte = |price: &Price| price.1 / price.2.max(1) as f64;
+/// Takes the cheapest bytes of what is needed first, then gives back what was not.
+fn cheap(mut priced: Vec<(usize, Price)>, need: Space) -> Vec<usize> {
+    let per_byte = |price: &Price| price.1 / price.2.at_most(need).bytes().max(1) as f64;
     priced.sort_by(|(_, a), (_, b)| {
         a.0.cmp(&b.0)
             .then_with(|| per_byte(a).total_cmp(&per_byte(b)))
     });
-    let (mut taken, mut sum) = (Vec::new(), 0_u64);
+    let (mut taken, mut sum) = (Vec::new(), Space::default());
     for (place, price) in priced {
-        if sum >= need {
+        if need.fits_in(sum) {
             break;
         }
-        sum = sum.saturating_add(price.2);
+        sum = sum.plus(price.2);
         taken.push((place, price));
     }
-    if sum < need {
+    if !need.fits_in(sum) {
         return Vec::new();
     }
     // The dearest first.
     let mut kept = Vec::new();
     for (place, price) in taken.into_iter().rev() {
-        match sum - price.2 >= need {
-            true => sum -= price.2,
+        match need.fits_in(sum.less(price.2)) {
+            true => sum = sum.less(price.2),
             false => kept.push(place),
         }
     }

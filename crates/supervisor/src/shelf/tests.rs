@@ -1,3 +1,5 @@
+mod gpu;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -13,6 +15,7 @@ const SWAP_WAIT_MS: u64 = 10_000;
 fn limits(memory_max: u64) -> Limits {
     Limits {
         memory_max,
+        device_memory_max: u64::MAX,
         swap_wait_max_ms: SWAP_WAIT_MS,
         keep_alive_ms: None,
         waiting_max: 1_000,
@@ -652,7 +655,9 @@ struct World {
     n_due: u64,
     load_ms: u64,
     job_ms: u64,
-    sizes: BTreeMap<String, u64>,
+    costs: BTreeMap<String, MemoryCost>,
+    /// What each process was loaded with.
+    sizes: BTreeMap<String, Space>,
     helps: BTreeMap<String, String>,
     pinned: BTreeSet<String>,
     processes: BTreeMap<String, Process>,
@@ -662,7 +667,7 @@ struct World {
     last_events: BTreeMap<JobId, u32>,
     waiting: BTreeMap<JobId, String>,
     n_loads: u32,
-    memory_max: u64,
+    limits: Limits,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -686,19 +691,24 @@ enum Due {
 const UNLOAD_MS: u64 = 300;
 
 impl World {
-    fn new(memory_max: u64, listings: Vec<Listing>, (load_ms, job_ms): (u64, u64)) -> Self {
+    fn new(memory_max: u64, listings: Vec<Listing>, times: (u64, u64)) -> Self {
+        Self::with(limits(memory_max), listings, times)
+    }
+
+    fn with(limits: Limits, listings: Vec<Listing>, (load_ms, job_ms): (u64, u64)) -> Self {
         let named = |listing: &Listing| listing.spec.name.clone();
         let mut world = Self {
-            shelf: Shelf::new(limits(memory_max)),
+            shelf: Shelf::new(limits.clone()),
             now: 0,
             due: BTreeMap::new(),
             n_due: 0,
             load_ms,
             job_ms,
-            sizes: listings
+            costs: listings
                 .iter()
-                .map(|one| (named(one), one.cost.total()))
+                .map(|one| (named(one), one.cost.clone()))
                 .collect(),
+            sizes: BTreeMap::new(),
             helps: listings
                 .iter()
                 .filter_map(|one| Some((named(one), one.helps.clone()?)))
@@ -710,7 +720,7 @@ impl World {
             last_events: BTreeMap::new(),
             waiting: BTreeMap::new(),
             n_loads: 0,
-            memory_max,
+            limits,
         };
         world.tell(Event::Shelve(listings));
         world
@@ -814,7 +824,7 @@ impl World {
         *self.last_events.entry(id).or_default() += 1;
     }
 
-    fn held(&self) -> u64 {
+    fn held(&self) -> Space {
         self.processes.keys().map(|name| self.sizes[name]).sum()
     }
 
@@ -828,13 +838,28 @@ impl World {
         match action {
             Action::Load { spec, .. } => {
                 let model = spec.name;
+                let cost = &self.costs[&model];
+                let layers = spec.gpu.map_or(0, |gpu| gpu.layers);
+                let mut placements = cost.placements.iter();
+                let cost = placements
+                    .find(|one| one.gpu_layers == layers)
+                    .map_or(cost.clone(), |one| cost.placed(one));
+                let size = Space {
+                    host: cost.host_bytes(),
+                    device: cost.device_bytes,
+                };
+                self.sizes.insert(model.clone(), size);
                 assert!(
                     !self.processes.contains_key(&model),
                     "{model} is there already"
                 );
                 self.processes
                     .insert(model.clone(), Process::Loading(Vec::new()));
-                assert!(self.held() <= self.memory_max, "over the budget by {model}");
+                let held = self.held();
+                assert!(
+                    held.fits_in(self.limits.space()),
+                    "over the budget by {model}: {held:?}"
+                );
                 self.n_loads += 1;
                 // Every seventh load fails where loads may.
                 let succeeds = self.load_ms.is_multiple_of(2) || !self.n_loads.is_multiple_of(7);
@@ -905,7 +930,10 @@ impl World {
 #[derive(Debug, Clone)]
 struct History {
     memory_gib: u64,
+    device_gib: u64,
     sizes_gib: Vec<u64>,
+    /// Layers of a GiB each that may be on the GPU; 0 of a model that is not for it.
+    layers: Vec<u32>,
     pinned: Vec<bool>,
     /// The index of the model that each helps, if there is such a model.
     helps: Vec<usize>,
@@ -925,7 +953,11 @@ fn history() -> impl Strategy<Value = History> {
     let models = 2..7_usize;
     models.prop_flat_map(|n| {
         (
-            (4..20_u64, prop::collection::vec(1..9_u64, n)),
+            (
+                (4..20_u64, 1..12_u64),
+                prop::collection::vec(1..9_u64, n),
+                prop::collection::vec(prop_oneof![Just(0), 1..7_u32], n),
+            ),
             prop::collection::vec(prop::bool::weighted(0.1), n),
             prop::collection::vec(0..3 * n, n),
             (100..8_000_u64, 50..15_000_u64),
@@ -942,7 +974,7 @@ fn history() -> impl Strategy<Value = History> {
         )
             .prop_map(
                 |(
-                    (memory_gib, sizes_gib),
+                    ((memory_gib, device_gib), sizes_gib, layers),
                     pinned,
                     helps,
                     (load_ms, job_ms),
@@ -951,7 +983,9 @@ fn history() -> impl Strategy<Value = History> {
                     stream,
                 )| History {
                     memory_gib,
+                    device_gib,
                     sizes_gib,
+                    layers,
                     pinned,
                     helps,
                     load_ms,
@@ -975,14 +1009,21 @@ proptest! {
     fn random_histories_keep_the_promises(history in history()) {
         let n = history.sizes_gib.len();
         let listings = history.sizes_gib.iter().enumerate().map(|(index, gib)| {
-            let mut one = listing(&name(index), gib * GIB);
+            let mut one = match history.layers[index] {
+                0 => listing(&name(index), gib * GIB),
+                layers => gpu::layered(&name(index), layers),
+            };
             one.pin = history.pinned[index];
             let helped = history.helps[index];
             one.helps = (helped < n && helped != index).then(|| name(helped));
             one
         });
         let times = (history.load_ms, history.job_ms);
-        let mut world = World::new(history.memory_gib * GIB, listings.collect(), times);
+        let limits = Limits {
+            device_memory_max: history.device_gib * GIB,
+            ..limits(history.memory_gib * GIB)
+        };
+        let mut world = World::with(limits, listings.collect(), times);
         let mut time = 0;
         for (index, (gap, model, leaves)) in history.jobs.iter().enumerate() {
             time += gap;
