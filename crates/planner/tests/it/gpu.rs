@@ -1,10 +1,9 @@
 //! How many layers go to a GPU, and what is refused.
 
-use kv::{CacheType, Types, WindowCells};
 use models::Gguf;
 use planner::{
-    Answer, Available, Change, Compute, DeviceMemory, Fit, Layers, Ledger, Loading, Model, Others,
-    Place, Placed, Purpose, Setup, answer, placements,
+    Answer, Available, Change, DeviceMemory, Fit, Layers, Ledger, Model, Others, Place, Placed,
+    Setup, answer, placements,
 };
 use testkit::fat;
 
@@ -26,21 +25,8 @@ fn model() -> Model {
 
 fn setup(gpu_layers: u32) -> Setup {
     Setup {
-        context: 4096,
-        slots: 1,
-        sequences: None,
-        batch: 2048,
-        ubatch: 512,
-        types: Types {
-            keys: CacheType::F16,
-            values: CacheType::F16,
-        },
-        window: WindowCells::Window,
-        has_flash_attention: true,
-        compute: Compute::Own,
-        loading: Loading::Mapped,
         gpu_layers,
-        purpose: Purpose::Generate,
+        ..Setup::usual(4096)
     }
 }
 
