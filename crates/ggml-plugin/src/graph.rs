@@ -1,9 +1,11 @@
 //! From a graph to steps, and running them.
 //!
 //! A graph is read once, by the calling thread: each operation becomes a step, some become
-//! one step together, views become none. Then all threads run the steps in order, each its
-//! share. They meet at a barrier only before a step that touches memory which a step since
-//! the last barrier has written, or writes what such a step reads.
+//! one step together, views become none. Then all threads go through the steps in order, and
+//! take pieces of each until none is left. They wait, for pieces that somebody has begun, only
+//! before a step that touches memory which a step since the last such wait (a barrier) has
+//! written, or writes what such a step reads. A thread that comes late to a step finds it
+//! closed, and has nothing to do with its memory any more.
 
 use crate::abi::{self, AbortCallback, Graph, Tensor, op};
 use crate::buffer::Packed;
@@ -13,7 +15,7 @@ use crate::ops::experts::{Chosen, Experts};
 use crate::ops::matmul::{Activations, MatMul, Place};
 use crate::ops::rope::{RopeTables, Tables};
 use crate::ops::{Context, Step, rows};
-use crate::pool::{Part, Pools};
+use crate::pool::{Bell, Part, Pools};
 use crate::support;
 use crate::tensor::weight_type;
 use kernels::Isa;
@@ -22,7 +24,7 @@ use kernels::matmul::Routing;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 /// What one back end owns: threads and memory that live from graph to graph.
@@ -54,6 +56,50 @@ pub(crate) struct Local {
     pub(crate) floats: Vec<f32>,
     pub(crate) keys: Vec<u64>,
     pub(crate) routing: Routing,
+    /// Which activations of this graph are in `tile`, by their number.
+    pub(crate) rounded: Option<usize>,
+}
+
+/// How far a step has come. Whoever takes part takes a share; what a share is, the step says.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Progress {
+    /// A bit for each share that is taken, and above them a count of those that are done.
+    shares: AtomicU64,
+    /// The next piece that nobody has taken, of steps that are cut finer.
+    next: AtomicUsize,
+}
+
+/// Shares of a step at most; further threads find none.
+const SHARES_MAX: usize = 32;
+
+impl Progress {
+    /// A share that nobody has taken: that of the thread itself, which its caches hold, before
+    /// those of others.
+    fn take(&self, shares: usize, thread: usize) -> Option<usize> {
+        loop {
+            let taken = self.shares.load(Ordering::Relaxed);
+            let is_free = |share: &usize| taken >> share & 1 == 0;
+            let own = std::iter::once(thread).filter(|own| *own < shares);
+            let share = own.chain(0..shares).find(is_free)?;
+            if self.shares.fetch_or(1 << share, Ordering::Acquire) >> share & 1 == 0 {
+                return Some(share);
+            }
+        }
+    }
+
+    /// So many more shares are done; says whether those were the last.
+    fn finish(&self, done: usize, shares: usize) -> bool {
+        let before = self
+            .shares
+            .fetch_add((done as u64) << SHARES_MAX, Ordering::SeqCst);
+        (before >> SHARES_MAX) as usize + done == shares
+    }
+
+    /// Whether all shares are done. What was written for them is then seen.
+    fn is_over(&self, shares: usize) -> bool {
+        (self.shares.load(Ordering::SeqCst) >> SHARES_MAX) as usize == shares
+    }
 }
 
 /// Bytes that start at a cache line.
@@ -112,41 +158,97 @@ impl Engine {
             return abi::STATUS_FAILED;
         }
         let memory = Memory(self.shared.reserve(plan.shared_bytes));
-        let counters: Vec<AtomicUsize> = plan.steps.iter().map(|_| AtomicUsize::new(0)).collect();
+        let progress: Vec<Progress> = plan.steps.iter().map(|_| Progress::default()).collect();
         let stop = Stop::new(self.abort, &self.abort_context);
-        let (plan, memory) = (&plan, &memory);
-        let (isa, locals, tables) = (self.isa, &self.locals, &self.tables);
-        pool.run(&|part: Part<'_>| {
-            let mut local = locals[part.thread]
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for (index, planned) in plan.steps.iter().enumerate() {
-                if planned.barrier {
-                    if part.thread == 0 {
-                        stop.ask(index);
-                    }
-                    part.barrier.wait();
-                    if stop.is_before(index) {
-                        return;
-                    }
-                }
-                let context = Context {
-                    isa,
-                    part,
-                    shared: memory.0,
-                    next: &counters[index],
-                    tables,
-                    local: &mut local,
-                };
-                // SAFETY: the graph's tensors are allocated and of the shapes that
-                // `support` takes; the barriers keep threads from what others write.
-                unsafe { planned.step.run(context) };
-            }
-        });
+        let run = Run {
+            plan: &plan,
+            progress: &progress,
+            over: Bell::default(),
+            memory: &memory,
+            stop: &stop,
+            isa: self.isa,
+            locals: &self.locals,
+            tables: &self.tables,
+        };
+        pool.run(&|part| run.on(part));
         if stop.is_before(plan.steps.len()) {
             abi::STATUS_ABORTED
         } else {
             abi::STATUS_SUCCESS
+        }
+    }
+}
+
+/// A graph while it is computed.
+struct Run<'a> {
+    plan: &'a Plan<'a>,
+    progress: &'a [Progress],
+    /// Rings whenever a step is over.
+    over: Bell,
+    memory: &'a Memory,
+    stop: &'a Stop<'a>,
+    isa: Isa,
+    locals: &'a [Mutex<Local>],
+    tables: &'a Tables,
+}
+
+impl Run<'_> {
+    /// Goes through all steps on one thread.
+    fn on(&self, part: Part) {
+        let mut local = self.locals[part.thread]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        local.rounded = None;
+        let mut since = 0;
+        for (index, planned) in self.plan.steps.iter().enumerate() {
+            if planned.barrier {
+                if part.thread == 0 {
+                    self.stop.ask(index);
+                }
+                if self.stop.is_before(index) {
+                    return;
+                }
+                self.wait_for(since..index);
+                since = index;
+            }
+            self.step(index, part.thread, &mut local);
+        }
+        // The caller goes on with what was computed.
+        if part.thread == 0 {
+            self.wait_for(since..self.plan.steps.len());
+        }
+    }
+
+    fn wait_for(&self, steps: Range<usize>) {
+        let progress = &self.progress[steps.clone()];
+        let steps = &self.plan.steps[steps];
+        self.over.wait_until(|| {
+            let mut each = progress.iter().zip(steps);
+            each.all(|(progress, planned)| progress.is_over(planned.shares))
+        });
+    }
+
+    /// Takes shares of a step until none is left.
+    fn step(&self, index: usize, thread: usize, local: &mut Local) {
+        let (planned, progress) = (&self.plan.steps[index], &self.progress[index]);
+        let threads = planned.shares;
+        let mut done = 0;
+        while let Some(thread) = progress.take(threads, thread) {
+            let context = Context {
+                isa: self.isa,
+                part: Part { thread, threads },
+                shared: self.memory.0,
+                next: &progress.next,
+                tables: self.tables,
+                local: &mut *local,
+            };
+            // SAFETY: the graph's tensors are allocated and of the shapes that `support`
+            // takes; the barriers keep threads from what others write.
+            unsafe { planned.step.run(context) };
+            done += 1;
+        }
+        if done > 0 && progress.finish(done, threads) {
+            self.over.ring();
         }
     }
 }
@@ -156,8 +258,8 @@ struct Memory(*mut u8);
 // SAFETY: steps write to parts of it that no other thread touches before a barrier.
 unsafe impl Sync for Memory {}
 
-/// Whether and where to stop. Thread 0 asks on its way into a barrier, so all know when
-/// they leave it; a later answer, which a slow thread may see there already, is none yet.
+/// Whether and where to stop. Thread 0 asks at each barrier; the others stop at the first one
+/// from there on that they come to.
 struct Stop<'a> {
     callback: AbortCallback,
     context: &'a AbortContext,
@@ -202,10 +304,12 @@ unsafe fn nodes<'g>(graph: *mut Graph) -> Vec<&'g Tensor> {
     }
 }
 
-/// A step and whether the threads meet before it.
+/// A step, and whether all before it must be over first.
 #[derive(Debug)]
 struct Planned<'g> {
     barrier: bool,
+    /// Into how many shares it is cut, one at least.
+    shares: usize,
     step: Step<'g>,
 }
 
@@ -236,6 +340,8 @@ struct Planner<'g, 't> {
     writes: Vec<Touched>,
     /// Which activations were rounded last.
     rounded: Option<Rounded>,
+    /// How often threads round activations each for itself.
+    local_rounds: usize,
     shared_bytes: usize,
     failed: bool,
 }
@@ -281,6 +387,7 @@ impl<'g, 't> Planner<'g, 't> {
             reads: Vec::new(),
             writes: Vec::new(),
             rounded: None,
+            local_rounds: 0,
             shared_bytes: 0,
             failed: false,
         }
@@ -347,7 +454,12 @@ impl<'g, 't> Planner<'g, 't> {
         }
         self.reads.extend(reads);
         self.writes.extend(writes);
-        self.steps.push(Planned { barrier, step });
+        let shares = self.threads.min(SHARES_MAX).min(step.shares_max()).max(1);
+        self.steps.push(Planned {
+            barrier,
+            shares,
+            step,
+        });
     }
 
     /// A product; before it, unless they are there, its activations are rounded.
@@ -368,8 +480,11 @@ impl<'g, 't> Planner<'g, 't> {
         let there = self.rounded == wanted;
         self.rounded = wanted;
         // Each thread rounds a few columns for itself, which spares a barrier.
+        self.local_rounds += usize::from(local && !there);
         let place = match local {
-            true => Place::Local { fresh: !there },
+            true => Place::Local {
+                number: self.local_rounds,
+            },
             false => Place::Shared,
         };
         let Some(matmul) = MatMul::new(node, activations, place) else {
@@ -508,4 +623,21 @@ fn sources(node: &Tensor) -> impl Iterator<Item = &Tensor> {
     node.src
         .iter()
         .filter_map(|source| unsafe { source.as_ref() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_thread_takes_the_shares_of_those_that_do_not_come() {
+        let progress = Progress::default();
+        let taken: Vec<usize> = std::iter::from_fn(|| progress.take(3, 1)).collect();
+        assert_eq!(taken, [1, 0, 2]);
+        assert!(!progress.finish(2, 3) && !progress.is_over(3));
+        assert!(progress.finish(1, 3) && progress.is_over(3));
+        // A thread beyond the shares takes what is left.
+        let progress = Progress::default();
+        assert_eq!(progress.take(SHARES_MAX, SHARES_MAX), Some(0));
+    }
 }

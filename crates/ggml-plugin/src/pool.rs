@@ -1,9 +1,12 @@
 //! Threads that compute one graph together.
 //!
-//! The caller is thread 0. Whoever waits, at a barrier or for the next graph, spins for a
-//! moment and then sleeps: what he waits for is usually a matter of microseconds, but
-//! with more threads than free cores it can be one of milliseconds. Nobody yields: since
-//! Linux 6.18 that forfeits a whole slice.
+//! The caller is thread 0. Nobody waits for a thread that has not come: work is taken piece by
+//! piece, so what one thread does not get to, because its core has something else to do, the
+//! others do. Waited for are only pieces that somebody has begun.
+//!
+//! Whoever waits, for those or for the next graph, spins for a moment and then sleeps: it is
+//! usually a matter of microseconds, but where a core is busy with something else it can be one
+//! of milliseconds. Nobody yields: since Linux 6.18 that forfeits a whole slice.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -12,92 +15,88 @@ use std::thread::JoinHandle;
 /// Rounds of spinning before a thread sleeps: some hundred microseconds.
 const SPIN_ROUNDS: u32 = 8 << 10;
 
-/// A number that threads can wait for to change.
+/// Where threads wait for something that others bring about by writing to an atomic.
 #[derive(Debug, Default)]
-struct Signal {
-    value: AtomicUsize,
+pub(crate) struct Bell {
     sleepers: AtomicUsize,
     lock: Mutex<()>,
-    changed: Condvar,
+    rung: Condvar,
 }
 
-impl Signal {
-    fn get(&self) -> usize {
-        self.value.load(Ordering::Acquire)
-    }
-
-    /// Changes the number, and wakes who sleeps for it.
-    fn set(&self, value: usize) {
-        self.value.store(value, Ordering::SeqCst);
-        // A sleeper counts itself before it looks at the number for the last time, so
-        // either it is counted here or it sees the new number.
+impl Bell {
+    /// Wakes who sleeps. To be called after each write that somebody may wait for, which is
+    /// to be sequentially consistent.
+    pub(crate) fn ring(&self) {
+        // A sleeper counts itself before it looks for the last time, so either it is counted
+        // here or it sees what was written.
         if self.sleepers.load(Ordering::SeqCst) != 0 {
             let _lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-            self.changed.notify_all();
+            self.rung.notify_all();
         }
     }
 
-    /// Returns once the number is no longer `old`.
-    fn wait_while(&self, old: usize) {
+    /// Returns once it is so, which is to be asked of the atomic by a sequentially consistent
+    /// load.
+    pub(crate) fn wait_until(&self, is_so: impl Fn() -> bool) {
         for _ in 0..SPIN_ROUNDS {
-            if self.get() != old {
+            if is_so() {
                 return;
             }
             std::hint::spin_loop();
         }
         let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.sleepers.fetch_add(1, Ordering::SeqCst);
-        while self.value.load(Ordering::SeqCst) == old {
-            lock = self
-                .changed
-                .wait(lock)
-                .unwrap_or_else(PoisonError::into_inner);
+        while !is_so() {
+            lock = self.rung.wait(lock).unwrap_or_else(PoisonError::into_inner);
         }
         self.sleepers.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
-/// Makes `threads` threads wait for each other.
+/// Somewhere to be in, until it is closed.
 #[derive(Debug)]
-pub(crate) struct Barrier {
-    threads: usize,
-    arrived: AtomicUsize,
-    generation: Signal,
-}
+struct Gate(AtomicUsize);
 
-impl Barrier {
-    fn new(threads: usize) -> Self {
-        Self {
-            threads,
-            arrived: AtomicUsize::new(0),
-            generation: Signal::default(),
-        }
+/// The gate is closed; the other bits count who is in.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+impl Gate {
+    /// Says whether it is still open; then the caller is in.
+    fn enter(&self) -> bool {
+        let step_in = |state: usize| (state & CLOSED == 0).then_some(state + 1);
+        let entered = self
+            .0
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, step_in);
+        entered.is_ok()
     }
 
-    /// Returns once all threads have called it; what they wrote before is then seen.
-    pub(crate) fn wait(&self) {
-        if self.threads == 1 {
-            return;
-        }
-        let generation = self.generation.get();
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.threads {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.generation.set(generation.wrapping_add(1));
-        } else {
-            self.generation.wait_while(generation);
-        }
+    fn leave(&self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn close(&self) {
+        self.0.fetch_or(CLOSED, Ordering::AcqRel);
+    }
+
+    /// Whether it is closed and nobody is in. What they wrote in there is then seen.
+    fn is_over(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == CLOSED
+    }
+
+    /// For the next time. Nobody may be in.
+    fn open(&self) {
+        self.0.store(0, Ordering::Release);
     }
 }
 
 /// One thread's part of a job.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Part<'a> {
+pub(crate) struct Part {
     pub(crate) thread: usize,
     pub(crate) threads: usize,
-    pub(crate) barrier: &'a Barrier,
 }
 
-impl Part<'_> {
+impl Part {
     /// This thread's share of `count` things.
     pub(crate) fn share(&self, count: usize) -> std::ops::Range<usize> {
         count * self.thread / self.threads..count * (self.thread + 1) / self.threads
@@ -105,14 +104,18 @@ impl Part<'_> {
 }
 
 /// What every thread runs. It lives until all have returned from it.
-type Job = *const (dyn Fn(Part<'_>) + Sync);
+type Job = *const (dyn Fn(Part) + Sync);
 
 #[derive(Debug)]
 struct Shared {
-    barrier: Barrier,
-    /// Counts jobs; a thread that has done `n` waits until it is more.
-    posted: Signal,
+    threads: usize,
+    /// Counts jobs; a thread waits until it changes.
+    posted: AtomicUsize,
+    news: Bell,
     job: Mutex<Option<SendJob>>,
+    /// Of the job: who is in uses it.
+    gate: Gate,
+    left: Bell,
     stop: AtomicBool,
 }
 
@@ -153,9 +156,12 @@ impl Pool {
 
     fn shared(threads: usize) -> Self {
         let shared = Arc::new(Shared {
-            barrier: Barrier::new(threads),
-            posted: Signal::default(),
+            threads,
+            posted: AtomicUsize::new(0),
+            news: Bell::default(),
             job: Mutex::new(None),
+            gate: Gate(AtomicUsize::new(CLOSED)),
+            left: Bell::default(),
             stop: AtomicBool::new(false),
         });
         Self {
@@ -169,27 +175,30 @@ impl Pool {
         self.threads
     }
 
-    /// Runs `job` on every thread and returns when all are done.
+    /// Runs `job` on this thread, and on those others that come while it does. Returns when
+    /// none of them is at it any more.
     ///
-    /// The process ends where a thread panics: the others would wait for ever at their
-    /// next barrier, and use what the job borrows.
-    pub(crate) fn run(&mut self, job: &(dyn Fn(Part<'_>) + Sync)) {
+    /// The process ends where a thread panics: the others would wait for ever for what it has
+    /// begun, and use what the job borrows.
+    pub(crate) fn run(&mut self, job: &(dyn Fn(Part) + Sync)) {
         let shared = &*self.shared;
         if self.threads > 1 {
             // SAFETY: only the lifetime changes; this function returns after the last use.
-            let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(Part<'_>) + Sync), Job>(job) };
+            let job: Job = unsafe { std::mem::transmute::<&(dyn Fn(Part) + Sync), Job>(job) };
             *shared.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(SendJob(job));
+        }
+        shared.gate.open();
+        if self.threads > 1 {
             shared.post();
         }
         or_abort(|| {
             job(Part {
                 thread: 0,
                 threads: self.threads,
-                barrier: &shared.barrier,
-            })
+            });
         });
-        // Nobody is at the job any more once all have come here.
-        shared.barrier.wait();
+        shared.gate.close();
+        shared.left.wait_until(|| shared.gate.is_over());
     }
 }
 
@@ -256,35 +265,83 @@ fn cpus_of_caller() -> Option<Cpus> {
 impl Shared {
     /// Tells the threads that there is something new.
     fn post(&self) {
-        self.posted.set(self.posted.get().wrapping_add(1));
+        self.posted.fetch_add(1, Ordering::SeqCst);
+        self.news.ring();
     }
 }
 
 fn work(shared: &Shared, thread: usize) {
-    let mut done = 0usize;
+    let mut seen = 0;
     loop {
-        shared.posted.wait_while(done);
+        let posted = || shared.posted.load(Ordering::SeqCst);
+        shared.news.wait_until(|| posted() != seen);
+        seen = posted();
         if shared.stop.load(Ordering::Relaxed) {
             return;
         }
-        done = done.wrapping_add(1);
+        // Whoever comes too late has missed nothing.
+        if !shared.gate.enter() {
+            continue;
+        }
         let job = *shared.job.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(SendJob(job)) = job {
             let part = Part {
                 thread,
-                threads: shared.barrier.threads,
-                barrier: &shared.barrier,
+                threads: shared.threads,
             };
-            // SAFETY: `Pool::run` keeps the job until `running` is 0.
+            // SAFETY: `Pool::run` keeps the job while somebody is in.
             let job = unsafe { &*job };
             or_abort(|| job(part));
         }
-        shared.barrier.wait();
+        shared.gate.leave();
+        shared.left.ring();
     }
 }
 
 fn or_abort(body: impl FnOnce()) {
     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(body)).is_err() {
         std::process::abort();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_at_a_job_any_more_when_it_was_run() {
+        let mut pool = Pool::start(4);
+        let inside = AtomicUsize::new(0);
+        for _ in 0..20_000 {
+            let came = AtomicUsize::new(0);
+            pool.run(&|part| {
+                inside.fetch_add(1, Ordering::SeqCst);
+                assert!(part.thread < 4 && part.threads == 4);
+                came.fetch_or(1 << part.thread, Ordering::SeqCst);
+                inside.fetch_sub(1, Ordering::SeqCst);
+            });
+            assert_eq!(inside.load(Ordering::SeqCst), 0);
+            // The caller always comes; the others may be late, and are not waited for.
+            assert_eq!(came.load(Ordering::SeqCst) & 1, 1);
+        }
+    }
+
+    #[test]
+    fn who_is_at_a_job_is_waited_for() {
+        let mut pool = Pool::start(2);
+        let (begun, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        pool.run(&|part| match part.thread {
+            0 => {
+                while !begun.load(Ordering::SeqCst) {
+                    std::thread::yield_now();
+                }
+            }
+            _ => {
+                begun.store(true, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+                ended.store(true, Ordering::SeqCst);
+            }
+        });
+        assert!(ended.load(Ordering::SeqCst));
     }
 }

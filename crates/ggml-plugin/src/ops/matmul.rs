@@ -88,6 +88,21 @@ impl<'g> Activations<'g> {
         }
     }
 
+    /// Rounds all tiles into memory of this thread.
+    ///
+    /// # Safety
+    /// The source must be allocated.
+    unsafe fn round_all(&self, isa: Isa, bytes: &mut Vec<u8>) {
+        bytes.resize(self.bytes(), 0);
+        for index in 0..self.batches * self.batch_tiles() {
+            let (first, width) = self.tile(index / self.batch_tiles(), index % self.batch_tiles());
+            let start = tile_bytes(first, self.k);
+            let tile = &mut bytes[start..start + tile_bytes(width, self.k)];
+            // SAFETY: the caller's promise.
+            unsafe { self.round_tile(isa, first, width, tile) };
+        }
+    }
+
     /// # Safety
     /// The source must be allocated.
     unsafe fn round_tile(&self, isa: Isa, first: usize, width: usize, tile: &mut [u8]) {
@@ -105,8 +120,9 @@ impl<'g> Activations<'g> {
 pub(crate) enum Place {
     /// In the shared memory.
     Shared,
-    /// In each thread's own; `fresh` where this product has to put them there.
-    Local { fresh: bool },
+    /// In each thread's own, under this number; a thread that does not have them there rounds
+    /// them.
+    Local { number: usize },
 }
 
 /// One product.
@@ -148,30 +164,29 @@ impl<'g> MatMul<'g> {
             ..
         } = context;
         let k = self.weights.k;
-        if let Place::Local { fresh: true } = self.place {
-            local.tile.resize(activations.bytes(), 0);
-            let tiles = activations.batch_tiles();
-            for index in 0..activations.batches * tiles {
-                let (first, width) = activations.tile(index / tiles, index % tiles);
-                let start = tile_bytes(first, k);
-                let tile = &mut local.tile[start..start + tile_bytes(width, k)];
-                // SAFETY: the caller's promise.
-                unsafe { activations.round_tile(isa, first, width, tile) };
-            }
+        let panels = self.weights.panels();
+        let pieces = Pieces::new(activations, panels, tile_bytes(1, k), part.threads);
+        let take = || {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            (index < pieces.count()).then(|| pieces.at(index))
+        };
+        let mut taken = take();
+        if let Place::Local { number } = self.place
+            && taken.is_some()
+            && local.rounded != Some(number)
+        {
+            // SAFETY: the caller's promise.
+            unsafe { activations.round_all(isa, &mut local.tile) };
+            local.rounded = Some(number);
         }
         let rounded = match self.place {
             Place::Shared => shared.cast_const(),
             Place::Local { .. } => local.tile.as_ptr(),
         };
-        let panels = self.weights.panels();
-        let pieces = Pieces::new(activations, panels, tile_bytes(1, k), part.threads);
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= pieces.count() {
-                return;
-            }
+        while let Some(piece) = taken {
             // SAFETY: the caller's promise; each piece is taken once.
-            unsafe { self.piece(isa, pieces.at(index), rounded, &mut local.panel) };
+            unsafe { self.piece(isa, piece, rounded, &mut local.panel) };
+            taken = take();
         }
     }
 

@@ -1,4 +1,5 @@
-//! The steps of a graph: each thread runs its share of each.
+//! The steps of a graph. All are cut into a share for each thread; a share of some is to take
+//! pieces until none is left.
 
 pub(crate) mod attention;
 pub(crate) mod dense;
@@ -26,7 +27,7 @@ use std::sync::atomic::AtomicUsize;
 #[derive(Debug)]
 pub(crate) struct Context<'a> {
     pub(crate) isa: Isa,
-    pub(crate) part: Part<'a>,
+    pub(crate) part: Part,
     /// Memory of all threads, as large as the plan said.
     pub(crate) shared: *mut u8,
     /// The next piece of work of this step that nobody has taken.
@@ -77,7 +78,36 @@ pub(crate) enum Step<'g> {
 }
 
 impl Step<'_> {
-    /// Runs this thread's share.
+    /// Shares that are worth a thread each. A share of a step that hands out pieces is to take
+    /// of them until none is left.
+    pub(crate) fn shares_max(&self) -> usize {
+        match self {
+            Self::MatMul(_) | Self::Dense(_) | Self::Experts(_) | Self::Attention(_) => usize::MAX,
+            Self::Round(activations) => activations.batches() * activations.batch_tiles(),
+            // How its columns are brought together is not known yet.
+            Self::RoundChosen(_) | Self::MergeAttention(_) => usize::MAX,
+            Self::RopeTables(tables) => tables.tokens(),
+            Self::RmsNorm { node, .. }
+            | Self::LayerNorm(node)
+            | Self::L2Norm(node)
+            | Self::Binary(node, _)
+            | Self::Scale(node, _)
+            | Self::Clamp(node, _)
+            | Self::SumRows(node)
+            | Self::Argsort(node, _)
+            | Self::Unary(node, _)
+            | Self::Glu(node, _)
+            | Self::Softmax(node)
+            | Self::Concat(node)
+            | Self::GetRows(node)
+            | Self::Hadamard(node)
+            | Self::Rope { node, .. } => node.rows(),
+            // Their rows are not those of the result.
+            Self::Copy(_) | Self::SsmConv(_) | Self::SetRows(_) => usize::MAX,
+        }
+    }
+
+    /// Runs a share, or pieces until none is left.
     ///
     /// # Safety
     /// The tensors must be allocated and of the shapes that `support` takes, and no other

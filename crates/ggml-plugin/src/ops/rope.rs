@@ -94,7 +94,7 @@ impl<'g> RopeTables<'g> {
         start..start + size_of::<RopeTable>()
     }
 
-    fn tokens(&self) -> usize {
+    pub(crate) fn tokens(&self) -> usize {
         self.positions.shape()[0]
     }
 

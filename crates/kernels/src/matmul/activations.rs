@@ -98,6 +98,8 @@ pub fn quantize_tile(isa: Isa, columns: &[&[f32]], tile: &mut [u8]) {
     match isa.level() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Vnni => super::x86::avx512::quantize_tile(columns, tile),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2 => super::x86::avx2::quantize_tile(columns, tile),
         #[cfg(target_arch = "aarch64")]
         Level::Neon | Level::NeonDotprod | Level::NeonI8mm => {
             super::arm::quantize_tile(Interleave::of(isa), columns, tile);

@@ -91,20 +91,29 @@ pub(super) enum Crowd {
     Threads(u32),
     /// So many processes at once.
     Processes(u32),
+    /// A thread that always computes something else.
+    Busy,
 }
+
+const CROWDS: [Crowd; 4] = [
+    Crowd::Threads(2),
+    Crowd::Threads(4),
+    Crowd::Processes(2),
+    Crowd::Busy,
+];
 
 impl Crowd {
     pub(super) fn threads(self, threads: u32) -> u32 {
         match self {
             Self::Threads(times) => threads * times,
-            Self::Alone | Self::Processes(_) => threads,
+            Self::Alone | Self::Processes(_) | Self::Busy => threads,
         }
     }
 
     pub(super) fn processes(self) -> u32 {
         match self {
             Self::Processes(count) => count,
-            Self::Alone | Self::Threads(_) => 1,
+            Self::Alone | Self::Threads(_) | Self::Busy => 1,
         }
     }
 }
@@ -154,6 +163,7 @@ impl Case {
             Crowd::Alone => {}
             Crowd::Threads(times) => name += &format!(", {times} times the threads"),
             Crowd::Processes(count) => name += &format!(", {count} at once"),
+            Crowd::Busy => name += ", beside a busy thread",
         }
         name
     }
@@ -206,7 +216,7 @@ pub(super) fn all(isa: Isa) -> Vec<Case> {
         eight,
         1.0,
     ));
-    for crowd in [Crowd::Threads(2), Crowd::Threads(4), Crowd::Processes(2)] {
+    for crowd in CROWDS {
         for work in [Work::Prefill(PROMPT), Work::Decode(ANSWER)] {
             let alone = case(Subject::Real(0), work, Goal::Ratio(1.0));
             cases.push(Case { crowd, ..alone });

@@ -1,12 +1,13 @@
 //! One figure: a process of `llama-bench`.
 
-use super::cases::{Case, Work};
+use super::cases::{Case, Crowd, Work};
 use crate::shell::program;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// A program, and what it computes with.
@@ -31,14 +32,24 @@ pub(super) struct Sample {
 /// Of several processes at once the speeds and the memory are added up.
 pub(super) fn take(side: &Side, model: &Path, case: &Case, threads: u32) -> Result<Sample> {
     let threads = case.crowd.threads(threads);
+    let is_over = AtomicBool::new(false);
     let samples = std::thread::scope(|scope| {
+        if case.crowd == Crowd::Busy {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    std::hint::black_box(0);
+                }
+            });
+        }
         let take = |_| scope.spawn(move || take_one(side, model, case, threads));
         let running: Vec<_> = (0..case.crowd.processes()).map(take).collect();
         let joined = running.into_iter().map(|process| {
             let sample = process.join();
             sample.unwrap_or_else(|_| bail!("a thread of the bench panicked"))
         });
-        joined.collect::<Result<Vec<_>>>()
+        let samples = joined.collect::<Result<Vec<_>>>();
+        is_over.store(true, Ordering::Relaxed);
+        samples
     })?;
     Ok(Sample {
         tokens_s: samples.iter().map(|sample| sample.tokens_s).sum(),

@@ -595,3 +595,85 @@ unsafe fn product<F: Format>(word: __m256i, activations: __m256i) -> __m256i {
         }
     }
 }
+
+/// Rounds columns into a tile, whose length the caller has checked.
+pub(in super::super) fn quantize_tile(columns: &[&[f32]], tile: &mut [u8]) {
+    let width = columns.len();
+    for (index, column) in columns.iter().enumerate() {
+        let blocks = tile.chunks_exact_mut(width * COLUMN_BYTES);
+        for (values, bytes) in column.as_chunks::<BLOCK>().0.iter().zip(blocks) {
+            // SAFETY: an `Isa` of this level exists only where the features were found.
+            unsafe { quantize_block(values, bytes, width, index) };
+        }
+    }
+}
+
+/// Rounds 32 values to one column's places in a block of a tile.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn quantize_block(values: &[f32; BLOCK], bytes: &mut [u8], width: usize, column: usize) {
+    assert!(bytes.len() == width * COLUMN_BYTES && column < width);
+    // SAFETY: 32 floats are readable.
+    let vectors: [__m256; 4] =
+        std::array::from_fn(|index| unsafe { _mm256_loadu_ps(values.as_ptr().add(8 * index)) });
+    let sign = _mm256_set1_ps(-0.0);
+    let [a, b, c, d] = vectors.map(|v| _mm256_andnot_ps(sign, v));
+    let largest = largest(_mm256_max_ps(_mm256_max_ps(a, b), _mm256_max_ps(c, d)));
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let inverse = if inverse.is_finite() { inverse } else { 0.0 };
+    let inverse = _mm256_set1_ps(inverse);
+    let [a, b, c, d] = vectors.map(|v| _mm256_cvtps_epi32(_mm256_mul_ps(v, inverse)));
+    let last_sum = sum(_mm256_add_epi32(c, d));
+    let all_sum = sum(_mm256_add_epi32(a, b)).wrapping_add(last_sum);
+    // A difference of a value and itself is 0 but for what is not finite.
+    let [e, f, g, h] = vectors.map(|v| _mm256_sub_ps(v, v));
+    let zeros = _mm256_or_ps(_mm256_or_ps(e, f), _mm256_or_ps(g, h));
+    let equal = _mm256_cmp_ps::<_CMP_EQ_OQ>(zeros, _mm256_setzero_ps());
+    let scale = match _mm256_movemask_ps(equal) {
+        0xff => largest / 127.0,
+        _ => f32::NAN,
+    };
+    // Packing works on each half of a register, so its words come out of order.
+    let order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    let quants = _mm256_packs_epi16(_mm256_packs_epi32(a, b), _mm256_packs_epi32(c, d));
+    let mut lines = [0u32; 12];
+    // SAFETY: eight words are writable; the places of a column are within the block, whose
+    // length was checked above.
+    unsafe {
+        let words = _mm256_permutevar8x32_epi32(quants, order);
+        _mm256_storeu_si256(lines.as_mut_ptr().cast(), words);
+        lines[8] = scale.to_bits();
+        lines[9] = all_sum.wrapping_neg().cast_unsigned();
+        lines[10] = last_sum.wrapping_neg().cast_unsigned();
+        lines[11] = (scale * all_sum as f32).to_bits();
+        let out = bytes.as_mut_ptr().cast::<u32>().add(column);
+        for (line, word) in lines.iter().enumerate() {
+            out.add(line * width).write_unaligned(*word);
+        }
+    }
+}
+
+/// The largest lane.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn largest(lanes: __m256) -> f32 {
+    let four = _mm_max_ps(
+        _mm256_castps256_ps128(lanes),
+        _mm256_extractf128_ps::<1>(lanes),
+    );
+    let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    _mm_cvtss_f32(_mm_max_ss(two, _mm_shuffle_ps::<1>(two, two)))
+}
+
+/// The sum of all lanes.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum(lanes: __m256i) -> i32 {
+    let (low, high) = (
+        _mm256_castsi256_si128(lanes),
+        _mm256_extracti128_si256::<1>(lanes),
+    );
+    let four = _mm_add_epi32(low, high);
+    let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b00_00_11_10>(four));
+    _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+}
