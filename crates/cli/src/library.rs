@@ -13,7 +13,6 @@ use gateway::{
 use models::pull::{Options, Progress, Puller};
 use models::stores::{Manifest, RemoveError, remove};
 use models::{Environment, Found, PullError, Source, Store};
-use planner::Others;
 
 use crate::outcome::{Code, Fault};
 use crate::plan;
@@ -113,7 +112,7 @@ impl Library for DiskLibrary {
     fn plan(&self, ask: PlanAsk) -> BoxFuture<'_, Result<Planned, LibraryFailure>> {
         let environment = Arc::clone(&self.environment);
         let config = Arc::clone(&self.config);
-        let plan = move || plan::planned(&config, &environment, &ask, &Others::default());
+        let plan = move || plan::planned(&config, &environment, &ask);
         blocking(plan)
             .map(|planned| match planned {
                 Some(planned) => planned.map_err(|fault| plan_failure(&fault)),

@@ -33,16 +33,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let headers = tempfile::tempdir()?;
     let mut ask = ask(matches, &config)?;
     ask.model = models_here::find_or_header(&environment, &ask.model, headers.path())?;
-    let gpu = Gpu::of(&ask);
-    let names = |flag: &str| -> Vec<String> {
-        let given = matches.get_many::<String>(flag).unwrap_or_default();
-        given.cloned().collect()
-    };
-    let others = Others {
-        models: together(&config, &environment, &names("beside"), gpu)?,
-        draft: together(&config, &environment, &names("draft"), gpu)?,
-    };
-    let planned = planned(&config, &environment, &ask, &others)?;
+    let planned = planned(&config, &environment, &ask)?;
     if output::wants_json(matches) {
         let report = serde_json::to_value(PlanReport::new(&planned))?;
         output::json(&report)?;
@@ -86,6 +77,11 @@ fn ask(matches: &ArgMatches, config: &Config) -> Outcome<PlanAsk> {
         memory_bytes: bytes("--memory", text("memory"))?,
         gpu_bytes: bytes("--gpu-bytes", text("gpu_bytes"))?,
         device: text("device"),
+        beside: {
+            let given = matches.get_many::<String>("beside").unwrap_or_default();
+            given.cloned().collect()
+        },
+        draft: text("draft"),
     })
 }
 
@@ -113,10 +109,10 @@ fn bytes(flag: &str, text: Option<String>) -> Outcome<Option<u64>> {
 }
 
 /// Bytes that other models take on the host, each with its own settings, else with the same.
-fn together(
+fn together<'a>(
     config: &Config,
     environment: &Environment,
-    names: &[String],
+    names: impl IntoIterator<Item = &'a String>,
     gpu: Gpu,
 ) -> Outcome<u64> {
     let mut bytes = 0_u64;
@@ -173,13 +169,16 @@ pub(crate) fn planned(
     config: &Config,
     environment: &Environment,
     ask: &PlanAsk,
-    others: &Others,
 ) -> Outcome<Planned> {
     let subject = Subject::find(config, environment, &ask.model)?;
     let (model, facts) = (subject.model, subject.facts);
     let spec = with_ask(subject.spec, ask)?;
     let gpu = Gpu::of(ask);
     let setup = setup(&spec, &facts, &model, gpu)?;
+    let others = Others {
+        models: together(config, environment, &ask.beside, gpu)?,
+        draft: together(config, environment, &ask.draft, gpu)?,
+    };
     let on = machine(ask.device.as_deref(), environment)?;
     // Of a machine that is not this one no GPU but its own counts.
     let here = match (&ask.device, ask.gpu_bytes) {
@@ -197,7 +196,7 @@ pub(crate) fn planned(
         memory: here.as_ref().map_or(DeviceMemory::Own, device_memory),
         layers: layers(&spec),
     };
-    let mut answer = planner::answer(&model, &setup, available, others).code(Code::Usage)?;
+    let mut answer = planner::answer(&model, &setup, available, &others).code(Code::Usage)?;
     let on = match (&here, answer.setup.gpu_layers) {
         (Some(gpu), 1..) => on.beside(gpu),
         _ => on,

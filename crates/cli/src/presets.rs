@@ -6,7 +6,7 @@ use gateway::{PlanAsk, Planned};
 use hardware::{Machine, Root};
 use models::{Environment, Found};
 use planner::preset::{Candidate, Preset, choose, presets};
-use planner::{Band, Fit, Others};
+use planner::{Band, Fit};
 use serde_json::{Value, json};
 use stdx::Bytes;
 
@@ -87,7 +87,7 @@ fn uses(config: &Config, environment: &Environment, models: &[Found], preset: &P
             kv_type_v: Some(preset.types.values.name().to_owned()),
             ..PlanAsk::default()
         };
-        let planned = plan::planned(config, environment, &ask, &Others::default()).ok()?;
+        let planned = plan::planned(config, environment, &ask).ok()?;
         Some(Use {
             found: found.clone(),
             planned,
@@ -124,6 +124,12 @@ fn write(Chosen { preset, model }: &Chosen) -> Outcome {
         preset.types.keys,
         preset.types.values
     ))?;
+    let thinking = match preset.reasoning_budget {
+        None => "thinking without a limit".to_owned(),
+        Some(0) => "no thinking unless asked for".to_owned(),
+        Some(budget) => format!("thoughts of {budget} tokens at most"),
+    };
+    output::line(&format!("          {thinking}"))?;
     output::line(&format!("          {}", preset.reason))?;
     if decode < preset.decode_min {
         output::line(&format!(
@@ -152,6 +158,7 @@ fn as_json(Chosen { preset, model }: &Chosen) -> Value {
         "slots": preset.slots,
         "kv_type_k": preset.types.keys.name(),
         "kv_type_v": preset.types.values.name(),
+        "reasoning_budget": preset.reasoning_budget,
         "decode_min": preset.decode_min,
         "reason": preset.reason,
     })
@@ -163,14 +170,17 @@ fn as_toml(chosen: &[Chosen]) -> Outcome {
         let text = |value: &str| Value::from(value).to_string();
         output::line(&format!("# {}", preset.reason))?;
         output::line("[[models]]")?;
-        for (key, value) in [
+        let budget = preset.reasoning_budget.map(|budget| budget.to_string());
+        let settings = [
             ("name", text(preset.purpose.name())),
             ("model", text(&used.found.path.to_string_lossy())),
             ("context", used.context.to_string()),
             ("slots", preset.slots.to_string()),
             ("kv_type_k", text(preset.types.keys.name())),
             ("kv_type_v", text(preset.types.values.name())),
-        ] {
+        ];
+        let budget = budget.map(|budget| ("reasoning_budget", budget));
+        for (key, value) in settings.into_iter().chain(budget) {
             output::line(&format!("{key} = {value}"))?;
         }
         output::line("")?;

@@ -76,6 +76,8 @@ pub struct Config {
     pub mlock: Option<bool>,
     pub huge_pages: Option<bool>,
     pub swa_full: Option<bool>,
+    /// Tokens of a thought, for requests that do not say.
+    pub reasoning_budget: Option<u32>,
     pub speculation: Speculation,
     /// Whether measured settings stand in for those that nobody gives.
     pub tuned: bool,
@@ -319,20 +321,27 @@ impl Reader<'_> {
             mlock: self.parsed("mlock"),
             huge_pages: self.parsed("huge_pages"),
             swa_full: self.parsed("swa_full"),
+            reasoning_budget: self.count("reasoning_budget"),
             speculation: self.speculation(),
             tuned: self.parsed("tuned").unwrap_or(true),
             hello_timeout: self.seconds("hello_timeout_secs"),
             drain_timeout: self.seconds("drain_timeout_secs"),
             restarts_max: self.count("restarts_max").unwrap_or(0),
             restart_window: self.seconds("restart_window_secs"),
-            log_level: self
-                .choice("log_level", LogLevel::from_word)
-                .unwrap_or(LogLevel::Info),
-            log_format: self
-                .choice("log_format", LogFormat::from_word)
-                .unwrap_or(LogFormat::Text),
+            log_level: self.log_level(),
+            log_format: self.log_format(),
             fleet: self.raw.fleet.clone(),
         }
+    }
+
+    fn log_level(&mut self) -> LogLevel {
+        let level = self.choice("log_level", LogLevel::from_word);
+        level.unwrap_or(LogLevel::Info)
+    }
+
+    fn log_format(&mut self) -> LogFormat {
+        let format = self.choice("log_format", LogFormat::from_word);
+        format.unwrap_or(LogFormat::Text)
     }
 
     /// Rules about more than one setting.

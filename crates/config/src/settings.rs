@@ -627,6 +627,19 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "reasoning_budget",
+        group: Group::Engine,
+        doc: "Tokens of a thought after which it is closed and the answer begins, for requests \
+              that do not say; 0: no thinking unless a request asks for it.",
+        kind: Kind::Count {
+            min: 0,
+            max: 1_048_576,
+        },
+        unit: Some("tokens"),
+        unset: "no limit",
+        ..BASE
+    },
+    Setting {
         name: "speculation",
         group: Group::Engine,
         doc: "Draft tokens by looking up n-grams of the text so far. The answers stay the same.",

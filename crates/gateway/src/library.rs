@@ -56,6 +56,10 @@ pub struct PlanAsk {
     pub gpu_bytes: Option<u64>,
     /// The name of a machine whose speed is known.
     pub device: Option<String>,
+    /// Models that are in memory at the same time.
+    pub beside: Vec<String>,
+    /// A draft model that goes with this one.
+    pub draft: Option<String>,
 }
 
 /// A plan, and for which machine its speed is.

@@ -46,6 +46,8 @@ pub const DRAFT_NGRAM_MAX: i64 = 16;
 pub const TOKENS_MAX: i64 = i32::MAX as i64;
 /// Models that are downloaded at the same time.
 pub const PULLS_MAX: usize = 4;
+/// Models that a plan counts beside the one that is asked for.
+pub const PLAN_BESIDE_MAX: usize = 16;
 /// Bytes of a model's name.
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of what a checkup is to look at: a model's name, or the path of its file.

@@ -34,6 +34,9 @@ pub struct Preset {
     pub context: u32,
     pub slots: u32,
     pub types: Types,
+    /// Tokens of a thought, for requests that do not say: about a minute of decoding for every
+    /// day, none on a board, where a minute is a few sentences; `None`: no limit.
+    pub reasoning_budget: Option<u32>,
     pub reason: &'static str,
 }
 
@@ -56,6 +59,7 @@ const fn preset(
     purpose: Purpose,
     (decode_min, context, slots): (f64, u32, u32),
     types: Types,
+    reasoning_budget: Option<u32>,
     reason: &'static str,
 ) -> Preset {
     Preset {
@@ -64,24 +68,27 @@ const fn preset(
         context,
         slots,
         types,
+        reasoning_budget,
         reason,
     }
 }
 
 /// After published runs on an RK3588 with 24 GB: a 2 B model at 8.7 tokens/s was stable with 32,768
 /// tokens of context, a 9 B model at 2.5 with 8,192; keys in q8_0 and values in q4_0 on the four
-/// big cores.
+/// big cores, and no thinking.
 const ROCKCHIP: [Preset; 2] = [
     preset(
         Purpose::Daily,
         (8.0, 16_384, 1),
         FOUR_BIT_VALUES,
+        Some(0),
         "one person, a 2 B model on the big cores; a small cache leaves the narrow memory to the weights",
     ),
     preset(
         Purpose::Strong,
         (2.0, 8192, 1),
         FOUR_BIT_VALUES,
+        Some(0),
         "up to a 9 B model was stable with this context; larger ones fall below a token a second",
     ),
 ];
@@ -91,12 +98,14 @@ const ARM: [Preset; 2] = [
         Purpose::Daily,
         (6.0, 8192, 1),
         FOUR_BIT_VALUES,
+        Some(0),
         "one person on a narrow memory, and often 4 to 8 GB of it for everything",
     ),
     preset(
         Purpose::Strong,
         (2.0, 4096, 1),
         FOUR_BIT_VALUES,
+        Some(0),
         "a short context, so that its cache and a larger model fit together",
     ),
 ];
@@ -106,12 +115,14 @@ const LAPTOP: [Preset; 2] = [
         Purpose::Daily,
         (15.0, 16_384, 2),
         EIGHT_BITS,
+        Some(1024),
         "heat lowers the clocks after minutes, so half as fast must still be pleasant",
     ),
     preset(
         Purpose::Strong,
         (4.0, 16_384, 1),
         FOUR_BIT_VALUES,
+        None,
         "on mains power; the cache stays small beside a model that fills the memory",
     ),
 ];
@@ -121,12 +132,14 @@ const UNIFIED: [Preset; 2] = [
         Purpose::Daily,
         (25.0, 32_768, 4),
         EIGHT_BITS,
+        Some(2048),
         "much memory at a middling pace: long contexts and several streams are cheap",
     ),
     preset(
         Purpose::Strong,
         (6.0, 32_768, 2),
         EIGHT_BITS,
+        None,
         "a mixture of experts reads a part of its weights only, and is the best use of such memory",
     ),
 ];
@@ -136,12 +149,14 @@ const NUMA: [Preset; 2] = [
         Purpose::Daily,
         (20.0, 32_768, 8),
         PLAIN,
+        Some(1024),
         "memory is plenty and streams share each pass over the weights",
     ),
     preset(
         Purpose::Strong,
         (4.0, 32_768, 2),
         PLAIN,
+        None,
         "a large model reads memory of both nodes: fewer streams keep it usable",
     ),
 ];
@@ -151,12 +166,14 @@ const DESKTOP: [Preset; 2] = [
         Purpose::Daily,
         (20.0, 16_384, 4),
         EIGHT_BITS,
+        Some(1024),
         "an editor, a chat and an agent at once; keys and values in 8 bits cost next to no quality",
     ),
     preset(
         Purpose::Strong,
         (5.0, 16_384, 1),
         FOUR_BIT_VALUES,
+        None,
         "one stream, so that the largest model and its cache fit",
     ),
 ];

@@ -108,6 +108,8 @@ pub struct LoadSpec {
     pub swa_full: Option<bool>,
     /// Replaces the GGUF's own chat template.
     pub chat_template: Option<String>,
+    /// Tokens of a thought, for jobs that do not say.
+    pub reasoning_budget: Option<u32>,
     pub speculation: Option<crate::Speculation>,
     /// The settings above that nobody gave: a measurement of this model on this machine did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -221,6 +223,8 @@ pub struct ModelFacts {
     pub sampling: SamplingValues,
     pub bos: Option<String>,
     pub eos: Option<String>,
+    /// Tokens of a thought, for jobs that do not say.
+    pub reasoning_budget: Option<u32>,
     /// Drafting of requests that do not ask for another.
     pub speculation: Option<crate::Speculation>,
     pub load_ms: f64,

@@ -260,6 +260,7 @@ fn check_ranges(spec: &LoadSpec) -> Result<(), LoadFailure> {
         ("queue_max", spec.queue_max),
         ("sequences", spec.sequences),
         ("gpu_layers", spec.gpu_layers),
+        ("reasoning_budget", spec.reasoning_budget),
         (
             "speculation_draft_tokens_max",
             speculation.map(|speculation| speculation.draft_tokens_max),
@@ -426,6 +427,7 @@ fn facts(
         sampling: sampling_defaults(|key| model.meta(key), model.n_vocab() as usize),
         bos: text(model.bos()),
         eos: text(model.eos()),
+        reasoning_budget: spec.reasoning_budget,
         speculation: spec.speculation,
         load_ms: engine.load_ms,
         tuned: spec.tuned.clone(),

@@ -13,8 +13,8 @@ use chat::{
 use engine::{JobKey, Request, ThoughtSpec, TokenId, Vocabulary};
 use proto::{
     ChatJob, CompletionJob, Constraint as Wanted, EmbeddingInput, EmbeddingJob, Event, FailureKind,
-    Generation, Job, JobFailure, JobId, ModelFacts, Prompt, SamplingOverrides, ToolChoice,
-    ToolDefinition,
+    Generation, Job, JobFailure, JobId, ModelFacts, Prompt, Reasoning, SamplingOverrides,
+    ToolChoice, ToolDefinition,
 };
 use sampling::{
     BREAKER_BYTES_MAX, Constraint, ConstraintError, ConstraintFactory, DryBreakers, Grammar,
@@ -106,7 +106,8 @@ impl Preparer {
                 Ok(Work::Done(Event::Tokens { tokens, pieces }))
             }
             Job::Detokenize { tokens } => self.detokenize(&tokens),
-            Job::Render(job) => {
+            Job::Render(mut job) => {
+                self.settle_reasoning(&mut job.reasoning);
                 let rendered = self.render(&job)?;
                 let n_tokens = self.tokenize_prompt(&rendered).len();
                 let n_tokens = u32::try_from(n_tokens).unwrap_or(u32::MAX);
@@ -126,6 +127,7 @@ impl Preparer {
             job.tools.clear();
         }
         check_max_tokens(&job.generation)?;
+        self.settle_reasoning(&mut job.reasoning);
         let rendered = self.render(&job)?;
         let prompt = self.tokenize_prompt(&rendered);
         let tags = self.template.reasoning_tags().unwrap_or_default();
@@ -154,6 +156,19 @@ impl Preparer {
             .with_warnings(warnings)
             .with_own_stops(own_stops);
         Ok(Work::Run(Box::new(Prepared { request, answer })))
+    }
+
+    /// The model's budget for thoughts, where the caller names none. One of 0 gives way to
+    /// whoever asks for thinking.
+    fn settle_reasoning(&self, asked: &mut Reasoning) {
+        if asked.budget_tokens.is_some() || !self.facts.can_reason {
+            return;
+        }
+        match self.facts.reasoning_budget {
+            Some(0) if asked.enabled == Some(true) || asked.effort.is_some() => {}
+            Some(0) => asked.enabled = Some(false),
+            budget => asked.budget_tokens = budget,
+        }
     }
 
     /// What the answer must obey: the grammar of the call that is demanded, or the format.
@@ -684,6 +699,34 @@ mod tests {
             let failure = preparer.prepare(JobId(2), chat(choice)).unwrap_err();
             assert_eq!(failure.param.as_deref(), Some("tool_choice"));
         }
+    }
+
+    #[test]
+    fn a_models_budget_for_thoughts_is_for_jobs_that_name_none() {
+        let mut preparer = preparer();
+        preparer.facts.can_reason = true;
+        let mut settled = |budget, asked: Reasoning| {
+            preparer.facts.reasoning_budget = budget;
+            let mut asked = asked;
+            preparer.settle_reasoning(&mut asked);
+            (asked.enabled, asked.budget_tokens)
+        };
+        let silent = Reasoning::default;
+        let eager = || Reasoning {
+            enabled: Some(true),
+            ..silent()
+        };
+        let exact = || Reasoning {
+            budget_tokens: Some(7),
+            ..silent()
+        };
+        assert_eq!(settled(None, silent()), (None, None));
+        assert_eq!(settled(Some(64), silent()), (None, Some(64)));
+        assert_eq!(settled(Some(64), eager()), (Some(true), Some(64)));
+        assert_eq!(settled(Some(64), exact()), (None, Some(7)));
+        assert_eq!(settled(Some(0), silent()), (Some(false), None));
+        assert_eq!(settled(Some(0), eager()), (Some(true), None));
+        assert_eq!(settled(Some(0), exact()), (None, Some(7)));
     }
 
     #[test]

@@ -60,6 +60,8 @@ pub(crate) struct LoadRequest {
     swa_full: Option<bool>,
     /// Replaces the model's own chat template.
     chat_template: Option<String>,
+    /// Tokens of a thought, for requests that do not say; 0: no thinking unless asked for.
+    reasoning_budget: Option<u32>,
     /// `draft_tokens_max` and `ngram`
     #[schema(value_type = Option<crate::wire::openai::request::SpeculationRequest>)]
     speculation: Option<proto::Speculation>,
@@ -148,6 +150,7 @@ impl LoadRequest {
             huge_pages: self.huge_pages.or(known.huge_pages),
             swa_full: self.swa_full.or(known.swa_full),
             chat_template: self.chat_template.or(known.chat_template),
+            reasoning_budget: self.reasoning_budget.or(known.reasoning_budget),
             speculation: self.speculation.or(known.speculation),
             tuned,
         };

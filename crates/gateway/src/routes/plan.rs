@@ -7,6 +7,7 @@ use super::ok;
 use crate::AppState;
 use crate::body::{RawBody, parse};
 use crate::error::{ApiError, ErrorCode};
+use crate::limits;
 use crate::wire::plan::{PlanReport, PlanRequest};
 
 /// Plans a model of this machine against its memory; loads nothing.
@@ -28,6 +29,12 @@ pub(crate) async fn plan(
     let mut request: PlanRequest = parse(&body)?;
     let model = request.model.take().filter(|model| !model.is_empty());
     let model = model.ok_or_else(|| ApiError::missing("model", "the name of a model"))?;
+    limits::count(
+        "beside",
+        request.beside.len(),
+        limits::PLAN_BESIDE_MAX,
+        "models",
+    )?;
     let library = state.config().library.as_ref().ok_or_else(|| {
         let message = "This endpoint has no store of models.";
         ApiError::message(ErrorCode::NoLibrary, message)

@@ -30,6 +30,10 @@ pub(crate) struct PlanRequest {
     pub(crate) gpu_bytes: Option<u64>,
     /// A machine whose speed is known, for example `rk3588-lpddr5`.
     pub(crate) device: Option<String>,
+    /// Models that are in memory at the same time, 16 at most; one may stand there twice.
+    pub(crate) beside: Vec<String>,
+    /// A draft model that goes with this one.
+    pub(crate) draft: Option<String>,
 }
 
 impl PlanRequest {
@@ -47,6 +51,8 @@ impl PlanRequest {
             memory_bytes: self.memory_bytes,
             gpu_bytes: self.gpu_bytes,
             device: self.device,
+            beside: self.beside,
+            draft: self.draft,
         }
     }
 }
