@@ -30,8 +30,8 @@ const PAIRS: [(CacheType, CacheType); 4] = [
 const WORDS: usize = 900;
 /// What the resident set may differ by.
 const RESIDENT_ERROR_MAX: f64 = 0.05;
-/// llama.cpp prints MiB with two decimals for each cache.
-const PRINTED_STEP_MIB: f64 = 0.005;
+/// llama.cpp prints MiB with two decimals for each cache; the rest is what binary fractions add.
+const PRINTED_STEP_MIB: f64 = 0.005_001;
 
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
