@@ -34,6 +34,8 @@ pub(crate) fn command() -> Command {
             plan(),
             presets(),
             tune(),
+            bench(),
+            route(),
             key(),
             audit(),
             providers(),
@@ -41,6 +43,7 @@ pub(crate) fn command() -> Command {
             doctor(),
             configuration(),
             completions_command(),
+            crate::confine::command(),
             tether(),
             worker(),
         ])
@@ -223,6 +226,145 @@ fn tune() -> Command {
             || MEMORY.contains(&setting.name)
             || setting.name == "log_level"
     })
+}
+
+fn bench() -> Command {
+    Command::new("bench")
+        .about("Measure models through the endpoint that people use")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(to_server(bench_quality()))
+        .subcommand(to_server(bench_load()))
+}
+
+/// An option with a whole number in a range, and its default.
+fn number(
+    name: &'static str,
+    range: std::ops::RangeInclusive<u64>,
+    usual: &'static str,
+    help: &'static str,
+) -> Arg {
+    Arg::new(name)
+        .long(name)
+        .value_name("N")
+        .value_parser(value_parser!(u64).range(range))
+        .default_value(usual)
+        .help(help)
+}
+
+fn bench_quality() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        let arg = Arg::new(name).long(name);
+        arg.value_name(value).help(help)
+    };
+    Command::new("quality")
+        .about("Ask models fourteen questions that a program can judge, and compare them")
+        .arg(
+            Arg::new("models")
+                .value_name("MODEL")
+                .required(true)
+                .num_args(1..=64)
+                .help("Models of the server, by their names or a part of them"),
+        )
+        .args([
+            number("repeats", 1..=1000, "3", "How often each question is asked"),
+            number(
+                "tokens",
+                1..=1_048_576,
+                "1024",
+                "Tokens of an answer at most",
+            ),
+            number(
+                "seconds",
+                1..=86_400,
+                "300",
+                "Seconds that an answer may take",
+            ),
+            option("temperature", "T", "Temperature [default: the model's]")
+                .value_parser(value_parser!(f64)),
+            option(
+                "thinking",
+                "WHETHER",
+                "Whether models may think before they answer",
+            )
+            .value_parser(["on", "off", "model"])
+            .default_value("off"),
+            option(
+                "out",
+                "FILE",
+                "Keep every attempt here, and go on where an earlier run ended",
+            )
+            .value_parser(value_parser!(PathBuf)),
+            json(),
+        ])
+}
+
+fn bench_load() -> Command {
+    let real = |name: &'static str, value: &'static str, help: &'static str| {
+        let arg = Arg::new(name).long(name).value_name(value);
+        arg.value_parser(value_parser!(f64)).help(help)
+    };
+    Command::new("load")
+        .about("Send many requests at once, and measure what each of them feels")
+        .arg(model().required(true))
+        .args([
+            number("requests", 1..=10_000_000, "64", "Requests in all"),
+            number(
+                "clients",
+                1..=4096,
+                "4",
+                "Clients that ask one after another each",
+            ),
+            real(
+                "rate",
+                "N",
+                "Requests a second, whether or not earlier ones are answered",
+            )
+            .conflicts_with("clients"),
+            Arg::new("even")
+                .long("even")
+                .action(ArgAction::SetTrue)
+                .requires("rate")
+                .help("In even steps; else by chance"),
+            number("prompt-words", 1..=1_000_000, "256", "Words of a prompt"),
+            number(
+                "shared-words",
+                0..=1_000_000,
+                "0",
+                "Of those, the same in all",
+            ),
+            number("tokens", 1..=1_048_576, "64", "Tokens of an answer"),
+            number(
+                "seconds",
+                1..=86_400,
+                "600",
+                "Seconds that an answer may take",
+            ),
+            number("seed", 0..=u64::MAX, "0", "Of prompts and arrivals"),
+            real("ttft-max-ms", "MS", "Promise: time to the first token"),
+            real("tpot-max-ms", "MS", "Promise: time of each token after it"),
+            real("total-max-ms", "MS", "Promise: time of the whole answer"),
+            json(),
+        ])
+}
+
+fn route() -> Command {
+    let derive = Command::new("derive")
+        .about("Derive which model takes which task from what `bench quality` has measured")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .required(true)
+                .num_args(1..=256)
+                .value_parser(value_parser!(PathBuf))
+                .help("Files of attempts, as `bench quality --out` writes them"),
+        )
+        .arg(json());
+    Command::new("route")
+        .about("Work with the rules by which requests go to models")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(derive)
 }
 
 fn rm() -> Command {

@@ -52,6 +52,24 @@ impl Server {
         json(self.post_streaming(path, body).await?).await
     }
 
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
+    /// The status and body of an answer, whatever it is; a body that is no JSON is a text.
+    pub(crate) async fn try_post(&self, path: &str, body: &Value) -> reqwest::Result<(u16, Value)> {
+        let mut request = self.client.post(self.address(path)).json(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose());
+        }
+        let response = request.send().await?;
+        let status = response.status().as_u16();
+        let text = response.text().await?;
+        let body =
+            serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "error": text }));
+        Ok((status, body))
+    }
+
     /// Gives the response with its body still to come.
     pub(crate) async fn post_streaming(&self, path: &str, body: &Value) -> Outcome<Response> {
         self.send(self.client.post(self.address(path)).json(body))
@@ -202,6 +220,29 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     address
 }
 
+/// The `data:` lines of an event stream, whatever its chunks are.
+#[derive(Debug, Default)]
+pub(crate) struct Lines {
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn feed(&mut self, chunk: &[u8]) -> Vec<String> {
+        let mut data = Vec::new();
+        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
+            self.partial.extend_from_slice(piece);
+            if piece.ends_with(b"\n") {
+                let line = String::from_utf8_lossy(&self.partial);
+                if let Some(text) = line.strip_prefix("data:") {
+                    data.push(text.trim().to_owned());
+                }
+                self.partial.clear();
+            }
+        }
+        data
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,6 +301,16 @@ mod tests {
         ];
         for (listen, want) in cases {
             assert_eq!(reachable(listen.parse().unwrap()).to_string(), want);
+        }
+    }
+
+    #[test]
+    fn event_lines_survive_any_chunking() {
+        let stream = ": ping\r\n\r\ndata: {\"a\":\"\u{e9}\"}\r\n\r\ndata: [DONE]\n\n".as_bytes();
+        for size in 1..stream.len() {
+            let mut lines = Lines::default();
+            let data: Vec<_> = stream.chunks(size).flat_map(|c| lines.feed(c)).collect();
+            assert_eq!(data, ["{\"a\":\"\u{e9}\"}", "[DONE]"], "chunks of {size}");
         }
     }
 }

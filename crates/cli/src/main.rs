@@ -6,7 +6,9 @@
 
 mod args;
 mod audit;
+mod bench;
 mod configuration;
+mod confine;
 mod database;
 mod discover;
 mod doctor;
@@ -26,6 +28,7 @@ mod presets;
 mod progress;
 mod pull;
 mod remote;
+mod route;
 mod run;
 mod serve;
 mod shelf;
@@ -77,6 +80,9 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
         Some(("providers", matches)) => discover::run(matches),
+        Some(("bench", matches)) => bench::run(matches),
+        Some(("route", matches)) => route::run(matches),
+        Some(("confine", matches)) => confine::run(matches),
         Some(("tether", matches)) => tether::run(matches),
         Some(("worker", matches)) => worker_process::run(matches),
         // The parser asks for a subcommand and knows no other.

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use supervisor::Fleet;
 
 use super::options::Options;
-use crate::http::Server;
+use crate::http::{Lines, Server};
 use crate::outcome::{Code, Outcome, fault};
 
 #[derive(Debug)]
@@ -174,29 +174,6 @@ fn on_the_wire(message: &Message) -> Value {
     json!({ "role": role, "content": message.content })
 }
 
-/// The `data:` lines of an event stream, whatever its chunks are.
-#[derive(Debug, Default)]
-struct Lines {
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    fn feed(&mut self, chunk: &[u8]) -> Vec<String> {
-        let mut data = Vec::new();
-        for piece in chunk.split_inclusive(|byte| *byte == b'\n') {
-            self.partial.extend_from_slice(piece);
-            if piece.ends_with(b"\n") {
-                let line = String::from_utf8_lossy(&self.partial);
-                if let Some(text) = line.strip_prefix("data:") {
-                    data.push(text.trim().to_owned());
-                }
-                self.partial.clear();
-            }
-        }
-        data
-    }
-}
-
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let per_second = |n: u64, ms: f64| {
@@ -221,20 +198,5 @@ impl fmt::Display for Summary {
                 ""
             },
         )
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn event_lines_survive_any_chunking() {
-        let stream = ": ping\r\n\r\ndata: {\"a\":\"\u{e9}\"}\r\n\r\ndata: [DONE]\n\n".as_bytes();
-        for size in 1..stream.len() {
-            let mut lines = Lines::default();
-            let data: Vec<_> = stream.chunks(size).flat_map(|c| lines.feed(c)).collect();
-            assert_eq!(data, ["{\"a\":\"\u{e9}\"}", "[DONE]"], "chunks of {size}");
-        }
     }
 }

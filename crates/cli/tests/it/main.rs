@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+mod bench;
+mod confine;
 mod doctor;
 mod plan;
 mod sandbox;

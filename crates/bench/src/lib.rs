@@ -1,0 +1,16 @@
+//! What measurements say: scores, intervals, and whether an answer is right. Pure.
+//!
+//! A run asks a model the questions of [`quality::suite`], through whatever pipeline is to be
+//! measured, and gives each answer to [`quality::Question::grade`]. Rates of right answers come
+//! with intervals ([`rates`]), speeds with intervals of their own ([`speeds`]), and two runs are
+//! compared by tests that pair them, so that noise is not called a difference. What a stream
+//! feels like to the one who waits for it is in [`latency`].
+
+pub mod derive;
+pub mod latency;
+pub mod load;
+pub mod quality;
+pub mod random;
+pub mod rates;
+pub mod score;
+pub mod speeds;

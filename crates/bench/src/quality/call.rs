@@ -1,0 +1,73 @@
+//! The call of a function.
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::{Answer, words};
+use super::fields::{is_same, obeys};
+
+/// The answer is one call of this function with these arguments.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CallCheck {
+    name: String,
+    /// What the arguments must obey.
+    schema: Value,
+    /// Arguments by their names that must have this value.
+    #[serde(default)]
+    equal: serde_json::Map<String, Value>,
+    /// Arguments by their names that must hold one word of each of these lists.
+    #[serde(default)]
+    holding: serde_json::Map<String, Value>,
+    /// Sets of arguments that do as well as `equal`.
+    #[serde(default)]
+    or_equal: Vec<serde_json::Map<String, Value>>,
+}
+
+impl CallCheck {
+    pub(super) fn judge(&self, answer: &Answer) -> Result<(), String> {
+        let call = match answer.calls.as_slice() {
+            [call] => call,
+            [] if answer.text.contains(&self.name) => {
+                return Err("the call stands in the text".into());
+            }
+            [] => return Err("it calls nothing".into()),
+            calls => return Err(format!("{} calls in place of one", calls.len())),
+        };
+        if call.name != self.name {
+            return Err(format!("it calls `{}`", call.name));
+        }
+        obeys(&call.arguments, &self.schema)?;
+        let equals = |wanted: &serde_json::Map<String, Value>| {
+            let mut wanted = wanted.iter();
+            wanted.all(|(name, wanted)| {
+                let got = call.arguments.get(name);
+                got.is_some_and(|got| is_same(got, wanted))
+            })
+        };
+        if !equals(&self.equal) && !self.or_equal.iter().any(equals) {
+            return Err("its arguments are others".into());
+        }
+        for (name, lists) in &self.holding {
+            let got = call.arguments.get(name).and_then(Value::as_str);
+            holds(&words(got.unwrap_or_default()), lists)
+                .map_err(|missing| format!("`{name}` lacks {missing}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether one word of each list is there; else the list that has none.
+fn holds(words: &[String], lists: &Value) -> Result<(), String> {
+    for list in lists.as_array().into_iter().flatten() {
+        let mut any = list
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str);
+        if !any.any(|word| words.iter().any(|got| got == word)) {
+            return Err(list.to_string());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,309 @@
+//! `sextant bench quality`: fourteen questions in six dimensions, asked again and again.
+//!
+//! Each attempt is a line of a file as soon as it is made, so a run that was ended goes on where
+//! it was.
+
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use bench::quality::{Came, Fault, Grade, Question, Script, suite};
+use clap::ArgMatches;
+use confine::{Confinement, Limits};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::ask::{Manner, ask};
+use super::report;
+use crate::http::Server;
+use crate::outcome::{Code, Outcome, fault};
+use crate::output::{self, say};
+use crate::{configuration, confine as confined};
+
+/// Of the code in an answer.
+const CODE_CPU_SECONDS: u64 = 5;
+
+/// One attempt at one question.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Attempt {
+    pub(crate) model: String,
+    pub(crate) question: String,
+    pub(crate) repeat: u64,
+    pub(crate) seconds: f64,
+    pub(crate) right: bool,
+    /// Why not.
+    pub(crate) why: Option<String>,
+    /// What the pipeline did wrong, by its word.
+    pub(crate) fault: Option<String>,
+    /// Whether it says nothing of the model.
+    pub(crate) void: bool,
+    pub(crate) tokens: Option<u64>,
+    /// The text of the answer, or the error.
+    pub(crate) said: String,
+}
+
+/// The first line of a file of attempts: what must be the same for them to go together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Heading {
+    /// Of this file's form.
+    version: u32,
+    server: String,
+    tokens_max: u64,
+    seconds_max: u64,
+    temperature: Option<f64>,
+    thinking: Option<bool>,
+}
+
+const VERSION: u32 = 1;
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    let config = configuration::read(matches)?;
+    let server = Server::new(matches, &config)?;
+    let suite = suite()?;
+    let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(0);
+    let manner = Manner {
+        tokens_max: number("tokens"),
+        time_max: Duration::from_secs(number("seconds")),
+        temperature: matches.get_one::<f64>("temperature").copied(),
+        thinking: match matches.get_one::<String>("thinking").map(String::as_str) {
+            Some("on") => Some(true),
+            Some("off") => Some(false),
+            _ => None,
+        },
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let wanted = matches.get_many::<String>("models").unwrap_or_default();
+    let mut models = Vec::new();
+    for name in wanted {
+        models.push(runtime.block_on(server.model(name))?);
+    }
+    let heading = Heading {
+        version: VERSION,
+        server: server.base().to_owned(),
+        tokens_max: manner.tokens_max,
+        seconds_max: manner.time_max.as_secs(),
+        temperature: manner.temperature,
+        thinking: manner.thinking,
+    };
+    let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
+    let mut attempts = match file {
+        Some(file) => kept(file, &heading)?,
+        None => Vec::new(),
+    };
+    if !attempts.is_empty() {
+        say(&format!("{} attempts are there already", attempts.len()));
+    }
+    let bench = Bench {
+        server,
+        suite,
+        manner,
+        runtime,
+    };
+    bench.tell_ahead(models.len(), number("repeats"));
+    bench.run(&models, number("repeats"), file, &mut attempts)?;
+    let results: Vec<_> = models
+        .iter()
+        .map(|model| report::result(model, &bench.suite, &attempts))
+        .collect();
+    if output::wants_json(matches) {
+        let results: Vec<_> = results.iter().map(report::as_json).collect();
+        output::json(&json!({ "results": results, "suspects": report::suspects(&attempts) }))?;
+        return Ok(());
+    }
+    report::write(&results, &bench.suite, &attempts)
+}
+
+struct Bench {
+    server: Server,
+    suite: Vec<Question>,
+    manner: Manner,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Bench {
+    fn tell_ahead(&self, n_models: usize, repeats: u64) {
+        let n = n_models as u64 * repeats * self.suite.len() as u64;
+        let repeats_of_all = usize::try_from(repeats).unwrap_or(usize::MAX);
+        let items = self.suite.len().saturating_mul(repeats_of_all);
+        let least = 100.0 * bench::rates::detectable_difference(items);
+        say(&format!(
+            "{n} questions, {} s at most each; two models that differ by less than about {least:.0} \
+             points of a hundred will not be told apart",
+            self.manner.time_max.as_secs()
+        ));
+    }
+
+    fn run(
+        &self,
+        models: &[String],
+        repeats: u64,
+        file: Option<&Path>,
+        attempts: &mut Vec<Attempt>,
+    ) -> Outcome {
+        for repeat in 0..repeats {
+            // Every other time the other way round, so that no model always comes last.
+            let order: Vec<&String> = match repeat % 2 {
+                0 => models.iter().collect(),
+                _ => models.iter().rev().collect(),
+            };
+            for model in order {
+                for question in &self.suite {
+                    let is_this = |one: &Attempt| {
+                        one.model == *model && one.question == question.id && one.repeat == repeat
+                    };
+                    if attempts.iter().any(is_this) {
+                        continue;
+                    }
+                    let attempt = self.attempt(model, question, repeat)?;
+                    tell(&attempt);
+                    if let Some(file) = file {
+                        append(file, &attempt)?;
+                    }
+                    attempts.push(attempt);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn attempt(&self, model: &str, question: &Question, repeat: u64) -> Outcome<Attempt> {
+        let asked = ask(&self.server, model, question, &self.manner, repeat);
+        let (came, time) = self.runtime.block_on(asked);
+        let found = question.fault(&came, model, self.manner.tokens_max);
+        let (judged, tokens, said) = match came {
+            Came::Answered(answered) => (
+                settle(question.grade(&answered.answer))?,
+                answered.n_answer,
+                said(&answered.answer),
+            ),
+            Came::Late => (Err("nothing came in time".to_owned()), None, String::new()),
+            Came::Unreachable(why) => (Err("no answer".to_owned()), None, why),
+            Came::Refused {
+                status, message, ..
+            } => (Err(format!("HTTP {status}")), None, message),
+        };
+        Ok(Attempt {
+            model: model.to_owned(),
+            question: question.id.clone(),
+            repeat,
+            seconds: time.as_secs_f64(),
+            right: judged.is_ok(),
+            why: judged.err(),
+            fault: found.map(|fault| fault.word().to_owned()),
+            void: found.is_some_and(Fault::voids),
+            tokens,
+            said,
+        })
+    }
+}
+
+fn said(answer: &bench::quality::Answer) -> String {
+    let calls = answer
+        .calls
+        .iter()
+        .map(|call| format!("{}({})", call.name, call.arguments));
+    let text = std::iter::once(answer.text.clone()).filter(|text| !text.is_empty());
+    text.chain(calls).collect::<Vec<_>>().join("\n")
+}
+
+/// Runs what has to be run. Outside of a confinement nothing is.
+fn settle(grade: Grade) -> Outcome<Result<(), String>> {
+    let Script(program) = match grade {
+        Grade::Right => return Ok(Ok(())),
+        Grade::Wrong(why) => return Ok(Err(why)),
+        Grade::Run(script) => script,
+    };
+    let confinement = Confinement {
+        limits: Limits {
+            cpu_seconds: CODE_CPU_SECONDS,
+            ..Limits::default()
+        },
+        command: ["python3", "-I", "-"].map(Into::into).to_vec(),
+        ..Confinement::default()
+    };
+    let ended = confined::confined(&confinement, program)?;
+    if ended.errors.starts_with("error: ") {
+        let message = format!(
+            "code of an answer cannot be judged: {}",
+            ended.errors.trim()
+        );
+        return Err(fault(Code::Failure, message));
+    }
+    Ok(match ended.end {
+        confine::End::Exit(0) => Script::judge(&ended.output),
+        confine::End::Exit(_) => Err("the code ended its own process".into()),
+        confine::End::Signal(_) => Err("the code went over a limit".into()),
+        confine::End::Late => Err("the code does not end".into()),
+    })
+}
+
+fn tell(attempt: &Attempt) {
+    let verdict = match (&attempt.fault, &attempt.why) {
+        (Some(fault), _) if attempt.void => format!("void: {fault}"),
+        (_, None) => "right".to_owned(),
+        (_, Some(why)) => format!("wrong: {why}"),
+    };
+    say(&format!(
+        "{} {} #{}: {verdict} ({:.1} s)",
+        attempt.model,
+        attempt.question,
+        attempt.repeat + 1,
+        attempt.seconds
+    ));
+}
+
+/// The attempts of an earlier run with the same heading; the file is begun where there is none.
+fn kept(file: &Path, heading: &Heading) -> Outcome<Vec<Attempt>> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(anyhow::anyhow!(error).context(file.display().to_string()))?,
+    };
+    let mut lines = text.lines();
+    let Some(first) = lines.next() else {
+        append(file, heading)?;
+        return Ok(Vec::new());
+    };
+    let there: Option<Heading> = serde_json::from_str(first).ok();
+    if there.as_ref() != Some(heading) {
+        let message = format!(
+            "`{}` holds attempts of another server or in another manner; name another file",
+            file.display()
+        );
+        return Err(fault(Code::Usage, message));
+    }
+    // A line that was not written to its end is not an attempt; a new one must not join it.
+    if !text.ends_with('\n') {
+        let mut end = OpenOptions::new().append(true).open(file)?;
+        end.write_all(b"\n")?;
+    }
+    Ok(lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+/// The attempts of a file, whatever its heading says.
+pub(crate) fn attempts(file: &Path) -> Outcome<Vec<Attempt>> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let lines = text.lines().skip(1);
+    Ok(lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+fn append(file: &Path, line: &impl Serialize) -> Outcome {
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    let mut open = OpenOptions::new();
+    let mut file = open
+        .create(true)
+        .append(true)
+        .open(file)
+        .with_context(|| file.display().to_string())?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}

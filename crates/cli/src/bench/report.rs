@@ -1,0 +1,231 @@
+//! What attempts come to, as tables and as JSON.
+
+use std::collections::BTreeMap;
+
+use bench::derive::Evidence;
+use bench::quality::{Dimension, Question, Record};
+use bench::rates::{holm, mcnemar, wilson};
+use bench::score::composite;
+use serde_json::{Value, json};
+
+use super::quality::Attempt;
+use crate::outcome::Outcome;
+use crate::output;
+
+/// Below this two models differ.
+const SIGNIFICANT: f64 = 0.05;
+
+/// One model's.
+pub(super) struct Summary {
+    model: String,
+    /// Right answers and attempts that count, by dimension.
+    rates: Vec<(Dimension, usize, usize)>,
+    /// Of one pass through all questions, on the average.
+    weighted: f64,
+    weight_max: f64,
+    seconds_mean: f64,
+    n_void: usize,
+    n_leaked: usize,
+}
+
+pub(super) fn result(model: &str, suite: &[Question], attempts: &[Attempt]) -> Summary {
+    let own: Vec<&Attempt> = attempts.iter().filter(|one| one.model == model).collect();
+    let counted = || own.iter().filter(|one| !one.void);
+    let of = |question: &Question| {
+        let of_it = counted().filter(|one| one.question == question.id);
+        of_it.fold((0, 0), |(right, n), one| {
+            (right + usize::from(one.right), n + 1)
+        })
+    };
+    let rate = |question: &Question| match of(question) {
+        (_, 0) => 0.0,
+        (right, n) => ratio(right, n),
+    };
+    let rates = Dimension::ALL.map(|dimension| {
+        let questions = suite.iter().filter(|one| one.dimension == dimension);
+        let (right, n) = questions
+            .map(of)
+            .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
+        (dimension, right, n)
+    });
+    let n = counted().count();
+    Summary {
+        model: model.to_owned(),
+        rates: rates.to_vec(),
+        weighted: suite.iter().map(|one| one.weight * rate(one)).sum(),
+        weight_max: suite.iter().map(|one| one.weight).sum(),
+        seconds_mean: match n {
+            0 => 0.0,
+            n => counted().map(|one| one.seconds).sum::<f64>() / ratio(n, 1),
+        },
+        n_void: own.len() - n,
+        n_leaked: own
+            .iter()
+            .filter(|one| !one.void && one.fault.is_some())
+            .count(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "counts of attempts are small")]
+fn ratio(part: usize, whole: usize) -> f64 {
+    part as f64 / whole as f64
+}
+
+/// What routes are derived from. What stands before a colon in a model's name is its provider.
+pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) -> Evidence {
+    let summary = result(model, suite, attempts);
+    let engine = model.split_once(':').map_or("", |(provider, _)| provider);
+    let rates = summary.rates.iter().copied();
+    Evidence {
+        model: model.to_owned(),
+        engine: engine.to_owned(),
+        rates: rates.filter(|(_, _, n)| *n > 0).collect(),
+        all: summary.all(),
+        weighted: summary.weighted,
+        seconds_mean: summary.seconds_mean,
+    }
+}
+
+impl Summary {
+    fn all(&self) -> (usize, usize) {
+        let rates = self.rates.iter();
+        rates.fold((0, 0), |(right, n), rate| (right + rate.1, n + rate.2))
+    }
+
+    fn score(&self) -> f64 {
+        composite(self.weighted, self.seconds_mean)
+    }
+}
+
+pub(super) fn as_json(summary: &Summary) -> Value {
+    let rate = |(right, n): (usize, usize)| json!({ "right": right, "n": n, "interval": wilson(right, n) });
+    let rates = summary.rates.iter();
+    let dimensions: BTreeMap<&str, Value> = rates
+        .map(|(dimension, right, n)| (dimension.word(), rate((*right, *n))))
+        .collect();
+    json!({
+        "model": summary.model,
+        "all": rate(summary.all()),
+        "dimensions": dimensions,
+        "weighted": summary.weighted,
+        "weight_max": summary.weight_max,
+        "seconds_mean": summary.seconds_mean,
+        "score": summary.score(),
+        "void": summary.n_void,
+        "leaked": summary.n_leaked,
+    })
+}
+
+/// Questions on which the pipeline is to be suspected.
+pub(super) fn suspects(attempts: &[Attempt]) -> Vec<String> {
+    let mut records: BTreeMap<(&str, &str), Record> = BTreeMap::new();
+    for attempt in attempts.iter().filter(|attempt| !attempt.void) {
+        let key = (attempt.model.as_str(), attempt.question.as_str());
+        let record = records.entry(key).or_insert_with(|| Record {
+            model: attempt.model.clone(),
+            question: attempt.question.clone(),
+            path: "gateway".to_owned(),
+            n_right: 0,
+            n_late: 0,
+            n: 0,
+        });
+        record.n += 1;
+        record.n_right += usize::from(attempt.right);
+        record.n_late += usize::from(attempt.fault.as_deref() == Some("late"));
+    }
+    let records: Vec<Record> = records.into_values().collect();
+    let found = bench::quality::suspects(&records).into_iter();
+    found.map(|(_, question)| question).collect()
+}
+
+/// How likely the difference of two models is noise: items are questions by repeats.
+fn p_value(attempts: &[Attempt], first: &str, second: &str) -> f64 {
+    let right = |model: &str, of: &Attempt| {
+        let same = |one: &&Attempt| {
+            one.model == model
+                && one.question == of.question
+                && one.repeat == of.repeat
+                && !one.void
+        };
+        attempts.iter().find(same).map(|one| one.right)
+    };
+    let shared = attempts
+        .iter()
+        .filter(|one| one.model == first && !one.void);
+    let (mut only_first, mut only_second) = (0, 0);
+    for attempt in shared {
+        match (attempt.right, right(second, attempt)) {
+            (true, Some(false)) => only_first += 1,
+            (false, Some(true)) => only_second += 1,
+            _ => {}
+        }
+    }
+    mcnemar(only_first, only_second)
+}
+
+pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt]) -> Outcome {
+    let mut ranked: Vec<&Summary> = results.iter().collect();
+    ranked.sort_by(|a, b| b.score().total_cmp(&a.score()));
+    let rows: Vec<Vec<String>> = ranked.iter().map(|one| row(one)).collect();
+    let mut head = vec!["MODEL", "RIGHT", "95 %"];
+    head.extend(Dimension::ALL.map(Dimension::word));
+    head.extend(["WEIGHTED", "S", "SCORE", "VOID", "LEAKED"]);
+    output::table(&head, &rows)?;
+    output::line("")?;
+    let weights = suite.iter().map(|one| format!("{} {}", one.id, one.weight));
+    output::line(&format!(
+        "weights: {}",
+        weights.collect::<Vec<_>>().join(", ")
+    ))?;
+    for line in comparisons(&ranked, attempts) {
+        output::line(&line)?;
+    }
+    for question in suspects(attempts) {
+        output::line(&format!(
+            "suspect: no model answers `{question}` in time; look for the fault in the pipeline"
+        ))?;
+    }
+    Ok(())
+}
+
+fn row(one: &Summary) -> Vec<String> {
+    let (right, n) = one.all();
+    let interval = wilson(right, n);
+    let mut cells = vec![
+        one.model.clone(),
+        format!("{right}/{n}"),
+        format!("{:.2}-{:.2}", interval.low, interval.high),
+    ];
+    cells.extend(one.rates.iter().map(|(_, right, n)| format!("{right}/{n}")));
+    cells.extend([
+        format!("{:.1}/{}", one.weighted, one.weight_max),
+        format!("{:.1}", one.seconds_mean),
+        format!("{:.1}", one.score()),
+        one.n_void.to_string(),
+        one.n_leaked.to_string(),
+    ]);
+    cells
+}
+
+/// Every pair in words; none is ranked above another that noise may have put there.
+fn comparisons(ranked: &[&Summary], attempts: &[Attempt]) -> Vec<String> {
+    let mut pairs = Vec::new();
+    for (place, first) in ranked.iter().enumerate() {
+        for second in &ranked[place + 1..] {
+            let p = p_value(attempts, &first.model, &second.model);
+            pairs.push((first, second, p));
+        }
+    }
+    let p_values: Vec<f64> = pairs.iter().map(|(_, _, p)| *p).collect();
+    let corrected = holm(&p_values);
+    let lines = pairs.iter().zip(corrected);
+    lines
+        .map(|((first, second, _), p)| {
+            let verdict = match p < SIGNIFICANT {
+                true => "differ in quality",
+                false => "do not differ in quality, as far as these attempts tell",
+            };
+            format!("{} and {} {verdict} (p {p:.3})", first.model, second.model)
+        })
+        .collect()
+}
