@@ -64,41 +64,38 @@ pub(crate) struct Local {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Progress {
-    /// A bit for each share that is taken, and above them a count of those that are done.
-    shares: AtomicU64,
+    /// A bit for each share that is taken.
+    taken: [AtomicU64; SHARES_MAX / 64],
+    /// Shares that are done.
+    done: AtomicUsize,
     /// The next piece that nobody has taken, of steps that are cut finer.
     next: AtomicUsize,
 }
 
 /// Shares of a step at most; further threads find none.
-const SHARES_MAX: usize = 32;
+const SHARES_MAX: usize = 256;
 
 impl Progress {
     /// A share that nobody has taken: that of the thread itself, which its caches hold, before
     /// those of others.
     fn take(&self, shares: usize, thread: usize) -> Option<usize> {
-        loop {
-            let taken = self.shares.load(Ordering::Relaxed);
-            let is_free = |share: &usize| taken >> share & 1 == 0;
-            let own = std::iter::once(thread).filter(|own| *own < shares);
-            let share = own.chain(0..shares).find(is_free)?;
-            if self.shares.fetch_or(1 << share, Ordering::Acquire) >> share & 1 == 0 {
-                return Some(share);
-            }
-        }
+        let own = std::iter::once(thread).filter(|own| *own < shares);
+        own.chain(0..shares).find(|share| {
+            let (taken, bit) = (&self.taken[share / 64], 1 << (share % 64));
+            // Looking first spares the others a line of their caches.
+            taken.load(Ordering::Relaxed) & bit == 0
+                && taken.fetch_or(bit, Ordering::Acquire) & bit == 0
+        })
     }
 
     /// So many more shares are done; says whether those were the last.
     fn finish(&self, done: usize, shares: usize) -> bool {
-        let before = self
-            .shares
-            .fetch_add((done as u64) << SHARES_MAX, Ordering::SeqCst);
-        (before >> SHARES_MAX) as usize + done == shares
+        self.done.fetch_add(done, Ordering::SeqCst) + done == shares
     }
 
     /// Whether all shares are done. What was written for them is then seen.
     fn is_over(&self, shares: usize) -> bool {
-        (self.shares.load(Ordering::SeqCst) >> SHARES_MAX) as usize == shares
+        self.done.load(Ordering::SeqCst) == shares
     }
 }
 
@@ -242,9 +239,12 @@ impl Run<'_> {
                 tables: self.tables,
                 local: &mut *local,
             };
-            // SAFETY: the graph's tensors are allocated and of the shapes that `support`
-            // takes; the barriers keep threads from what others write.
-            unsafe { planned.step.run(context) };
+            // One that hands out pieces has none left once it was run.
+            if done == 0 || !planned.step.hands_out_pieces() {
+                // SAFETY: the graph's tensors are allocated and of the shapes that `support`
+                // takes; the barriers keep threads from what others write.
+                unsafe { planned.step.run(context) };
+            }
             done += 1;
         }
         if done > 0 && progress.finish(done, threads) {
@@ -259,7 +259,8 @@ struct Memory(*mut u8);
 unsafe impl Sync for Memory {}
 
 /// Whether and where to stop. Thread 0 asks at each barrier; the others stop at the first one
-/// from there on that they come to.
+/// from there on that they come to. They may have computed all of the graph by then: what is
+/// aborted is not to be used.
 struct Stop<'a> {
     callback: AbortCallback,
     context: &'a AbortContext,
@@ -623,21 +624,4 @@ fn sources(node: &Tensor) -> impl Iterator<Item = &Tensor> {
     node.src
         .iter()
         .filter_map(|source| unsafe { source.as_ref() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_thread_takes_the_shares_of_those_that_do_not_come() {
-        let progress = Progress::default();
-        let taken: Vec<usize> = std::iter::from_fn(|| progress.take(3, 1)).collect();
-        assert_eq!(taken, [1, 0, 2]);
-        assert!(!progress.finish(2, 3) && !progress.is_over(3));
-        assert!(progress.finish(1, 3) && progress.is_over(3));
-        // A thread beyond the shares takes what is left.
-        let progress = Progress::default();
-        assert_eq!(progress.take(SHARES_MAX, SHARES_MAX), Some(0));
-    }
 }

@@ -9,11 +9,13 @@ use std::ptr;
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// Layers of a graph: each a product and a norm, with a barrier before either.
-const LAYERS: usize = 60;
+/// Layers of a graph: each two products of one source, with floats and with codes of 8 bits,
+/// their sum and a norm.
+const LAYERS: usize = 40;
 const WIDTH: i64 = 96;
-const COLUMNS: i64 = 3;
-const THREADS: [i32; 6] = [1, 2, 3, 5, 8, 17];
+/// Rounded by each thread for itself, or once for all; a tile, and more than one.
+const COLUMNS: [i64; 3] = [1, 4, 13];
+const THREADS: [i32; 8] = [1, 2, 3, 5, 8, 17, 48, 70];
 
 /// A graph with its memory, on a back end of its own.
 struct Machine {
@@ -24,7 +26,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new() -> Self {
+    fn new(columns: i64) -> Self {
         let params = sys::ggml_init_params {
             mem_size: 4 << 20,
             mem_buffer: ptr::null_mut(),
@@ -44,10 +46,22 @@ impl Machine {
             };
             let float = sys::GGML_TYPE_F32;
             let new = |columns| sys::ggml_new_tensor_2d(context, float, WIDTH, columns);
-            let mut result = fill(new(COLUMNS), 1);
+            let mut result = fill(new(columns), 1);
             let weights = fill(new(WIDTH), 2);
+            let codes = sys::ggml_new_tensor_2d(context, sys::GGML_TYPE_Q8_0, WIDTH, WIDTH);
+            sys::ggml_quantize_chunk(
+                sys::GGML_TYPE_Q8_0,
+                (*weights).data.cast::<f32>(),
+                (*codes).data,
+                0,
+                WIDTH,
+                WIDTH,
+                ptr::null(),
+            );
             for _ in 0..LAYERS {
-                result = sys::ggml_mul_mat(context, weights, result);
+                let of_floats = sys::ggml_mul_mat(context, weights, result);
+                let of_codes = sys::ggml_mul_mat(context, codes, result);
+                result = sys::ggml_add(context, of_floats, of_codes);
                 result = sys::ggml_rms_norm(context, result, 1e-5);
             }
             let graph = sys::ggml_new_graph(context);
@@ -100,12 +114,13 @@ impl Drop for Machine {
     }
 }
 
-fn compute_with_all_numbers_of_threads(expected: &[u32]) {
-    let machine = Machine::new();
+fn compute_with_all_numbers_of_threads(columns: i64, expected: &[u32]) {
+    let machine = Machine::new(columns);
     for threads in THREADS {
         machine.set_threads(threads);
         for _ in 0..4 {
-            assert_eq!(machine.compute(), expected, "{threads} threads");
+            let computed = machine.compute();
+            assert_eq!(computed, expected, "{threads} threads, {columns} columns");
         }
     }
 }
@@ -125,12 +140,14 @@ fn graphs_of_two_back_ends_end_with_the_same_bits() {
     for is_on_one_core in [false, false, true, true] {
         let done = done.clone();
         std::thread::spawn(move || {
-            let expected = Machine::new().compute();
-            assert!(expected.iter().any(|bits| f32::from_bits(*bits) != 0.0));
             if is_on_one_core {
                 stay_on_one_core();
             }
-            compute_with_all_numbers_of_threads(&expected);
+            for columns in COLUMNS {
+                let expected = Machine::new(columns).compute();
+                assert!(expected.iter().any(|bits| f32::from_bits(*bits) != 0.0));
+                compute_with_all_numbers_of_threads(columns, &expected);
+            }
             done.send(()).unwrap();
         });
     }

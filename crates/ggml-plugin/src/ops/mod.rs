@@ -107,6 +107,14 @@ impl Step<'_> {
         }
     }
 
+    /// Whether a share is to take pieces until none is left.
+    pub(crate) const fn hands_out_pieces(&self) -> bool {
+        matches!(
+            self,
+            Self::MatMul(_) | Self::Dense(_) | Self::Experts(_) | Self::Attention(_)
+        )
+    }
+
     /// Runs a share, or pieces until none is left.
     ///
     /// # Safety
