@@ -42,12 +42,17 @@ impl Client {
         answer.ok().map(|answer| answer.status().as_u16())
     }
 
-    pub(crate) fn get(&self, path: &str) -> Result<Value> {
+    pub(crate) fn text(&self, path: &str) -> Result<String> {
         let mut answer = self.agent.get(format!("{}{path}", self.base)).call()?;
         let text = answer.body_mut().read_to_string()?;
         if !answer.status().is_success() {
             bail!("GET {path}: {} {text}", answer.status());
         }
+        Ok(text)
+    }
+
+    pub(crate) fn get(&self, path: &str) -> Result<Value> {
+        let text = self.text(path)?;
         serde_json::from_str(&text).with_context(|| format!("GET {path} is not JSON: {text}"))
     }
 

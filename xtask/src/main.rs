@@ -20,6 +20,7 @@ mod overhead;
 mod parity;
 mod peer;
 mod plan_check;
+mod prefix_check;
 mod quality;
 mod sdk;
 mod server;
@@ -80,6 +81,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
+    /// Times prompts that were known before a crash, a restart or an unloading.
+    PrefixCheck(prefix_check::Arguments),
     /// Compares what is planned for a GPU with what the engine puts there.
     GpuCheck(gpu_check::Arguments),
     /// Fills models in control groups: what is admitted survives, what is refused would not.
@@ -122,6 +125,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
+        Chore::PrefixCheck(arguments) => prefix_check::run(&arguments),
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),

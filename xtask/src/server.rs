@@ -51,6 +51,8 @@ impl Server {
         let mut command = Command::new(sextant());
         command.arg("serve").arg(&setting.model);
         command.env("SEXTANT_DATA_DIR", data_dir());
+        // A prompt of an earlier run must not be known; who wants it gives the flag.
+        command.env("SEXTANT_PROMPT_CACHE_DISK_MAX", "0");
         // Whatever else runs on this machine is not asked.
         command.arg("--discovery=false");
         for (flag, value) in [

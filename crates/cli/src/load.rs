@@ -6,7 +6,7 @@ use config::{CacheType, Config, FlashAttention, Kernels, SpeculationMode};
 use hardware::Root;
 use hardware::pressure::Pools;
 use models::Found;
-use proto::{LoadSpec, ModelFacts};
+use proto::{LoadSpec, ModelFacts, PrefixSettings};
 use supervisor::pressure::PoolReading;
 use supervisor::{Estimate, Fleet, FleetConfig, LoadOrder, PressureSource, ProcessLauncher};
 
@@ -56,7 +56,29 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
                 ngram: config.speculation.ngram,
             }),
         },
+        prefixes: prefixes(config).map(Box::new),
         ..LoadSpec::default()
+    })
+}
+
+/// Where states of prompts are kept, if anywhere.
+fn prefixes(config: &Config) -> Option<PrefixSettings> {
+    let cache = &config.prompt_cache;
+    let default = || {
+        Some(
+            models_here::environment(config)
+                .cache_dir()?
+                .join("sextant/prompts"),
+        )
+    };
+    let folder = cache.dir.clone().or_else(default);
+    let (disk, ram) = (cache.disk_max.0, cache.ram_max.0);
+    let folder = folder.filter(|_| disk > 0);
+    (folder.is_some() || ram > 0).then_some(PrefixSettings {
+        folder,
+        ram_bytes: ram,
+        disk_bytes: disk,
+        day_bytes: cache.writes_max.0,
     })
 }
 

@@ -435,6 +435,7 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
             Gpu::Usable => spec.gpu_layers.unwrap_or(0),
             Gpu::None => 0,
         },
+        prompt_cache: worker::prompt_cache_bytes(spec),
         purpose: match facts.is_embedder {
             true => Purpose::Embed,
             false => Purpose::Generate,

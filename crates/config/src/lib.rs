@@ -31,8 +31,8 @@ pub use presets::Preset;
 pub use raw::{Effective, RawConfig, Source, file_to_read, file_to_write};
 pub use reference::reference_markdown;
 pub use resolve::{
-    CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, ResponsesIn, Speculation,
-    SpeculationMode,
+    CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, PromptCache, ResponsesIn,
+    Speculation, SpeculationMode,
 };
 pub use settings::{Group, Kind, SETTINGS, Setting, setting};
 

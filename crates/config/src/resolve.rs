@@ -78,6 +78,7 @@ pub struct Config {
     pub swa_full: Option<bool>,
     /// Tokens of a thought, for requests that do not say.
     pub reasoning_budget: Option<u32>,
+    pub prompt_cache: PromptCache,
     pub speculation: Speculation,
     /// Whether measured settings stand in for those that nobody gives.
     pub tuned: bool,
@@ -258,6 +259,17 @@ pub(crate) fn read(what: &'static str, path: &Path) -> Result<String, ConfigErro
     })
 }
 
+/// What becomes of states of prompts beyond their requests: the settings that begin with
+/// `prompt_cache_`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PromptCache {
+    pub disk_max: Bytes,
+    pub ram_max: Bytes,
+    /// In a day.
+    pub writes_max: Bytes,
+    pub dir: Option<PathBuf>,
+}
+
 /// Reads values by name and gathers problems. After a problem it gives some value
 /// of the right type, which [`RawConfig::resolve`] then throws away.
 struct Reader<'a> {
@@ -298,8 +310,7 @@ impl Reader<'_> {
             gpu_memory_max: self.number("gpu_memory_max").map(Bytes),
             swap_wait_max: self.seconds("swap_wait_max_secs"),
             memory_pressure: self.parsed("memory_pressure").unwrap_or(true),
-            model_keep_alive: Some(self.seconds("model_keep_alive_secs"))
-                .filter(|time| !time.is_zero()),
+            model_keep_alive: self.model_keep_alive(),
             presets: self.presets(),
             chat_template_file: self.text("chat_template_file").map(PathBuf::from),
             context: self.count("context"),
@@ -322,6 +333,7 @@ impl Reader<'_> {
             huge_pages: self.parsed("huge_pages"),
             swa_full: self.parsed("swa_full"),
             reasoning_budget: self.count("reasoning_budget"),
+            prompt_cache: self.prompt_cache(),
             speculation: self.speculation(),
             tuned: self.parsed("tuned").unwrap_or(true),
             hello_timeout: self.seconds("hello_timeout_secs"),
@@ -503,6 +515,19 @@ impl Reader<'_> {
     fn count(&mut self, name: &'static str) -> Option<u32> {
         // No count's upper bound is above what fits; a test holds the table to it.
         self.number(name).and_then(|n| u32::try_from(n).ok())
+    }
+
+    fn model_keep_alive(&mut self) -> Option<Duration> {
+        Some(self.seconds("model_keep_alive_secs")).filter(|time| !time.is_zero())
+    }
+
+    fn prompt_cache(&mut self) -> PromptCache {
+        PromptCache {
+            disk_max: Bytes(self.number("prompt_cache_disk_max").unwrap_or(0)),
+            ram_max: Bytes(self.number("prompt_cache_ram_max").unwrap_or(0)),
+            writes_max: Bytes(self.number("prompt_cache_writes_max").unwrap_or(0)),
+            dir: self.text("prompt_cache_dir").map(PathBuf::from),
+        }
     }
 
     fn seconds(&mut self, name: &'static str) -> Duration {

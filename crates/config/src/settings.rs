@@ -640,6 +640,56 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "prompt_cache_disk_max",
+        group: Group::Engine,
+        doc: "Room on disk for what was computed of prompts, of all models together, so that \
+              it outlives requests, models that are unloaded, crashes and restarts. It is never \
+              more than a quarter of what is free there; 0 keeps nothing on disk. Who may read \
+              the folder can learn from it what was in the prompts.",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 50,
+        },
+        default: Some("0"),
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
+        name: "prompt_cache_ram_max",
+        group: Group::Engine,
+        doc: "Memory of each model for the same, beyond its KV cache. What is on disk is usually \
+              in the system's cache of files, so this is for machines without a disk to write \
+              to.",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 50,
+        },
+        default: Some("0"),
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
+        name: "prompt_cache_writes_max",
+        group: Group::Engine,
+        doc: "Most bytes that `prompt_cache_disk_max` lets be written in a day, so that flash \
+              memory lasts. Beyond them nothing is written until hours have passed.",
+        kind: Kind::Bytes {
+            min: 0,
+            max: 1 << 50,
+        },
+        default: Some("16GiB"),
+        unit: Some("bytes"),
+        ..BASE
+    },
+    Setting {
+        name: "prompt_cache_dir",
+        group: Group::Engine,
+        doc: "The folder on disk. It is made for this user alone.",
+        kind: Kind::Path,
+        unset: "`sextant/prompts` in the user's cache directory",
+        ..BASE
+    },
+    Setting {
         name: "speculation",
         group: Group::Engine,
         doc: "Draft tokens by looking up n-grams of the text so far. The answers stay the same.",

@@ -5,12 +5,18 @@
 //! truncation changes the answer. Misuse that llama.cpp would punish panics here.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use prefix::{
+    BLOCK_TOKENS, Budgets, Cache, Content, Event, Facts, Fingerprint, Id, Key, Needs, Plane, Stored,
+};
+
 use crate::{
-    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+    DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, PrefixStore, Row, SequenceId, Shape,
+    StoreReport, TokenId, Vocabulary,
 };
 
 /// Ends a generation.
@@ -204,6 +210,63 @@ impl Decoder for FakeDecoder {
         true
     }
 
+    fn needs(&self) -> Option<Needs> {
+        Some(Needs {
+            rows: true,
+            window_blocks: 0,
+            state: !self.shape.can_cut,
+        })
+    }
+
+    fn save(&mut self, at: Place, plane: Plane, blocks: Range<usize>) -> Option<Vec<Vec<u8>>> {
+        let held = self.sequences.get(&at.sequence)?;
+        let end = blocks.end * BLOCK_TOKENS;
+        if plane == Plane::State {
+            let is_here = held.len() == end;
+            return is_here.then(|| vec![end.to_le_bytes().to_vec()]);
+        }
+        let block = |at: usize| {
+            let cells = held.get(at * BLOCK_TOKENS..(at + 1) * BLOCK_TOKENS)?;
+            Some(
+                cells
+                    .iter()
+                    .flat_map(|cell| cell.token.to_le_bytes())
+                    .collect(),
+            )
+        };
+        blocks.map(block).collect()
+    }
+
+    fn restore(&mut self, at: Place, blocks: Range<usize>, pieces: &Pieces) -> bool {
+        let state = pieces.state.as_deref().map(|state| state.to_vec());
+        let end = (blocks.end * BLOCK_TOKENS).to_le_bytes().to_vec();
+        assert_eq!(state.is_some(), !self.shape.can_cut);
+        assert!(
+            !pieces.is_last || state.is_none_or(|state| state == end),
+            "another state"
+        );
+        assert!(
+            blocks.start == 0 || at.scratch.is_some(),
+            "nowhere to work in"
+        );
+        if self.cells_used() + blocks.len() * BLOCK_TOKENS > self.shape.cells {
+            return false;
+        }
+        let held = self.sequences.entry(at.sequence).or_default();
+        assert_eq!(held.len(), blocks.start * BLOCK_TOKENS, "a gap");
+        for rows in &pieces.rows {
+            for token in rows.chunks_exact(4) {
+                let token = TokenId::from_le_bytes([token[0], token[1], token[2], token[3]]);
+                held.push(Cell {
+                    id: self.next_cell,
+                    token,
+                });
+                self.next_cell += 1;
+            }
+        }
+        held.len() == blocks.end * BLOCK_TOKENS
+    }
+
     fn give_back(&mut self) {
         assert_eq!(self.cells_used(), 0, "cells are in use");
     }
@@ -255,5 +318,129 @@ impl Embedder for FakeEmbedder {
     fn embed(&mut self, tokens: &[TokenId]) -> Result<Vec<f32>, EmbedError> {
         let sum: f32 = tokens.iter().map(|token| *token as f32).sum();
         Ok(vec![sum.cos(), sum.sin()])
+    }
+}
+
+/// Prefixes in memory, which outlive a scheduler if a clone of it is kept.
+#[derive(Debug, Clone)]
+pub struct FakeStore {
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    cache: Cache,
+    contents: HashMap<Id, Arc<Content>>,
+    tickets: HashMap<u64, (usize, Vec<Id>)>,
+    /// How often [`PrefixStore::fetched`] says that it is not there yet.
+    delay: usize,
+}
+
+impl FakeStore {
+    /// For the decoder's model; a fetch is there after being asked for `delay` times.
+    #[must_use]
+    pub fn new(decoder: &FakeDecoder, delay: usize) -> Self {
+        let budgets = Budgets {
+            ram_bytes: u64::MAX,
+            disk_bytes: 0,
+            day_bytes: 0,
+        };
+        let fingerprint = Fingerprint::of([("fake", &b""[..])]);
+        let needs = decoder.needs().unwrap_or_default();
+        let inner = Inner {
+            cache: Cache::new(fingerprint, needs, budgets),
+            contents: HashMap::new(),
+            tickets: HashMap::new(),
+            delay,
+        };
+        Self {
+            inner: Arc::new(Mutex::new(inner)),
+        }
+    }
+
+    /// Loses the content of every entry without knowing it.
+    pub fn lose_contents(&self) {
+        self.lock().contents.clear();
+    }
+
+    #[must_use]
+    pub fn n_entries(&self) -> usize {
+        self.lock().cache.n_entries()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PrefixStore for FakeStore {
+    fn fingerprint(&self) -> Fingerprint {
+        self.lock().cache.fingerprint()
+    }
+
+    fn longest(&self, keys: &[Key]) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.cache.longest(keys), inner.cache.known(keys))
+    }
+
+    fn facts(&self, id: Id) -> Option<Facts> {
+        self.lock().cache.facts(id)
+    }
+
+    fn has_room(&self) -> bool {
+        true
+    }
+
+    fn store(&mut self, stored: Stored, content: Vec<u8>) {
+        let mut inner = self.lock();
+        inner
+            .contents
+            .insert(stored.id, Arc::new(Content::new(content)));
+        // Nothing ever has to go.
+        drop(inner.cache.step(Event::Stored(stored), Duration::ZERO));
+    }
+
+    fn fetch(&mut self, ticket: u64, ids: Vec<Id>) {
+        let mut inner = self.lock();
+        let delay = inner.delay;
+        let before = inner.tickets.insert(ticket, (delay, ids));
+        assert!(before.is_none(), "the ticket {ticket} is in use");
+    }
+
+    fn fetched(&mut self, ticket: u64) -> Option<Option<Vec<Arc<Content>>>> {
+        let mut inner = self.lock();
+        let (delay, ids) = inner.tickets.get_mut(&ticket)?;
+        if *delay > 0 {
+            *delay -= 1;
+            return None;
+        }
+        let ids = std::mem::take(ids);
+        inner.tickets.remove(&ticket);
+        Some(
+            ids.iter()
+                .map(|id| inner.contents.get(id).cloned())
+                .collect(),
+        )
+    }
+
+    fn abandon(&mut self, ticket: u64) {
+        self.lock().tickets.remove(&ticket);
+    }
+
+    fn fetch_seconds(&self, _bytes: u64) -> f64 {
+        0.0
+    }
+
+    fn wait(&mut self, _at_most: Duration) {}
+
+    fn shrink(&mut self) {}
+
+    fn flush(&mut self, _at_most: Duration) {}
+
+    fn report(&self) -> StoreReport {
+        StoreReport {
+            entries: self.n_entries(),
+            ..StoreReport::default()
+        }
     }
 }

@@ -21,6 +21,6 @@ pub use llama_engine::{
 pub use request::{JobKey, Output, Request, ThoughtSpec};
 pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
 pub use seam::{
-    DecodeError, Decoder, EmbedError, Embedder, Placement, Row, SequenceId, Shape, TokenId,
-    Vocabulary,
+    DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Placement, PrefixStore, Row,
+    SequenceId, Shape, StoreReport, TokenId, Vocabulary,
 };

@@ -1,23 +1,32 @@
 //! llama.cpp behind the engine's seam.
 
+mod states;
+
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use kv::state::{Form, Kinds};
 use llama::{
-    Batch, CacheType, Context, ContextParams, FlashAttention, HugePages, LoadError, LoadMode,
-    Model, ModelParams, Offload, Placement, Pooling, TokenKind,
+    Batch, CacheType, Context, ContextParams, Extent, FlashAttention, HugePages, LoadError,
+    LoadMode, Model, ModelParams, Offload, Placement, Pooling, TokenKind,
 };
+use prefix::{Needs, Plane};
 use thiserror::Error;
 
 use crate::{
-    DecodeError, Decoder, EmbedError, Embedder, Row, SequenceId, Shape, TokenId, Vocabulary,
+    DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Row, SequenceId, Shape, TokenId,
+    Vocabulary,
 };
 
 /// Most tokens of one text to embed with a model that also chats: pooling over
 /// more says little, and the compute buffer grows with it.
 const EMBED_TOKENS_MAX: u32 = 2048;
+
+/// Enough to tell the form of a state by.
+const WARM_UP_TOKENS: i32 = 3;
 
 /// What to load and how; every value is decided by the caller.
 #[derive(Debug, Clone)]
@@ -205,6 +214,8 @@ pub struct LlamaDecoder {
     shape: Shape,
     limit: u32,
     sliding_window: i32,
+    /// `None`: states of this model cannot be taken apart.
+    form: Option<Form>,
 }
 
 impl LlamaDecoder {
@@ -259,20 +270,27 @@ impl LlamaDecoder {
             shape,
             limit,
             sliding_window,
+            form: None,
         };
         decoder.warm_up(model).map_err(OpenError::WarmUp)?;
         Ok(decoder)
     }
 
-    /// Touches weights and buffers once, so that the first request does not pay for it.
+    /// Touches weights and buffers once, so that the first request does not pay for it, and
+    /// looks at the state that comes of it.
     fn warm_up(&mut self, model: &Model) -> Result<(), llama::DecodeError> {
         let token = model.bos().or(model.eos()).unwrap_or(0);
         self.batch.clear();
-        self.batch.push(token, 0, 0, true);
+        for at in 0..WARM_UP_TOKENS {
+            self.batch.push(token, at, 0, at + 1 == WARM_UP_TOKENS);
+        }
         let Some(context) = &mut self.context else {
             return Ok(());
         };
         let result = context.decode(&mut self.batch);
+        if result.is_ok() {
+            self.form = find_form(model, context);
+        }
         context.clear();
         result
     }
@@ -374,6 +392,18 @@ impl Decoder for LlamaDecoder {
         false
     }
 
+    fn needs(&self) -> Option<Needs> {
+        Some(self.needs_of(&self.form?))
+    }
+
+    fn save(&mut self, at: Place, plane: Plane, blocks: Range<usize>) -> Option<Vec<Vec<u8>>> {
+        self.save_blocks(at, plane, blocks)
+    }
+
+    fn restore(&mut self, at: Place, blocks: Range<usize>, pieces: &Pieces) -> bool {
+        self.restore_blocks(at, blocks, pieces).is_some()
+    }
+
     fn give_back(&mut self) {
         self.context = None;
     }
@@ -393,6 +423,22 @@ impl Decoder for LlamaDecoder {
 /// Positions are below the context, which llama.cpp holds in an `i32`.
 fn position(at: usize) -> i32 {
     i32::try_from(at).unwrap_or(i32::MAX)
+}
+
+/// What states of the model look like, if they can be taken apart.
+fn find_form(model: &Model, context: &mut Context) -> Option<Form> {
+    // What an encoder leaves is no part of a sequence's state.
+    if model.has_encoder() {
+        return None;
+    }
+    let whole = context.state(0, Extent::Whole)?;
+    let partial = context.state(0, Extent::Partial)?;
+    let kinds = Kinds {
+        attention: !model.has_only_recurrent_state(),
+        window: model.sliding_window() > 0 && partial.len() < whole.len(),
+        recurrent: model.has_recurrent_state(),
+    };
+    Form::find(kinds, &whole, &partial)
 }
 
 /// The model's tokenizer.

@@ -1,6 +1,6 @@
 //! What the scheduler is asked for and what it answers.
 
-use proto::{FinishReason, JobFailure, Speculation, Timings, TokenLogprob, Usage};
+use proto::{FinishReason, JobFailure, PrefixReport, Speculation, Timings, TokenLogprob, Usage};
 use sampling::{Constraint, Params};
 use stdx::Priority;
 
@@ -109,6 +109,11 @@ pub enum Output {
         reason: FinishReason,
         stop: Option<String>,
     },
+    /// How much of the prompt was known, and why no more; before `Done`.
+    Prefix {
+        key: JobKey,
+        report: Box<PrefixReport>,
+    },
     Done {
         key: JobKey,
         usage: Usage,
@@ -129,6 +134,7 @@ impl Output {
             | Self::Prompt { key, .. }
             | Self::Text { key, .. }
             | Self::Finished { key, .. }
+            | Self::Prefix { key, .. }
             | Self::Done { key, .. }
             | Self::Failed { key, .. } => *key,
         }

@@ -4,8 +4,12 @@
 //! (token, position, sequence), the decoder runs them in one pass and gives the
 //! logits of those rows that asked for them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use prefix::{Content, Facts, Fingerprint, Id, Key, Needs, Plane, Stored};
 
 use thiserror::Error;
 
@@ -58,6 +62,26 @@ pub enum DecodeError {
     Failed(String),
 }
 
+/// Where a state is taken from or put.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub sequence: SequenceId,
+    /// An empty sequence to work in; without it some things take longer or cannot be done.
+    pub scratch: Option<SequenceId>,
+}
+
+/// What a state is put together from, in one go or in parts that follow one another: blocks
+/// in order, of each plane that the model needs.
+#[derive(Debug, Clone, Default)]
+pub struct Pieces {
+    pub rows: Vec<Arc<Content>>,
+    /// Of the last blocks there will be; empty but in the last part.
+    pub window: Vec<Arc<Content>>,
+    /// Behind the last block there will be, in every part.
+    pub state: Option<Arc<Content>>,
+    pub is_last: bool,
+}
+
 pub trait Decoder: Send {
     fn shape(&self) -> Shape;
 
@@ -75,6 +99,27 @@ pub trait Decoder: Send {
     /// without copying. `false`: that state cannot be gone on from, `to` is still empty.
     fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool;
 
+    /// What has to be kept of a sequence to go on from it some other time; `None`: that
+    /// cannot be had of this model.
+    fn needs(&self) -> Option<Needs> {
+        None
+    }
+
+    /// One plane of some blocks ([`prefix::BLOCK_TOKENS`]) of a sequence, a piece each. The
+    /// state is one piece, and the sequence must end with the last block. `None`: it is not
+    /// there, or not any more.
+    fn save(&mut self, _: Place, _: Plane, _blocks: Range<usize>) -> Option<Vec<Vec<u8>>> {
+        None
+    }
+
+    /// Lets a sequence that ends where the first of the blocks begins hold them, too, as if
+    /// it had computed them; with a window or a state it can be used only after the last part.
+    /// Anything but the first part takes a scratch. `false`: it holds what it held, or, if
+    /// that was nothing or a part, what is to be cut away.
+    fn restore(&mut self, _: Place, _blocks: Range<usize>, _: &Pieces) -> bool {
+        false
+    }
+
     /// Gives memory back that only a cache with something in it needs; every sequence must
     /// be empty. The next [`Decoder::decode`] takes it again, and fails where it is not to
     /// be had.
@@ -88,6 +133,68 @@ pub trait Decoder: Send {
     fn place(&mut self, _placement: &Placement) -> bool {
         false
     }
+}
+
+/// What a [`PrefixStore`] holds and has done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreReport {
+    pub ram_bytes: u64,
+    /// Of all models.
+    pub disk_bytes: u64,
+    /// On their way to the disk.
+    pub pending_bytes: u64,
+    pub entries: usize,
+    pub written_bytes: u64,
+    pub read_bytes: u64,
+    /// Not written because of the limit for a day.
+    pub refused_bytes: u64,
+    /// Entries that were found faulty.
+    pub faulty: u64,
+}
+
+/// Where states of prefixes are kept beyond their sequences. No call waits for a disk but
+/// [`PrefixStore::wait`].
+pub trait PrefixStore: Send {
+    fn fingerprint(&self) -> Fingerprint;
+
+    /// How many of these blocks can be restored; the second number: of how many the rows
+    /// are there at least.
+    fn longest(&self, keys: &[Key]) -> (usize, usize);
+
+    fn has(&self, id: Id) -> bool {
+        self.facts(id).is_some()
+    }
+
+    /// What is known of an entry.
+    fn facts(&self, id: Id) -> Option<Facts>;
+
+    /// Whether more is taken at the moment.
+    fn has_room(&self) -> bool;
+
+    fn store(&mut self, stored: Stored, content: Vec<u8>);
+
+    /// Begins to fetch entries. The same ticket must not be in use.
+    fn fetch(&mut self, ticket: u64, ids: Vec<Id>);
+
+    /// The entries, in the order in which they were asked for, once they are there;
+    /// `Some(None)`: one of them is not to be had.
+    fn fetched(&mut self, ticket: u64) -> Option<Option<Vec<Arc<Content>>>>;
+
+    fn abandon(&mut self, ticket: u64);
+
+    /// Seconds that fetching so many bytes takes, by what was measured.
+    fn fetch_seconds(&self, bytes: u64) -> f64;
+
+    /// Returns when something was fetched or written, or after that time.
+    fn wait(&mut self, at_most: Duration);
+
+    /// Memory is short: gives back what is held there.
+    fn shrink(&mut self);
+
+    /// Waits until what was stored is on disk, at most that long.
+    fn flush(&mut self, at_most: Duration);
+
+    fn report(&self) -> StoreReport;
 }
 
 /// Text to tokens and back.

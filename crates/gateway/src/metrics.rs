@@ -17,7 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use proto::{Event, WorkerState};
+use proto::{Event, PrefixUse, WorkerState};
 use supervisor::pressure::Level;
 use supervisor::{ModelPhase, ModelStatus, PressureState};
 use thread_local::ThreadLocal;
@@ -295,7 +295,7 @@ fn method_label(method: &Method) -> &'static str {
 /// Name, help and reading of one number a worker reports.
 type Reading<T> = (&'static str, &'static str, fn(&WorkerState) -> T);
 
-const COUNTS: [Reading<u64>; 9] = [
+const COUNTS: [Reading<u64>; 14] = [
     ("prompt_tokens", "Prompt tokens read", |s| {
         s.prompt_tokens_total
     }),
@@ -303,6 +303,31 @@ const COUNTS: [Reading<u64>; 9] = [
         "prompt_tokens_cached",
         "Prompt tokens taken from the cache",
         |s| s.prompt_tokens_cached_total,
+    ),
+    (
+        "prompt_tokens_restored",
+        "Of those, from states that had been put away",
+        |s| s.prompt_tokens_restored_total,
+    ),
+    (
+        "prompt_cache_written_bytes",
+        "States of prompts written to disk",
+        |s| of_prefixes(s, |kept| kept.written_bytes_total),
+    ),
+    (
+        "prompt_cache_read_bytes",
+        "States of prompts read from disk",
+        |s| of_prefixes(s, |kept| kept.read_bytes_total),
+    ),
+    (
+        "prompt_cache_refused_bytes",
+        "States of prompts not written because of the limit for a day",
+        |s| of_prefixes(s, |kept| kept.refused_bytes_total),
+    ),
+    (
+        "prompt_cache_faulty",
+        "States of prompts that were found faulty and left out",
+        |s| of_prefixes(s, |kept| kept.faulty_total),
     ),
     ("completion_tokens", "Tokens generated", |s| {
         s.completion_tokens_total
@@ -334,7 +359,30 @@ const SECOND_COUNTS: [Reading<f64>; 2] = [
     }),
 ];
 
-const GAUGES: [Reading<i64>; 6] = [
+fn of_prefixes(state: &WorkerState, read: fn(&PrefixUse) -> u64) -> u64 {
+    state.prefixes.as_ref().map_or(0, read)
+}
+
+fn held_by_prefixes(state: &WorkerState, read: fn(&PrefixUse) -> u64) -> i64 {
+    i64::try_from(of_prefixes(state, read)).unwrap_or(i64::MAX)
+}
+
+const GAUGES: [Reading<i64>; 9] = [
+    (
+        "prompt_cache_ram_bytes",
+        "States of prompts in memory",
+        |s| held_by_prefixes(s, |kept| kept.ram_bytes),
+    ),
+    (
+        "prompt_cache_disk_bytes",
+        "States of prompts on disk, of all models",
+        |s| held_by_prefixes(s, |kept| kept.disk_bytes),
+    ),
+    (
+        "prompt_cache_pending_bytes",
+        "States of prompts on their way to the disk",
+        |s| held_by_prefixes(s, |kept| kept.pending_bytes),
+    ),
     ("queued", "Jobs waiting for a slot", |s| i64::from(s.queued)),
     ("slots_busy", "Slots at work", |s| {
         let busy = s.slots.iter().filter(|slot| slot.job.is_some()).count();

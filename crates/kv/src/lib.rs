@@ -2,7 +2,8 @@
 //!
 //! [`Shape::read`] makes of a model's metadata which layers hold what; [`Plan::new`] makes of
 //! a shape and the wish for a context ([`Request`]) the caches that llama.cpp will allocate;
-//! [`losses`] says what that choice costs besides bytes. Nothing here does input or output.
+//! [`losses`] says what that choice costs besides bytes. [`state`] takes the states of
+//! sequences apart that were filled. Nothing here does input or output.
 //!
 //! The source of every formula is the pinned llama.cpp itself (`llama-hparams.cpp`,
 //! `llama-kv-cache*.cpp`, `llama-memory-*.cpp`, `llama_model::create_memory`), and its log
@@ -16,6 +17,7 @@ mod loss;
 mod plan;
 mod sequences;
 mod shape;
+pub mod state;
 
 pub use cache_type::{CacheType, UnknownCacheType};
 pub use family::ARCHITECTURES;

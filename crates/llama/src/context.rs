@@ -86,6 +86,25 @@ pub struct ContextReport {
     pub sequences: u32,
 }
 
+/// How much of a sequence's state is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    Whole,
+    /// Only what cannot be cut: windows and recurrent states. Of a model without them it is
+    /// the whole.
+    Partial,
+}
+
+impl Extent {
+    fn flags(self) -> sys::llama_state_seq_flags {
+        match self {
+            Self::Whole => 0,
+            // `LLAMA_STATE_SEQ_FLAGS_PARTIAL_ONLY`, which the bindings leave out.
+            Self::Partial => 1,
+        }
+    }
+}
+
 /// One context. Movable between threads, used by one at a time.
 #[derive(Debug)]
 pub struct Context {
@@ -297,6 +316,47 @@ impl Context {
     pub fn share(&mut self, from: i32, to: i32, len: i32) {
         // SAFETY: the memory belongs to the live context.
         unsafe { sys::llama_memory_seq_cp(self.memory(), from, to, 0, len) };
+    }
+
+    /// Makes positions `from..to` of one sequence belong to another as well; no data is
+    /// copied. A recurrent state goes with them.
+    pub fn lend(&mut self, sequence: i32, to: i32, range: std::ops::Range<i32>) {
+        // SAFETY: the memory belongs to the live context.
+        unsafe {
+            sys::llama_memory_seq_cp(self.memory(), sequence, to, range.start, range.end);
+        }
+    }
+
+    /// The state of a sequence, in llama.cpp's own form (`kv::state`); `None` if it has none.
+    pub fn state(&mut self, sequence: i32, extent: Extent) -> Option<Vec<u8>> {
+        let context = self.context.as_ptr();
+        let flags = extent.flags();
+        // SAFETY: the context is live; this only measures.
+        let len = unsafe { sys::llama_state_seq_get_size_ext(context, sequence, flags) };
+        let mut state = Vec::new();
+        state.try_reserve_exact(len).ok()?;
+        state.resize(len, 0);
+        // SAFETY: `state` has `len` bytes, and nothing is written beyond them.
+        let written = unsafe {
+            let data = state.as_mut_ptr();
+            sys::llama_state_seq_get_data_ext(context, data, len, sequence, flags)
+        };
+        (written == len && len > 0).then_some(state)
+    }
+
+    /// Replaces what a sequence holds with a state. `false`: it does not fit the model or
+    /// there is no room, and the sequence is empty.
+    pub fn set_state(&mut self, sequence: i32, state: &[u8]) -> bool {
+        // SAFETY: llama.cpp reads at most `state.len()` bytes and checks sizes and types
+        // against its own before it copies.
+        let read = unsafe {
+            let (data, len) = (state.as_ptr(), state.len());
+            sys::llama_state_seq_set_data_ext(self.context.as_ptr(), data, len, sequence, 0)
+        };
+        if read != state.len() {
+            self.truncate(sequence, -1);
+        }
+        read == state.len()
     }
 
     /// First and last position held for a sequence; `None` if it is empty.

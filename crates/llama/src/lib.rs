@@ -19,8 +19,8 @@ mod threads;
 
 pub use batch::Batch;
 pub use context::{
-    CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, FlashAttention,
-    Pooling,
+    CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, Extent,
+    FlashAttention, Pooling,
 };
 pub use device::{Device, DeviceKind, devices};
 pub use log::{Level, LogSink};

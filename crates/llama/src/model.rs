@@ -248,6 +248,13 @@ impl Model {
         }
     }
 
+    /// All state is recurrent: there are no keys and values.
+    #[must_use]
+    pub fn has_only_recurrent_state(&self) -> bool {
+        // SAFETY: the model is live.
+        unsafe { sys::llama_model_is_recurrent(self.raw()) }
+    }
+
     #[must_use]
     pub fn n_vocab(&self) -> u32 {
         // SAFETY: the vocabulary is live.

@@ -151,6 +151,10 @@ impl Ledger {
         };
         let later = (Kind::Buffers, Place::Later, Basis::Exact);
         self.add(later, &[(rows, buffers.output_more)]);
+        if setup.purpose == Purpose::Generate {
+            let later = (Kind::Caches, Place::Later, Basis::Given);
+            self.add(later, &[("prompt cache", setup.prompt_cache)]);
+        }
     }
 
     fn add(&mut self, (kind, place, basis): (Kind, Place, Basis), lines: &[(&'static str, u64)]) {

@@ -48,6 +48,8 @@ pub struct Setup {
     pub loading: Loading,
     /// Layers on a GPU, from the last: the output counts as one.
     pub gpu_layers: u32,
+    /// Bytes for states of prompts beyond the caches, as somebody set them.
+    pub prompt_cache: u64,
 }
 
 impl Setup {
@@ -70,6 +72,7 @@ impl Setup {
             compute: Compute::Own,
             loading: Loading::Mapped,
             gpu_layers: 0,
+            prompt_cache: 0,
         }
     }
 

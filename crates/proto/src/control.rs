@@ -111,9 +111,24 @@ pub struct LoadSpec {
     /// Tokens of a thought, for jobs that do not say.
     pub reasoning_budget: Option<u32>,
     pub speculation: Option<crate::Speculation>,
+    /// Where states of prompts are kept; `None`: nowhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prefixes: Option<Box<PrefixSettings>>,
     /// The settings above that nobody gave: a measurement of this model on this machine did.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tuned: Vec<String>,
+}
+
+/// How states of prompts are kept beyond their requests.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrefixSettings {
+    /// `None`: in memory alone.
+    pub folder: Option<PathBuf>,
+    pub ram_bytes: u64,
+    /// Of all models together.
+    pub disk_bytes: u64,
+    /// Most bytes to write to disk in a day, by all models together.
+    pub day_bytes: u64,
 }
 
 /// Layers on a GPU.
@@ -337,6 +352,8 @@ pub struct WorkerState {
     /// Counters since start, for `/metrics`.
     pub prompt_tokens_total: u64,
     pub prompt_tokens_cached_total: u64,
+    /// Of those, from states that had been put away.
+    pub prompt_tokens_restored_total: u64,
     pub completion_tokens_total: u64,
     pub draft_tokens_total: u64,
     pub draft_accepted_tokens_total: u64,
@@ -346,6 +363,8 @@ pub struct WorkerState {
     pub jobs_failed_total: u64,
     pub jobs_cancelled_total: u64,
     pub preemptions_total: u64,
+    /// `None`: no states of prompts are kept.
+    pub prefixes: Option<PrefixUse>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -364,6 +383,24 @@ pub enum SlotPhase {
     Idle,
     Prefill,
     Decode,
+}
+
+/// States of prompts that are kept beyond their requests.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PrefixUse {
+    pub ram_bytes: u64,
+    /// Of all models.
+    pub disk_bytes: u64,
+    /// On their way to the disk.
+    pub pending_bytes: u64,
+    pub entries: u32,
+    pub written_bytes_total: u64,
+    pub read_bytes_total: u64,
+    /// Not written because of the limit for a day.
+    pub refused_bytes_total: u64,
+    /// Entries that were found faulty and left out.
+    pub faulty_total: u64,
 }
 
 /// Cells of the KV cache; one cell holds one token of one or more sequences.

@@ -18,6 +18,8 @@ pub enum Event {
         /// missing chat template that was replaced).
         warnings: Vec<String>,
     },
+    /// How much of the prompt was known, and why no more. Right before `Done`, if at all.
+    Prefix(Box<PrefixReport>),
     /// Prefill progress in tokens, at most one a chunk.
     Prefill {
         done: u32,
@@ -77,12 +79,61 @@ impl Event {
         !matches!(
             self,
             Self::Started { .. }
+                | Self::Prefix(_)
                 | Self::Prefill { .. }
                 | Self::Delta { .. }
                 | Self::Finished { .. }
                 | Self::Continued { .. }
         )
     }
+}
+
+/// Why a prompt had to be read as far as it had.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PrefixReport {
+    /// Prompt tokens that a running or finished request still held.
+    pub live_tokens: u32,
+    /// Those from states that had been put away.
+    pub restored_tokens: u32,
+    /// Those that were computed.
+    pub computed_tokens: u32,
+    pub cause: PrefixCause,
+    /// How many tokens the prompt has in common with the one that was most like it.
+    pub common_tokens: u32,
+    /// Tokens that would not have been computed without the cause.
+    pub lost_tokens: u32,
+    /// The seconds that took, by the speed of the last prompts; `None` where none was timed.
+    pub lost_seconds: Option<f64>,
+    /// The prompt's text where it leaves the earlier one. For the client whose prompt it is,
+    /// and for nobody else: not for logs, traces or metrics.
+    pub excerpt: Option<String>,
+}
+
+/// Whose doing it is that a prompt was not known farther.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixCause {
+    /// No prompt was like it.
+    #[default]
+    New,
+    /// It goes on where an earlier one or its answer ended.
+    Extended,
+    /// It is one that was read before.
+    Repeated,
+    /// An earlier prompt was changed in its middle.
+    Edited,
+    /// An earlier answer comes back otherwise than it was generated: the template leaves
+    /// something out of it, or the client has changed it.
+    Rewritten,
+    /// It was known, and has made room for others.
+    Evicted,
+    /// It is known, but the model's state cannot be gone on from at that place.
+    Window,
+    /// Another request is still reading it.
+    Running,
+    /// The request did not want it.
+    OptedOut,
 }
 
 /// A piece of an answer. Text is whole UTF-8, and empty only where it carries
@@ -141,6 +192,8 @@ pub struct TopLogprob {
 pub struct Usage {
     pub prompt_tokens: u32,
     pub cached_tokens: u32,
+    /// Of those, from states that had been put away.
+    pub restored_tokens: u32,
     /// Over all choices.
     pub completion_tokens: u32,
     pub reasoning_tokens: u32,

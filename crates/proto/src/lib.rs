@@ -17,11 +17,11 @@ pub mod job;
 pub use control::{
     BufferFacts, CacheType, DeviceFacts, DeviceKind, FlashAttention, FromWorker, GpuPlacement,
     Holds, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, Placement,
-    SlotPhase, SlotState, ToWorker, WorkerState,
+    PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
-    Delta, Event, FailureKind, FinishReason, JobFailure, SamplingValues, Timings, TokenLogprob,
-    TopLogprob, UpstreamFault, Usage,
+    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixReport, SamplingValues,
+    Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,

@@ -71,6 +71,7 @@ impl Answer {
                 ..
             } => self.started(prompt_tokens, cached_tokens),
             Output::Prefill { done, total, .. } => vec![Event::Prefill { done, total }],
+            Output::Prefix { report, .. } => vec![Event::Prefix(report)],
             Output::Prompt { logprobs, .. } => self.prompt(&logprobs),
             Output::Text {
                 choice,

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use engine::{
-    Canceller, Decoder, Embedder, JobKey, Scheduler, SchedulerConfig, SchedulerState, TokenId,
-    Vocabulary,
+    Canceller, Decoder, Embedder, JobKey, PrefixStore, Scheduler, SchedulerConfig, SchedulerState,
+    StoreReport, TokenId, Vocabulary,
 };
 use proto::{
-    Event, FailureKind, FromWorker, JobFailure, JobId, KvUse, SlotPhase, SlotState, WorkerState,
+    Event, FailureKind, FromWorker, JobFailure, JobId, KvUse, PrefixUse, SlotPhase, SlotState,
+    WorkerState,
 };
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -21,6 +22,9 @@ use crate::prepare::Prepared;
 /// How long a pass with running streams in it may take; a reader hardly notices
 /// a fifth of a second.
 const PASS_TARGET: Duration = Duration::from_millis(200);
+
+/// How long a worker that is to end waits for states of prompts to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
 
 /// Work for the engine.
 #[derive(Debug)]
@@ -51,6 +55,7 @@ pub(crate) struct Parts {
     pub(crate) decoder: Option<Box<dyn Decoder>>,
     pub(crate) vocabulary: Arc<dyn Vocabulary>,
     pub(crate) embedder: Option<Box<dyn Embedder>>,
+    pub(crate) prefixes: Option<Box<dyn PrefixStore>>,
     pub(crate) slots: usize,
     pub(crate) queue_max: usize,
     pub(crate) events: UnboundedSender<FromWorker>,
@@ -69,9 +74,12 @@ impl EngineHandle {
             pass_target: PASS_TARGET,
         };
         let vocabulary = parts.vocabulary;
-        let scheduler = parts
+        let mut scheduler = parts
             .decoder
             .map(|decoder| Scheduler::new(decoder, vocabulary, config, move || started.elapsed()));
+        if let (Some(scheduler), Some(store)) = (&mut scheduler, parts.prefixes) {
+            scheduler.keep_prefixes(store);
+        }
         let canceller = scheduler.as_ref().map(Scheduler::canceller);
         let mut thread = EngineThread {
             scheduler,
@@ -155,6 +163,9 @@ impl EngineThread {
         loop {
             let has_work = self.has_work();
             if draining && !has_work {
+                if let Some(scheduler) = &mut self.scheduler {
+                    scheduler.flush_prefixes(FLUSH_MAX);
+                }
                 let _ = self.events.send(FromWorker::Drained);
                 return;
             }
@@ -316,7 +327,7 @@ impl EngineThread {
 
     /// A worker with something to do keeps what it has: it would take it again at once.
     fn give_back(&mut self) {
-        if self.has_work() {
+        if !self.texts.is_empty() || self.scheduler.as_ref().is_some_and(Scheduler::has_jobs) {
             return;
         }
         if let Some(scheduler) = &mut self.scheduler {
@@ -435,6 +446,12 @@ impl EngineThread {
             resident_bytes: 0,
             prompt_tokens_total: totals.prompt_tokens,
             prompt_tokens_cached_total: totals.prompt_tokens_cached,
+            prompt_tokens_restored_total: totals.prompt_tokens_restored,
+            prefixes: self
+                .scheduler
+                .as_ref()
+                .and_then(Scheduler::prefixes)
+                .map(prefix_use),
             completion_tokens_total: totals.completion_tokens,
             draft_tokens_total: totals.draft_tokens,
             draft_accepted_tokens_total: totals.draft_accepted_tokens,
@@ -445,6 +462,29 @@ impl EngineThread {
             jobs_cancelled_total: totals.jobs_cancelled,
             preemptions_total: totals.preemptions,
         };
+    }
+}
+
+fn prefix_use(report: StoreReport) -> PrefixUse {
+    let StoreReport {
+        ram_bytes,
+        disk_bytes,
+        pending_bytes,
+        entries,
+        written_bytes,
+        read_bytes,
+        refused_bytes,
+        faulty,
+    } = report;
+    PrefixUse {
+        ram_bytes,
+        disk_bytes,
+        pending_bytes,
+        entries: saturate(entries),
+        written_bytes_total: written_bytes,
+        read_bytes_total: read_bytes,
+        refused_bytes_total: refused_bytes,
+        faulty_total: faulty,
     }
 }
 

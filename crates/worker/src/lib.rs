@@ -15,9 +15,11 @@
 
 mod answer;
 mod engine_thread;
+mod fingerprint;
 mod landed;
 mod load;
 mod place;
+mod prefixes;
 mod prepare;
 mod serve;
 
@@ -31,6 +33,7 @@ pub use load::{
     BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader,
     SLOTS_DEFAULT, UBATCH_DEFAULT, allow_huge_pages, build, devices, kernels_of,
 };
+pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,

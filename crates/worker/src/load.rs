@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use engine::{Decoder, Embedder, EngineFacts, LlamaEngine, OpenError, OpenOptions, Vocabulary};
+use engine::{
+    Decoder, Embedder, EngineFacts, LlamaDecoder, LlamaEngine, OpenError, OpenOptions, PrefixStore,
+    Vocabulary,
+};
 use llama::LoadError;
 use models::ArtifactFault;
 use proto::{
@@ -12,7 +15,8 @@ use proto::{
 };
 use sampling::Params;
 
-use crate::{landed, place};
+use crate::prefixes::DiskStore;
+use crate::{fingerprint, landed, place};
 
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
@@ -36,6 +40,8 @@ pub struct Loaded {
     pub facts: ModelFacts,
     /// Chat template of the model, where it has one.
     pub template: Option<String>,
+    /// Where states of prompts are kept.
+    pub prefixes: Option<Box<dyn PrefixStore>>,
 }
 
 impl std::fmt::Debug for Loaded {
@@ -76,7 +82,9 @@ impl Loader for LlamaLoader {
             .chat_template
             .clone()
             .or_else(|| engine.facts.model.chat_template());
+        let prefixes = prefixes(spec, &facts, engine.decoder.as_ref());
         Ok(Loaded {
+            prefixes,
             decoder: engine
                 .decoder
                 .map(|decoder| Box::new(decoder) as Box<dyn Decoder>),
@@ -86,6 +94,23 @@ impl Loader for LlamaLoader {
             template,
         })
     }
+}
+
+/// Where states of prompts are kept, if somebody wants them kept and the model's can be.
+fn prefixes(
+    spec: &LoadSpec,
+    facts: &ModelFacts,
+    decoder: Option<&LlamaDecoder>,
+) -> Option<Box<dyn PrefixStore>> {
+    let settings = spec.prefixes.as_deref()?;
+    let Some(needs) = decoder?.needs() else {
+        tracing::info!("states of this model cannot be taken apart, so no prompts are kept");
+        return None;
+    };
+    let fingerprint = fingerprint::of(&spec.path, facts)
+        .inspect_err(|error| tracing::warn!("no prompts are kept: {error}"))
+        .ok()?;
+    Some(Box::new(DiskStore::open(settings, fingerprint, needs)))
 }
 
 /// The allocator keeps the process from large pages; who asks for them gets them.

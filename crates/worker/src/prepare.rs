@@ -660,6 +660,7 @@ mod tests {
             ..ModelFacts::default()
         };
         let loaded = Loaded {
+            prefixes: None,
             decoder: None,
             vocabulary: Arc::new(FakeVocabulary),
             embedder: None,

@@ -228,6 +228,7 @@ impl Desk {
             decoder: loaded.decoder,
             vocabulary: loaded.vocabulary,
             embedder: loaded.embedder,
+            prefixes: loaded.prefixes,
             events: events.clone(),
         })?;
         let preparing_max = facts.queue_max as usize + facts.slots as usize;

@@ -10,7 +10,7 @@
 mod cases;
 mod kernels;
 pub(crate) mod machine;
-mod prompt;
+pub(crate) mod prompt;
 mod report;
 
 use crate::models::{self, SMOLLM2};

@@ -61,18 +61,18 @@ const WORDS: &[&str] = &[
 const ATTEMPTS_MAX: usize = 40;
 
 /// Counts with one server's tokenizer; both serve the same model.
-pub(super) struct Prompts {
+pub(crate) struct Prompts {
     tokenizer: Client,
 }
 
 impl Prompts {
-    pub(super) fn new(tokenizer: Client) -> Self {
+    pub(crate) fn new(tokenizer: Client) -> Self {
         Self { tokenizer }
     }
 
     /// Text of exactly `n_tokens` tokens. The same seed gives the same text, and
     /// texts of different seeds share no prefix worth caching.
-    pub(super) fn text(&self, n_tokens: usize, seed: usize) -> Result<String> {
+    pub(crate) fn text(&self, n_tokens: usize, seed: usize) -> Result<String> {
         let mut n_words = n_tokens;
         for _ in 0..ATTEMPTS_MAX {
             let text = words(n_words, seed);

@@ -9,7 +9,8 @@ use std::fs;
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
     &[
-        "bench", "confine", "stdx", "kernels", "kv", "process", "router", "testkit", "tuner",
+        "bench", "confine", "stdx", "kernels", "kv", "prefix", "process", "router", "testkit",
+        "tuner",
     ],
     &["ggml-plugin", "hardware"],
     &[

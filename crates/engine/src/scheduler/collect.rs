@@ -80,6 +80,9 @@ impl Scheduler {
             };
             self.outputs.push(news);
         }
+        if in_prompt {
+            self.put_away(lease);
+        }
         if !lease.output {
             return Ok(());
         }

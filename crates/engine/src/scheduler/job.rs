@@ -1,9 +1,12 @@
 //! The state of one request: its choices, their tokens, text and clocks.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
-use proto::{FinishReason, Usage};
+use prefix::{Content, Key};
+use proto::{FinishReason, PrefixReport, Usage};
 use sampling::{Constraint, Sampler};
 
 use crate::request::{JobKey, Request};
@@ -27,6 +30,26 @@ pub(crate) struct Job {
     /// `Started` was sent: a preempted job is not announced again.
     pub(crate) announced: bool,
     pub(crate) prompt_logprobs: Vec<proto::TokenLogprob>,
+    /// A state that its first choice waits for.
+    pub(crate) restore: Option<Restore>,
+    /// Lengths at which a pass must end, so that the state there can be put away; ascending.
+    pub(crate) checkpoints: Vec<usize>,
+    /// What is to be told of its prefix.
+    pub(crate) prefix: Option<Box<PrefixReport>>,
+}
+
+/// A restore in progress: what is there so far is what the sequence holds.
+#[derive(Debug, Clone)]
+pub(crate) struct Restore {
+    pub(crate) keys: Vec<Key>,
+    /// Blocks that are on their way.
+    pub(crate) coming: Range<usize>,
+    /// Blocks there will be in the end.
+    pub(crate) to: usize,
+    /// The state that goes with every part.
+    pub(crate) state: Option<Arc<Content>>,
+    /// Tokens that the sequence held before.
+    pub(crate) n_live: usize,
 }
 
 /// When things happened to a job, on the caller's clock.
@@ -101,12 +124,20 @@ impl Job {
             },
             announced: false,
             prompt_logprobs: Vec::new(),
+            restore: None,
+            checkpoints: Vec::new(),
+            prefix: None,
             request,
         }
     }
 
     pub(crate) fn key(&self) -> JobKey {
         self.request.key
+    }
+
+    /// Whether its prompt may begin with what others have computed.
+    pub(crate) fn reuses(&self) -> bool {
+        self.request.cache_prompt && !self.request.prompt_logprobs
     }
 
     pub(crate) fn is_finished(&self) -> bool {

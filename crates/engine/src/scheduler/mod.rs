@@ -11,9 +11,11 @@
 mod cancel;
 mod collect;
 mod draft;
+mod history;
 mod job;
 mod pace;
 mod plan;
+mod prefixes;
 mod sequences;
 
 #[cfg(test)]
@@ -30,9 +32,11 @@ use crate::request::{JobKey, Output, Request};
 use crate::{DecodeError, Decoder, Placement, Row, SequenceId, Shape, TokenId, Vocabulary};
 
 pub use cancel::Canceller;
+use history::History;
 use job::{Choice, Job};
 use pace::Pace;
 use plan::Lease;
+use prefixes::Prefixes;
 use sequences::Sequences;
 
 /// Time since any fixed moment.
@@ -53,6 +57,8 @@ pub struct SchedulerConfig {
 pub struct Totals {
     pub prompt_tokens: u64,
     pub prompt_tokens_cached: u64,
+    /// Of those, from states that had been put away.
+    pub prompt_tokens_restored: u64,
     pub completion_tokens: u64,
     pub draft_tokens: u64,
     pub draft_accepted_tokens: u64,
@@ -100,6 +106,9 @@ pub struct Scheduler {
     /// In order of admission: the last one is the youngest.
     running: Vec<Job>,
     sequences: Sequences,
+    /// States that outlive their sequences, if there is a place for them.
+    prefixes: Option<Prefixes>,
+    history: History,
     pace: Pace,
     canceller: Canceller,
     /// After a preemption nothing is admitted until a job ends, or the same job
@@ -139,6 +148,8 @@ impl Scheduler {
             queue: VecDeque::new(),
             running: Vec::new(),
             sequences: Sequences::new(shape.sequences),
+            prefixes: None,
+            history: History::default(),
             pace: Pace::new(config.pass_target),
             canceller,
             admission_paused: false,
@@ -204,17 +215,25 @@ impl Scheduler {
         });
     }
 
+    /// Whether [`Scheduler::step`] has something to do, states to put away among it.
     #[must_use]
     pub fn has_work(&self) -> bool {
+        self.has_jobs() || self.has_captures()
+    }
+
+    /// Whether there are jobs, or news of them.
+    #[must_use]
+    pub fn has_jobs(&self) -> bool {
         !self.queue.is_empty() || !self.running.is_empty() || !self.outputs.is_empty()
     }
 
     /// Gives up kept prefixes and the memory of the cache, where there is nothing to do;
     /// `false`: there is.
     pub fn give_back(&mut self) -> bool {
-        if self.has_work() {
+        if self.has_jobs() {
             return false;
         }
+        self.shrink_prefixes();
         while let Some(sequence) = self.sequences.evict_except(None) {
             self.release(sequence);
         }
@@ -225,10 +244,13 @@ impl Scheduler {
     /// One forward pass, if there is anything to do, and the news since the last one.
     pub fn step(&mut self) -> Vec<Output> {
         self.admit();
+        self.restore_prefixes();
         self.join_choices();
+        let mut is_idle = false;
         loop {
             let leases = self.plan();
             if leases.is_empty() {
+                is_idle = true;
                 break;
             }
             match self.pass(&leases) {
@@ -245,6 +267,7 @@ impl Scheduler {
             }
         }
         self.reap();
+        self.capture_prefixes(is_idle && self.outputs.is_empty());
         std::mem::take(&mut self.outputs)
     }
 
@@ -342,8 +365,8 @@ impl Scheduler {
     }
 
     fn start(&mut self, mut job: Job) {
-        let reuse = job.request.cache_prompt && !job.request.prompt_logprobs;
-        let mut n_cached = 0;
+        let reuse = job.reuses();
+        let mut n_live = 0;
         let taken = |slot: &usize| self.running.iter().any(|other| other.slot == *slot);
         job.slot = (0..self.config.slots)
             .find(|slot| !taken(slot))
@@ -357,21 +380,38 @@ impl Scheduler {
             let (sequence, n) = self.attach(&choice.tokens, reuse);
             choice.sequence = sequence;
             choice.n_kv = n;
-            n_cached = n.min(job.prompt_len);
+            n_live = n.min(job.prompt_len);
         }
         if !job.announced {
-            job.announced = true;
             job.clocks.started = (self.clock)();
-            job.usage.cached_tokens = saturate(n_cached);
-            self.totals.prompt_tokens += job.prompt_len as u64;
-            self.totals.prompt_tokens_cached += n_cached as u64;
-            self.outputs.push(Output::Started {
-                key: job.key(),
-                prompt_tokens: saturate(job.prompt_len),
-                cached_tokens: saturate(n_cached),
-            });
         }
         self.running.push(job);
+        let at = self.running.len() - 1;
+        if !self.begin_restore(at, n_live) {
+            self.announce(at, n_live, 0);
+        }
+    }
+
+    /// Says, once, how much of the prompt is there and how it came there.
+    fn announce(&mut self, at: usize, n_live: usize, n_restored: usize) {
+        let job = &mut self.running[at];
+        if std::mem::replace(&mut job.announced, true) {
+            return;
+        }
+        let n_cached = n_live + n_restored;
+        let report = self.explain(at, n_live, n_restored);
+        let job = &mut self.running[at];
+        job.prefix = Some(Box::new(report));
+        job.usage.cached_tokens = saturate(n_cached);
+        job.usage.restored_tokens = saturate(n_restored);
+        self.totals.prompt_tokens += job.prompt_len as u64;
+        self.totals.prompt_tokens_cached += n_cached as u64;
+        self.totals.prompt_tokens_restored += n_restored as u64;
+        self.outputs.push(Output::Started {
+            key: job.key(),
+            prompt_tokens: saturate(job.prompt_len),
+            cached_tokens: saturate(n_cached),
+        });
     }
 
     /// A sequence that holds as much of `tokens` as is known, but for the last one:
@@ -419,6 +459,7 @@ impl Scheduler {
         }
         // The kept sequence is the only one left: cut it and go on from there.
         self.sequences.reclaim(kept.sequence);
+        self.forget_captures(kept.sequence, len);
         let cut = self.decoder.truncate(kept.sequence, len);
         (Some(kept.sequence), if cut { len } else { 0 })
     }
@@ -429,6 +470,7 @@ impl Scheduler {
             return Some(sequence);
         }
         let evicted = self.sequences.evict_except(spare)?;
+        self.forget_captures(evicted, 0);
         self.decoder.truncate(evicted, 0);
         Some(evicted)
     }
@@ -442,6 +484,7 @@ impl Scheduler {
             let Some(mut job) = self.running.pop() else {
                 return;
             };
+            self.abandon_restore(&mut job);
             for choice in &mut job.choices {
                 self.park(choice);
                 choice.parked = false;
@@ -523,6 +566,7 @@ impl Scheduler {
     }
 
     fn release(&mut self, sequence: SequenceId) {
+        self.forget_captures(sequence, 0);
         self.decoder.truncate(sequence, 0);
         self.sequences.put_free(sequence);
     }
@@ -556,7 +600,8 @@ impl Scheduler {
 
     /// Ends a running job with an error; nothing of it is kept.
     fn fail(&mut self, at: usize, failure: JobFailure) {
-        let job = self.running.remove(at);
+        let mut job = self.running.remove(at);
+        self.abandon_restore(&mut job);
         for sequence in job.choices.iter().filter_map(|choice| choice.sequence) {
             self.release(sequence);
         }
@@ -573,9 +618,13 @@ impl Scheduler {
     fn reap(&mut self) {
         for at in (0..self.running.len()).rev() {
             if self.running[at].is_finished() {
-                let job = self.retire(at);
+                let mut job = self.retire(at);
                 let done = done(&job);
                 self.count(&job);
+                let key = job.key();
+                let report = job.prefix.take();
+                let told = report.map(|report| Output::Prefix { key, report });
+                self.outputs.extend(told);
                 self.outputs.push(done);
             }
         }
@@ -584,7 +633,13 @@ impl Scheduler {
     /// Takes a job out of its slot and keeps its first sequence for the prefix.
     fn retire(&mut self, at: usize) -> Job {
         let mut job = self.running.remove(at);
+        self.abandon_restore(&mut job);
         self.admission_paused = false;
+        let prompt_len = job.prompt_len;
+        let first = job.choices.first();
+        if let Some(first) = first.filter(|first| first.n_kv >= prompt_len && job.reuses()) {
+            self.history.remember(first.tokens.clone(), prompt_len);
+        }
         for choice in &mut job.choices {
             self.retire_choice(choice, job.request.cache_prompt);
         }
@@ -600,6 +655,7 @@ impl Scheduler {
         }
         let mut tokens = choice.tokens.clone();
         tokens.truncate(choice.n_kv);
+        self.capture(sequence, &tokens);
         for covered in self.sequences.keep(sequence, tokens) {
             self.release(covered);
         }

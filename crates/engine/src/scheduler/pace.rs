@@ -40,6 +40,11 @@ impl Pace {
         });
     }
 
+    /// Seconds that a row of a prompt takes, once that was measured.
+    pub(crate) fn row_seconds(&self) -> Option<f64> {
+        self.row_seconds
+    }
+
     /// Prefill rows for a pass that also decodes.
     pub(crate) fn chunk(&self, rows_max: usize) -> usize {
         let rows = match self.row_seconds {

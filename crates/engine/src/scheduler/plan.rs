@@ -106,7 +106,7 @@ fn n_decoding(job: &Job) -> usize {
 fn is_reading(job: &Job) -> bool {
     let reading =
         |choice: &super::Choice| choice.is_running() && !choice.is_decoding(job.prompt_len);
-    job.choices.iter().any(reading)
+    job.restore.is_none() && job.choices.iter().any(reading)
 }
 
 /// Draft tokens for a choice, within what may still be generated.
@@ -171,7 +171,7 @@ fn prefill_lease(
 ) -> Option<Lease> {
     let choice = &job.choices[choice_at];
     let sequence = choice.sequence.filter(|_| choice.is_running())?;
-    if choice.is_decoding(job.prompt_len) {
+    if choice.is_decoding(job.prompt_len) || job.restore.is_some() {
         return None;
     }
     let every_row = job.request.prompt_logprobs && choice.n_kv < job.prompt_len;
@@ -180,7 +180,9 @@ fn prefill_lease(
     } else {
         budget.rows
     };
-    let n_rows = choice.pending().min(most);
+    let stop = job.checkpoints.iter().find(|at| **at > choice.n_kv);
+    let until_stop = stop.map_or(usize::MAX, |at| at - choice.n_kv);
+    let n_rows = choice.pending().min(most).min(until_stop);
     let output = n_rows == choice.pending();
     let n_outputs = if every_row {
         n_rows

@@ -83,6 +83,13 @@ impl Sequences {
         })
     }
 
+    /// The most tokens that a kept sequence has in common with a prompt.
+    pub(crate) fn common(&self, prompt: &[TokenId]) -> usize {
+        let all = self.cached.iter();
+        let each = all.map(|entry| common_prefix(&entry.tokens, prompt));
+        each.max().unwrap_or(0)
+    }
+
     /// Takes a kept sequence back into use.
     pub(crate) fn reclaim(&mut self, sequence: SequenceId) {
         self.cached.retain(|entry| entry.sequence != sequence);

@@ -149,6 +149,11 @@ impl LoadRequest {
             mlock: self.mlock.or(known.mlock),
             huge_pages: self.huge_pages.or(known.huge_pages),
             swa_full: self.swa_full.or(known.swa_full),
+            // One setting for all models: what another one was told holds for a stranger, too.
+            prefixes: known.prefixes.or_else(|| {
+                let mut told = models.iter().map(|model| model.spec.prefixes.clone());
+                told.find_map(|prefixes| prefixes)
+            }),
             chat_template: self.chat_template.or(known.chat_template),
             reasoning_budget: self.reasoning_budget.or(known.reasoning_budget),
             speculation: self.speculation.or(known.speculation),

@@ -6,7 +6,9 @@
 
 use std::sync::Arc;
 
-use proto::{Delta, Event, FinishReason, SamplingValues, Timings, TokenLogprob, Usage};
+use proto::{
+    Delta, Event, FinishReason, PrefixReport, SamplingValues, Timings, TokenLogprob, Usage,
+};
 
 use crate::error::ApiError;
 
@@ -68,6 +70,8 @@ pub(crate) struct Report {
     /// `None` where another engine chose them.
     pub(crate) sampling: Option<SamplingValues>,
     pub(crate) warnings: Vec<String>,
+    /// Of the last of the jobs that told it.
+    pub(crate) prefix: Option<PrefixReport>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -143,6 +147,7 @@ impl Fold {
             Event::Done { usage, timings } => self.done(job, usage, timings, parts),
             Event::Failed(failure) => self.fail(failure.into(), parts),
             Event::Prefill { .. } => {}
+            Event::Prefix(told) => self.report.prefix = Some(*told),
             Event::Continued { by } => {
                 let warning = format!("The answer broke off and was continued by {by}.");
                 self.report.warnings.push(warning);
@@ -321,6 +326,7 @@ fn stray() -> ApiError {
 fn add_usage(sum: &mut Usage, usage: Usage) {
     sum.prompt_tokens += usage.prompt_tokens;
     sum.cached_tokens += usage.cached_tokens;
+    sum.restored_tokens += usage.restored_tokens;
     sum.completion_tokens += usage.completion_tokens;
     sum.reasoning_tokens += usage.reasoning_tokens;
     sum.draft_tokens += usage.draft_tokens;

@@ -41,6 +41,7 @@ impl Loader for FakeLoader {
             decoder: Some(Box::new(FakeDecoder::new(shape, self.0))),
             vocabulary: Arc::new(FakeVocabulary),
             embedder: Some(Box::new(FakeEmbedder)),
+            prefixes: None,
             facts: ModelFacts {
                 name: spec.name.clone(),
                 context: 300,
@@ -191,7 +192,7 @@ async fn a_chat_is_answered_in_order() {
     let events = endpoint.events(1).await;
     assert!(matches!(events[0], Event::Started { .. }));
     assert_eq!(text_of(&events), "Hello there");
-    let [.., finished, done] = &events[..] else {
+    let [.., finished, Event::Prefix(_), done] = &events[..] else {
         panic!("{events:?}")
     };
     assert!(matches!(

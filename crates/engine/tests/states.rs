@@ -1,0 +1,306 @@
+//! What was put away and taken back is what was there, to the bit, and it is gone on from as
+//! if it had been computed.
+
+#![expect(clippy::expect_used, clippy::panic, reason = "test code")]
+
+mod tiny_model;
+
+use std::sync::Arc;
+
+use engine::{Decoder, LlamaDecoder, LlamaEngine, Pieces, Place, Row, TokenId};
+use llama::CacheType;
+use prefix::{BLOCK_TOKENS, Content, Needs, Plane};
+use testkit::tiny::{Family, Purpose};
+use tiny_model::TinyModel;
+
+const BLOCKS: usize = 6;
+/// Tokens after the place that is gone on from.
+const TAIL: usize = 20;
+const SCRATCH: i32 = 1;
+
+fn token(at: usize) -> TokenId {
+    TokenId::try_from(4 + (at * at + at / 7) % 200).expect("few")
+}
+
+/// Reads tokens `from..to` of the text into a sequence, in passes of at most 16; gives the
+/// last logits.
+fn read(decoder: &mut LlamaDecoder, sequence: i32, from: usize, to: usize) -> Vec<f32> {
+    let mut logits = Vec::new();
+    let positions: Vec<usize> = (from..to).collect();
+    for pass in positions.chunks(16) {
+        let rows: Vec<Row> = pass
+            .iter()
+            .map(|at| Row {
+                token: token(*at),
+                position: u32::try_from(*at).expect("few"),
+                sequence,
+                output: at + 1 == to,
+            })
+            .collect();
+        decoder.decode(&rows).expect("it is read");
+        if let Some(last) = decoder.logits(rows.len() - 1) {
+            logits = last.to_vec();
+        }
+    }
+    logits
+}
+
+fn open(model: &TinyModel, types: CacheType) -> LlamaDecoder {
+    llama::init(|_, _| {}, llama::Kernels::Own);
+    let options = engine::OpenOptions {
+        type_k: types,
+        type_v: types,
+        flash_attention: match types {
+            CacheType::F32 => llama::FlashAttention::Off,
+            _ => llama::FlashAttention::Auto,
+        },
+        ..tiny_model::options(model, 512, 2)
+    };
+    let engine = LlamaEngine::open(&options, |_| true).expect("the model loads");
+    engine.decoder.expect("it generates")
+}
+
+/// All that is needed to go on behind so many blocks, of a sequence that ends there.
+fn save(decoder: &mut LlamaDecoder, needs: &Needs, at: Place, blocks: usize) -> Pieces {
+    let contents = |pieces: Option<Vec<Vec<u8>>>| -> Vec<Arc<Content>> {
+        let pieces = pieces.expect("it can be taken");
+        pieces
+            .into_iter()
+            .map(|piece| Arc::new(Content::new(piece)))
+            .collect()
+    };
+    let mut pieces = Pieces {
+        is_last: true,
+        ..Pieces::default()
+    };
+    if needs.rows {
+        pieces.rows = contents(decoder.save(at, Plane::Rows, 0..blocks));
+    }
+    if needs.window_blocks > 0 {
+        let first = blocks.saturating_sub(needs.window_blocks);
+        pieces.window = contents(decoder.save(at, Plane::Window, first..blocks));
+    }
+    if needs.state {
+        let state = contents(decoder.save(at, Plane::State, blocks - 1..blocks));
+        pieces.state = state.into_iter().next();
+    }
+    pieces
+}
+
+fn bytes(pieces: &Pieces) -> Vec<Vec<u8>> {
+    let all = pieces
+        .rows
+        .iter()
+        .chain(&pieces.window)
+        .chain(&pieces.state);
+    all.map(|content| content.to_vec()).collect()
+}
+
+/// How far two rows of logits are from each other. A model of random weights may compute what
+/// is no number, and then must compute it again.
+fn distance(got: &[f32], expected: &[f32]) -> f32 {
+    let each = got
+        .iter()
+        .zip(expected)
+        .map(|(a, b)| match (a.is_nan(), b.is_nan()) {
+            (true, true) => 0.0,
+            (false, false) => (a - b).abs(),
+            _ => f32::INFINITY,
+        });
+    each.fold(0.0, f32::max)
+}
+
+/// Saves in one engine, restores in another one, and compares bytes and what comes next. `None`:
+/// what comes next is no number, so that it tells less.
+fn check(model: &TinyModel, types: CacheType, what: &str) -> Option<Needs> {
+    let len = BLOCKS * BLOCK_TOKENS;
+    let mut first = open(model, types);
+    let needs = first
+        .needs()
+        .unwrap_or_else(|| panic!("{what}: states cannot be taken apart"));
+    read(&mut first, 0, 0, len);
+    let with_scratch = Place {
+        sequence: 0,
+        scratch: Some(SCRATCH),
+    };
+    let pieces = save(&mut first, &needs, with_scratch, BLOCKS);
+    let expected = read(&mut first, 0, len, len + TAIL);
+
+    let mut second = open(model, types);
+    // Other tokens in the way, so that the cells are not the same ones.
+    read(&mut second, 2, 0, 40);
+    let place = Place {
+        sequence: 0,
+        scratch: None,
+    };
+    assert!(
+        second.restore(place, 0..BLOCKS, &pieces),
+        "{what}: nothing restored"
+    );
+    let again = save(&mut second, &needs, with_scratch, BLOCKS);
+    assert_eq!(bytes(&again), bytes(&pieces), "{what}: other bits");
+    let got = read(&mut second, 0, len, len + TAIL);
+    let far = distance(&got, &expected);
+    assert!(far < 2e-3, "{what}: logits differ by {far}");
+
+    // In an empty context the cells are the same ones, and so is every bit that follows.
+    let mut third = open(model, types);
+    assert!(third.restore(place, 0..BLOCKS, &pieces));
+    let got = read(&mut third, 0, len, len + TAIL);
+    if needs.window_blocks == 0 {
+        let bits = |logits: &[f32]| logits.iter().map(|one| one.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got), bits(&expected), "{what}: other logits");
+    }
+    // In two parts it is the same.
+    let mut fourth = open(model, types);
+    if needs.rows {
+        let first = Pieces {
+            rows: pieces.rows[..2].to_vec(),
+            window: Vec::new(),
+            state: pieces.state.clone(),
+            is_last: false,
+        };
+        let second = Pieces {
+            rows: pieces.rows[2..].to_vec(),
+            ..pieces.clone()
+        };
+        assert!(
+            fourth.restore(with_scratch, 0..2, &first),
+            "{what}: not the first part"
+        );
+        assert!(
+            fourth.restore(with_scratch, 2..BLOCKS, &second),
+            "{what}: not the second"
+        );
+        let again = save(&mut fourth, &needs, with_scratch, BLOCKS);
+        assert_eq!(bytes(&again), bytes(&pieces), "{what}: other bits in parts");
+        let got = read(&mut fourth, 0, len, len + TAIL);
+        assert!(
+            distance(&got, &expected) < 2e-3,
+            "{what}: other logits in parts"
+        );
+    }
+    // It can be shared and, where that is possible, cut.
+    assert!(third.share(0, 2, len + TAIL), "{what}: not shared");
+    let is_finite = expected.iter().all(|logit| logit.is_finite());
+    is_finite.then_some(needs)
+}
+
+#[test]
+fn states_of_every_family_come_back_to_the_bit() {
+    let mut shapes = Vec::new();
+    for family in Family::ALL {
+        let what = format!("{family:?}");
+        let model = TinyModel::write(family, Purpose::default());
+        let types: &[CacheType] = match family {
+            Family::DeepSeek2 => &[CacheType::F32],
+            _ => &[CacheType::F32, CacheType::F16],
+        };
+        for types in types {
+            let needs = check(&model, *types, &format!("{what} {types:?}"));
+            let shape = |needs: Needs| (needs.rows, needs.window_blocks > 0, needs.state);
+            shapes.extend(needs.map(shape));
+        }
+    }
+    // Plain, windowed, recurrent and both: a family that was taken for another kind would
+    // leave one of these out.
+    for shape in [
+        (true, false, false),
+        (true, true, false),
+        (false, false, true),
+        (true, false, true),
+    ] {
+        assert!(shapes.contains(&shape), "{shape:?}");
+    }
+}
+
+#[test]
+fn blocks_join_what_a_sequence_shares_with_another_one() {
+    let model = TinyModel::write(Family::Llama, Purpose::default());
+    let mut decoder = open(&model, CacheType::F16);
+    let len = BLOCKS * BLOCK_TOKENS;
+    read(&mut decoder, 0, 0, len);
+    let at = |sequence| Place {
+        sequence,
+        scratch: Some(SCRATCH),
+    };
+    let needs = decoder.needs().expect("it can");
+    let pieces = save(&mut decoder, &needs, at(0), BLOCKS);
+    let expected = read(&mut decoder, 0, len, len + TAIL);
+    // Two blocks are shared, the others restored behind them.
+    assert!(decoder.share(0, 2, 2 * BLOCK_TOKENS));
+    let rest = Pieces {
+        rows: pieces.rows[2..].to_vec(),
+        is_last: true,
+        ..Pieces::default()
+    };
+    assert!(decoder.restore(at(2), 2..BLOCKS, &rest));
+    let again = save(&mut decoder, &needs, at(2), BLOCKS);
+    assert_eq!(bytes(&again), bytes(&pieces));
+    let got = read(&mut decoder, 2, len, len + TAIL);
+    assert!(distance(&got, &expected) < 2e-3);
+}
+
+#[test]
+fn pieces_that_do_not_fit_are_refused() {
+    let model = TinyModel::write(Family::Llama, Purpose::default());
+    let other = TinyModel::write(Family::Gemma3, Purpose::default());
+    let mut decoder = open(&model, CacheType::F16);
+    let mut stranger = open(&other, CacheType::F16);
+    read(&mut decoder, 0, 0, 64);
+    read(&mut stranger, 0, 0, 64);
+    let at = Place {
+        sequence: 0,
+        scratch: Some(SCRATCH),
+    };
+    let needs = decoder.needs().expect("it can");
+    let pieces = save(&mut decoder, &needs, at, 2);
+    let rows = |rows: Vec<Vec<u8>>| Pieces {
+        rows: rows
+            .into_iter()
+            .map(|piece| Arc::new(Content::new(piece)))
+            .collect(),
+        is_last: true,
+        ..Pieces::default()
+    };
+    let good: Vec<Vec<u8>> = bytes(&pieces);
+    let of_stranger = stranger
+        .save(at, Plane::Rows, 0..2)
+        .expect("it can be taken");
+    let mut faulty = vec![
+        rows(of_stranger),
+        rows(vec![good[0].clone()]),
+        rows(vec![good[1].clone(), good[0].clone()]),
+        rows(vec![good[0].clone(), good[0].clone()]),
+        rows(vec![good[0].clone(), Vec::new()]),
+    ];
+    // Every byte of what describes the rows, and some of the rows' length.
+    for at in (0..BLOCK_TOKENS * 12 + 40).step_by(3) {
+        let mut changed = good.clone();
+        changed[1][at] ^= 0x41;
+        faulty.push(rows(changed));
+    }
+    for cut in [1, 100, good[1].len() - 1] {
+        let mut changed = good.clone();
+        changed[1].truncate(cut);
+        faulty.push(rows(changed));
+    }
+    decoder.truncate(0, 0);
+    let mut refused = 0;
+    for pieces in &faulty {
+        // Some fields say nothing that is used, such as another sequence's number.
+        refused += usize::from(!decoder.restore(at, 0..2, pieces));
+        decoder.truncate(0, 0);
+    }
+    assert!(
+        refused * 10 > faulty.len() * 7,
+        "{refused} of {}",
+        faulty.len()
+    );
+    assert!(
+        faulty[..5]
+            .iter()
+            .all(|pieces| !decoder.restore(at, 0..2, pieces))
+    );
+    assert!(decoder.restore(at, 0..2, &pieces));
+}
