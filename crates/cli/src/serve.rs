@@ -54,7 +54,9 @@ fn to_load(matches: &ArgMatches, config: &Config, listings: &[Listing]) -> Outco
     let is_named = !config.load.is_empty();
     if !is_named && config.presets.is_empty() {
         let only = models_here::to_load(&environment, &[]);
-        let can_do_without = !config.fleet.providers.is_empty() || !listings.is_empty();
+        // On a machine without any model the web page fetches the first.
+        let is_bare = models_here::is_bare(&environment);
+        let can_do_without = !config.fleet.providers.is_empty() || !listings.is_empty() || is_bare;
         found = match can_do_without {
             true => only.unwrap_or_default(),
             false => only?,
@@ -121,7 +123,15 @@ async fn serve(
         () = signals.next() => Ok(false),
     };
     if let Ok(true) = loaded {
-        let url = format!("{}://{}/v1", scheme(config), reachable(address));
+        let page = format!("{}://{}/", scheme(config), reachable(address));
+        if fleet.models().is_empty() && config.fleet.providers.is_empty() {
+            say(&format!(
+                "no model on this machine yet: {page} fetches one, or `sextant pull SPEC` does"
+            ));
+        } else {
+            say(&format!("web page: {page}"));
+        }
+        let url = format!("{page}v1");
         say(&usage(&url, &fleet, key));
         signals.next().await;
     }

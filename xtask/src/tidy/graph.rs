@@ -9,7 +9,7 @@ use std::fs;
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
     &[
-        "stdx", "kernels", "kv", "process", "router", "testkit", "tuner",
+        "stdx", "kernels", "kv", "process", "router", "testkit", "tuner", "webui",
     ],
     &["ggml-plugin", "hardware"],
     &[
