@@ -23,6 +23,10 @@ export async function browser() {
 export async function open(browser, { base = BASE, path = '', size = DESKTOP, theme = 'light', context } = {}) {
   const own = context ?? (await browser.newContext({ viewport: size, colorScheme: theme, hasTouch: size.width < 500 }));
   const page = await own.newPage();
+  // Answers of a tame length: a small model goes on for as long as it may.
+  await page.addInitScript((tokens) => {
+    if (!localStorage.getItem('sextant.pick')) localStorage.setItem('sextant.pick', JSON.stringify({ model: null, settings: { max_tokens: tokens } }));
+  }, 240);
   page.faults = [];
   page.on('pageerror', (error) => page.faults.push(`error: ${error.message}`));
   page.on('console', (message) => {
@@ -56,12 +60,25 @@ export const answers = (page) => page.getByRole('article', { name: /^Answer by/ 
 
 /** Says something and waits until its answer has ended. */
 export async function say(page, text) {
+  const before = await page.getByRole('article').count();
   await composer(page).fill(text);
   await composer(page).press('Enter');
+  await page.waitForFunction((n) => document.querySelectorAll('article').length > n, before);
   await ended(page);
 }
 
+/** Until nothing is being written, for longer than it takes to begin. */
 export async function ended(page) {
-  await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'visible', timeout: 20_000 }).catch(() => {});
-  await page.getByRole('button', { name: 'Stop' }).waitFor({ state: 'hidden', timeout: 120_000 });
+  await page.waitForFunction(
+    () => {
+      const isBusy = [...document.querySelectorAll('button')].some((button) => button.textContent.trim() === 'Stop');
+      const now = performance.now();
+      if (isBusy) window.quietSince = undefined;
+      else window.quietSince ??= now;
+      return window.quietSince !== undefined && now - window.quietSince > 500;
+    },
+    null,
+    { timeout: 120_000, polling: 100 },
+  );
+  await page.evaluate(() => delete window.quietSince);
 }

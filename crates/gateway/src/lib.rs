@@ -53,6 +53,7 @@ pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 pub use tls::{Tls, TlsError, TlsFiles};
+pub use ui::{PageFile, Pages};
 
 use access::Head;
 use bus::Bus;

@@ -1,15 +1,56 @@
 //! The workbench's files over HTTP. They hold nothing of anybody, so they need no key: the page
-//! asks for one where the endpoint does.
+//! asks for one where the endpoint does. Which files there are is the binary's to say
+//! ([`Pages`]), so that a change of a page compiles little.
+
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use webui::Asset;
 
+use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
+
+/// A file of the workbench.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageFile {
+    /// Below `/`, such as `assets/index-Bx3.js`.
+    pub path: &'static str,
+    pub media_type: &'static str,
+    /// Of its contents; without quotes.
+    pub etag: &'static str,
+    pub plain: &'static [u8],
+    pub gzip: Option<&'static [u8]>,
+    pub brotli: Option<&'static [u8]>,
+}
+
+/// The workbench's files.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    /// What `/` gives.
+    pub index: PageFile,
+    /// All others.
+    pub files: Arc<[PageFile]>,
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            index: PageFile {
+                path: "index.html",
+                media_type: "text/html; charset=utf-8",
+                etag: "none",
+                plain: b"<!doctype html>\n<title>Sextant</title>\n<p>There is no page here.\n",
+                gzip: None,
+                brotli: None,
+            },
+            files: Arc::default(),
+        }
+    }
+}
 
 /// No script, style, font or picture that is not a file of ours, no frame around the page, and
 /// requests to this endpoint alone. `data:` is for pictures that the style sheets hold.
@@ -20,18 +61,19 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// `GET /`
-pub(crate) async fn page(headers: HeaderMap) -> Response {
-    served(webui::page(), &headers, "no-cache")
+pub(crate) async fn page(State(state): State<AppState>, headers: HeaderMap) -> Response {
+    served(&state.config().pages.index, &headers, "no-cache")
 }
 
 /// `GET /assets/{*path}`
 pub(crate) async fn asset(
+    State(state): State<AppState>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let found = path
-        .ok()
-        .and_then(|Path(path)| webui::asset(&format!("assets/{path}")));
+    let path = path.map_or_else(|_| String::new(), |Path(path)| format!("assets/{path}"));
+    let mut files = state.config().pages.files.iter();
+    let found = files.find(|file| file.path == path);
     match found {
         Some(asset) => Ok(served(asset, request.headers(), FOR_EVER)),
         None => {
@@ -42,7 +84,7 @@ pub(crate) async fn asset(
     }
 }
 
-fn served(asset: &'static Asset, asked: &HeaderMap, cache: &'static str) -> Response {
+fn served(asset: &PageFile, asked: &HeaderMap, cache: &'static str) -> Response {
     let (bytes, encoding) = packed(asset, asked);
     // Another packing is another thing.
     let etag = format!("\"{}-{}\"", asset.etag, encoding.unwrap_or("plain"));
@@ -79,7 +121,7 @@ fn served(asset: &'static Asset, asked: &HeaderMap, cache: &'static str) -> Resp
 }
 
 /// The smallest form that the client takes.
-fn packed(asset: &'static Asset, asked: &HeaderMap) -> (&'static [u8], Option<&'static str>) {
+fn packed(asset: &PageFile, asked: &HeaderMap) -> (&'static [u8], Option<&'static str>) {
     let accepted = asked.get_all(header::ACCEPT_ENCODING).iter();
     let accepted: Vec<&str> = accepted
         .filter_map(|value| value.to_str().ok())
@@ -103,7 +145,7 @@ fn packed(asset: &'static Asset, asked: &HeaderMap) -> (&'static [u8], Option<&'
 mod tests {
     use super::*;
 
-    static FILE: Asset = Asset {
+    static FILE: PageFile = PageFile {
         path: "assets/x.js",
         media_type: "text/javascript; charset=utf-8",
         etag: "abc",

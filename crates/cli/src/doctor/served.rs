@@ -119,7 +119,6 @@ fn sketch(config: &Config) -> MachineSketch {
     let machine = kept.map_or_else(|| Machine::read(&root), |(machine, _)| machine);
     let gpus = machine.gpus.iter().map(|gpu| gpu.name.clone());
     let npus = machine.npus.iter().map(|npu| npu.kind.name().to_owned());
-    let folder = hw::models_folder(&root, &environment, config.models_dir.as_deref());
     MachineSketch {
         name: machine.surroundings.model.clone(),
         processor: machine.processor.name(),
@@ -130,7 +129,9 @@ fn sketch(config: &Config) -> MachineSketch {
         memory_for_models_bytes: machine.budget().map(|bytes| bytes.0),
         gpus: gpus.collect(),
         npus: npus.collect(),
-        models_folder: Some(folder.display().to_string()),
+        models_folder: environment
+            .own_store()
+            .map(|folder| folder.display().to_string()),
         gb_per_second,
     }
 }

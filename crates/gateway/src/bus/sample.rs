@@ -7,6 +7,7 @@ use proto::{SlotPhase, WorkerState};
 
 use super::{Bus, Entry, Sight};
 use crate::AppState;
+use crate::chats::now_ms;
 use crate::routes::health::inspected;
 use crate::wire::events::{BusState, MemoryState, ModelState, PullProgress, ServerState, Speeds};
 
@@ -34,12 +35,12 @@ impl Meter {
         if prompt.1 < self.prompt.1 || answer.1 < self.answer.1 {
             *self = Self::default();
         }
-        // Tokens of a prompt are counted when it begins, and its time as it passes.
+        // Tokens of a prompt are counted when it begins, and its time when its answer has ended.
         let mut slots = worker.slots.iter();
-        if !slots.any(|slot| slot.phase == SlotPhase::Prefill) {
-            if let Some(speed) = speed(self.prompt, prompt) {
-                self.speeds.prefill = Some(speed);
-            }
+        if slots.all(|slot| slot.phase == SlotPhase::Idle)
+            && let Some(speed) = speed(self.prompt, prompt)
+        {
+            self.speeds.prefill = Some(speed);
             self.prompt = prompt;
         }
         if let Some(speed) = speed(self.answer, answer) {
@@ -84,7 +85,7 @@ impl Bus {
 
     async fn sample(&self, state: &AppState) {
         let models = inspected(state).await;
-        let now_s = state.stamps().now();
+        let now_ms = now_ms();
         let entries = {
             let mut course = self.course();
             let states = models.iter().map(|(model, worker)| {
@@ -94,7 +95,7 @@ impl Bus {
                 });
                 let entry = Entry {
                     sight: Sight::Model(model.name.clone()),
-                    state: BusState::Model(Box::new(ModelState::new(model, worker, now_s))),
+                    state: BusState::Model(Box::new(ModelState::new(model, worker, now_ms))),
                 };
                 (format!("model/{}", model.name), entry)
             });

@@ -152,7 +152,8 @@ pub(crate) struct ModelState {
     memory_bytes: u64,
     memory_measured: bool,
     gpu_memory_bytes: u64,
-    /// When it goes if nobody asks for it, seconds since 1970; null: not before memory is needed.
+    /// When it goes if nobody asks for it, seconds since 1970, to 5 s; null: not before memory is
+    /// needed.
     expires_s: Option<u64>,
     /// The model that this one is for.
     helps: Option<String>,
@@ -367,6 +368,7 @@ pub(crate) struct Speeds {
 }
 
 const MIB: u64 = 1 << 20;
+const EXPIRES_STEP_MS: u64 = 5000;
 
 impl WorkerView {
     fn new(worker: &WorkerState, speeds: Speeds) -> Self {
@@ -404,11 +406,11 @@ impl WorkerView {
 }
 
 impl ModelState {
-    /// `now_s` is the time, seconds since 1970.
+    /// `now_ms` is the time, milliseconds since 1970.
     pub(crate) fn new(
         model: &ModelStatus,
         worker: Option<(&WorkerState, Speeds)>,
-        now_s: u64,
+        now_ms: u64,
     ) -> Self {
         let (place, traits) = (&model.place, &model.place.traits);
         let known = facts(model);
@@ -430,7 +432,9 @@ impl ModelState {
             gpu_memory_bytes: place.device_bytes,
             expires_s: place
                 .expires_in_ms
-                .map(|ms| now_s.saturating_add(ms.div_ceil(1000))),
+                // Two looks at a clock that stands still must not differ.
+                .map(|ms| now_ms.saturating_add(ms + EXPIRES_STEP_MS / 2) / EXPIRES_STEP_MS)
+                .map(|steps| steps * (EXPIRES_STEP_MS / 1000)),
             helps: place.helps.clone(),
             requests_running: place.running,
             requests_waiting: place.waiting,
