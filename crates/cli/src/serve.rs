@@ -124,15 +124,8 @@ async fn serve(
     };
     if let Ok(true) = loaded {
         let page = format!("{}://{}/", scheme(config), reachable(address));
-        if fleet.models().is_empty() && config.fleet.providers.is_empty() {
-            say(&format!(
-                "no model on this machine yet: {page} fetches one, or `sextant pull SPEC` does"
-            ));
-        } else {
-            say(&format!("web page: {page}"));
-        }
-        let url = format!("{page}v1");
-        say(&usage(&url, &fleet, key));
+        say_page(&page, config, &fleet);
+        say(&usage(&format!("{page}v1"), &fleet, key));
         signals.next().await;
     }
     if loaded.is_ok() {
@@ -149,6 +142,16 @@ async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = signals.next() => Err(cut_short()),
+    }
+}
+
+/// Where the web page is; on a machine without any model, what it is good for.
+fn say_page(page: &str, config: &Config, fleet: &Fleet) {
+    match fleet.models().is_empty() && config.fleet.providers.is_empty() {
+        true => say(&format!(
+            "no model on this machine yet: {page} fetches one, or `sextant pull SPEC` does"
+        )),
+        false => say(&format!("web page: {page}")),
     }
 }
 

@@ -1,6 +1,7 @@
 /** Loads, unloads and downloads. The endpoint does them; the bus tells how far they are. */
 
 import { api, send, told, type Schemas } from './api/client';
+import { bus } from './bus.svelte';
 
 export type LoadRequest = Partial<Schemas['LoadRequest']>;
 
@@ -36,11 +37,22 @@ class Manage {
     return this.#run(model, () => api.post('admin/models/unload', { model }));
   }
 
-  /** A model in memory keeps its settings, so it goes first. */
+  /**
+   * A model in memory keeps its settings, so it goes first. One that was loaded by its path is
+   * forgotten with that: its path and what was asked for it go along.
+   */
   reload(model: string, request: LoadRequest): Promise<boolean> {
     return this.#run(model, async () => {
+      const known = bus.model(model);
+      let before: Record<string, unknown> = {};
+      if (known && !known.on_demand) {
+        const { models } = await api.get<Schemas['AdminList']>('admin/models');
+        const path = models.find((one) => one.name === model)?.path;
+        const { tuned: _, ...asked } = known.asked;
+        before = { path, pin: known.pinned, ...asked };
+      }
       await api.post('admin/models/unload', { model });
-      await api.post('admin/models/load', { ...request, model });
+      await api.post('admin/models/load', { ...before, ...request, model });
     });
   }
 
