@@ -9,7 +9,7 @@ MODEL ?=
 # Optional back ends: FEATURES=vulkan (docs/gpu.md).
 FEATURES ?=
 
-.PHONY: help setup build run test
+.PHONY: help setup ui build run test
 
 help:
 	@echo "make run    build, fetch a small model if there is none, serve it on 127.0.0.1"
@@ -17,12 +17,16 @@ help:
 	@echo "make test   the whole of CI: format, lints, tests, SDK suites, fuzzing"
 	@echo "make build  the release binary: $(SEXTANT)"
 	@echo "            (FEATURES=vulkan adds a back end for GPUs: see docs/gpu.md)"
+	@echo "make ui     only the web page, which the binary embeds; needs node and npm"
 	@echo "make setup  only the Debian packages that the build needs"
 
 setup:
 	@sh scripts/setup.sh
 
-build: setup
+ui: setup
+	@sh scripts/ui.sh
+
+build: ui
 	@test -x $(SEXTANT) || echo "building Sextant and llama.cpp; the first time takes some minutes" >&2
 	cargo build --release --locked --workspace $(if $(FEATURES),--features $(FEATURES))
 

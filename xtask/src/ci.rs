@@ -1,7 +1,7 @@
 //! The whole of CI: the same steps on a laptop and on a server.
 
 use crate::shell::{self, cargo, root};
-use crate::{arm, codegen, fuzz, sdk, tidy, tools};
+use crate::{arm, codegen, fuzz, sdk, tidy, tools, ui};
 use anyhow::{Context, Result};
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             codegen::run(&codegen::Arguments { check: true })
         }),
         Step::new("dependencies", "cargo xtask deny", tools::deny),
+        Step::new("web page", "sh scripts/ui.sh", ui::build),
         Step::new("clippy", "cargo xtask clippy", clippy),
         Step::new("build", "make build", build),
         Step::new("tests", "cargo xtask test", test),
@@ -46,6 +47,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }),
         Step::new("SDK suites", "cargo xtask sdk", || {
             sdk::run(&sdk::Arguments::default())
+        }),
+        Step::new("web page in use", "cargo xtask ui", || {
+            ui::run(&ui::Arguments::if_possible())
         }),
         Step::new("fuzzing", "cargo xtask fuzz", move || {
             fuzz::run(&fuzz::Arguments::with_seconds(seconds))

@@ -30,6 +30,7 @@ mod stock;
 mod tidy;
 mod tools;
 mod tune_check;
+mod ui;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -62,6 +63,8 @@ enum Chore {
     Sdk(sdk::Arguments),
     /// Drives coding agents through a task, with a script or a small model behind them.
     Agents(agents::Arguments),
+    /// Builds the workbench, and drives it in a browser against the real server and model.
+    Ui(ui::Arguments),
     /// Runs the fuzz targets for a bounded time.
     Fuzz(fuzz::Arguments),
     /// Fetches the models that tests and benches use.
@@ -116,6 +119,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Test => ci::test(),
         Chore::Sdk(arguments) => sdk::run(&arguments),
         Chore::Agents(arguments) => agents::run(&arguments),
+        Chore::Ui(arguments) => ui::run(&arguments),
         Chore::Fuzz(arguments) => fuzz::run(&arguments),
         Chore::Models => models::run(),
         Chore::Peer => peer::run(),

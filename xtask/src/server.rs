@@ -122,6 +122,11 @@ impl Server {
         Ok(server)
     }
 
+    /// Waits until a model can answer.
+    pub(crate) fn wait_ready(&mut self) -> Result<()> {
+        self.wait_until("/ready")
+    }
+
     fn wait_until(&mut self, ready: &str) -> Result<()> {
         let start = Instant::now();
         while self.client.status(ready) != Some(200) {

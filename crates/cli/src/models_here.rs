@@ -62,6 +62,12 @@ pub(crate) fn find_or_header(
     Ok(path.to_string_lossy().into_owned())
 }
 
+/// Whether there is no model here that could be served.
+pub(crate) fn is_bare(environment: &Environment) -> bool {
+    let found = models::list(environment);
+    found.iter().all(|found| found.fault.is_some())
+}
+
 /// The models to load: those configured, else the only one on this machine.
 pub(crate) fn to_load(environment: &Environment, specs: &[String]) -> Outcome<Vec<Found>> {
     if !specs.is_empty() {

@@ -54,7 +54,9 @@ fn to_load(matches: &ArgMatches, config: &Config, listings: &[Listing]) -> Outco
     let is_named = !config.load.is_empty();
     if !is_named && config.presets.is_empty() {
         let only = models_here::to_load(&environment, &[]);
-        let can_do_without = !config.fleet.providers.is_empty() || !listings.is_empty();
+        // On a machine without any model the web page fetches the first.
+        let is_bare = models_here::is_bare(&environment);
+        let can_do_without = !config.fleet.providers.is_empty() || !listings.is_empty() || is_bare;
         found = match can_do_without {
             true => only.unwrap_or_default(),
             false => only?,
@@ -121,8 +123,9 @@ async fn serve(
         () = signals.next() => Ok(false),
     };
     if let Ok(true) = loaded {
-        let url = format!("{}://{}/v1", scheme(config), reachable(address));
-        say(&usage(&url, &fleet, key));
+        let page = format!("{}://{}/", scheme(config), reachable(address));
+        say_page(&page, config, &fleet);
+        say(&usage(&format!("{page}v1"), &fleet, key));
         signals.next().await;
     }
     if loaded.is_ok() {
@@ -139,6 +142,16 @@ async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = signals.next() => Err(cut_short()),
+    }
+}
+
+/// Where the web page is; on a machine without any model, what it is good for.
+fn say_page(page: &str, config: &Config, fleet: &Fleet) {
+    match fleet.models().is_empty() && config.fleet.providers.is_empty() {
+        true => say(&format!(
+            "no model on this machine yet: {page} fetches one, or `sextant pull SPEC` does"
+        )),
+        false => say(&format!("web page: {page}")),
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Doctor`]. The real one is the command line's, tests use a scripted one.
 
 use doctor::Finding;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use proto::LoadSpec;
 
@@ -15,6 +16,33 @@ pub trait Doctor: std::fmt::Debug + Send + Sync + 'static {
 
     /// What is found about a model whose load has failed with `message`: faults and warnings.
     fn of_failed_load(&self, spec: LoadSpec, message: String) -> BoxFuture<'_, Vec<Finding>>;
+
+    /// What the machine is, in short; `None` where nobody knows.
+    fn sketch(&self) -> BoxFuture<'_, Option<MachineSketch>> {
+        std::future::ready(None).boxed()
+    }
+}
+
+/// A machine in short.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct MachineSketch {
+    /// The board or the computer, where it has a name.
+    pub name: Option<String>,
+    pub processor: String,
+    pub cores: usize,
+    /// Threads that a model computes with.
+    pub threads: u32,
+    pub memory_bytes: Option<u64>,
+    /// What is free now.
+    pub memory_available_bytes: Option<u64>,
+    /// What models may take of it.
+    pub memory_for_models_bytes: Option<u64>,
+    pub gpus: Vec<String>,
+    pub npus: Vec<String>,
+    /// Where models are kept.
+    pub models_folder: Option<String>,
+    /// Bytes a second in billions, as measured; `None`: nobody has measured yet.
+    pub gb_per_second: Option<f64>,
 }
 
 /// What is to be looked at.

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::AppState;
 use crate::access::{Need, Visit, VisitEnd, need};
 use crate::aside::{aside, is_large};
+use crate::chats::Outlives;
 use crate::error::{ApiError, ErrorCode};
 use crate::holding::Holding;
 use crate::limits::REQUEST_ID_BYTES_MAX;
@@ -82,6 +83,10 @@ pub(crate) async fn edge(State(state): State<AppState>, request: Request, next: 
     }
     watch.status = response.status().as_u16();
     end.status = watch.status;
+    if let Some(outlives) = response.extensions_mut().remove::<Outlives>() {
+        outlives.hold((end, watch, permit));
+        return response;
+    }
     // These are dropped in their order: what the request used is settled before it counts as
     // answered, and its place is free only after both.
     response.map(|body| Body::new(Holding::new(body, (end, watch, permit))))

@@ -167,6 +167,9 @@ error_rows! {
     ResponseNotFound, "response_not_found", 404, "not_found_error", NEVER, Caller,
         "Response with id '{value}' not found.",
         "Responses are kept in memory, unless `store` is false, until they are deleted, make room for newer ones or the endpoint stops.";
+    ChatNotFound, "chat_not_found", 404, "not_found_error", NEVER, Caller,
+        "There is no {what} `{value}` here.",
+        "Chats are seen only with the key that began them; it may have been deleted.";
     MethodNotAllowed, "method_not_allowed", 405, "invalid_request_error", NEVER, Caller,
         "{path} does not take {method}.",
         "See the Allow header.";
@@ -269,6 +272,9 @@ error_rows! {
     NoDatabase, "no_database", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Start the endpoint with a `data_dir` that it can write to.";
+    DatabaseFailed, "database_failed", 503, "unavailable_error", SOON, Server,
+        "{message}",
+        "Do what the message says; the log has more.";
     NoDoctor, "no_doctor", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Run `sextant doctor` on the server's machine.";

@@ -8,6 +8,8 @@ mod access;
 mod aside;
 mod backend;
 mod body;
+mod bus;
+mod chats;
 mod dispatch;
 mod doctor;
 mod edge;
@@ -27,6 +29,7 @@ mod serve;
 mod settings;
 mod stream;
 mod tls;
+mod ui;
 pub mod wire;
 
 use std::sync::Arc;
@@ -36,7 +39,7 @@ use axum::Router;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-pub use self::doctor::{Asking, Checkup, Complaint, Doctor, Reading};
+pub use self::doctor::{Asking, Checkup, Complaint, Doctor, MachineSketch, Reading};
 pub use access::{Control, ControlOptions};
 pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
@@ -50,8 +53,11 @@ pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;
 pub use settings::{BindRefused, GatewayConfig, bind_policy};
 pub use tls::{Tls, TlsError, TlsFiles};
+pub use ui::{PageFile, Pages};
 
 use access::Head;
+use bus::Bus;
+use chats::Chats;
 use dispatch::Dispatch;
 use ids::Stamps;
 use kept::{Bounds, Own, ResponseStore, Responses};
@@ -75,6 +81,9 @@ struct Shared {
     request_slots: Arc<Semaphore>,
     responses: Arc<dyn ResponseStore>,
     reloads: Reloads,
+    /// `None` without a database.
+    chats: Option<Chats>,
+    bus: Bus,
     /// Where work goes that outlives its request; requests have threads of their own.
     runtime: Option<Handle>,
     /// Seconds since 1970.
@@ -117,6 +126,11 @@ impl AppState {
             pulls: Pulls::default(),
             request_slots: Arc::new(Semaphore::new(config.requests_max)),
             reloads: Reloads::new(stamps.now()),
+            chats: config
+                .control
+                .as_ref()
+                .map(|control| control.chats().clone()),
+            bus: Bus::new(&stamps.id("")),
             runtime: Handle::try_current().ok(),
             responses: match config.control.as_ref().and_then(Control::responses) {
                 Some(responses) => Arc::clone(responses) as Arc<dyn ResponseStore>,
@@ -170,6 +184,18 @@ impl AppState {
 
     fn request_slots(&self) -> &Arc<Semaphore> {
         &self.shared.request_slots
+    }
+
+    /// Chats; an error without a database.
+    fn chats(&self) -> Result<&Chats, ApiError> {
+        self.shared.chats.as_ref().ok_or_else(|| {
+            let message = "This endpoint has no database to keep chats in.";
+            ApiError::message(ErrorCode::NoDatabase, message)
+        })
+    }
+
+    fn bus(&self) -> &Bus {
+        &self.shared.bus
     }
 
     /// The kept responses that a request may see.

@@ -197,6 +197,15 @@ impl Pulls {
         Ok(receiver)
     }
 
+    /// Those under way.
+    pub(crate) fn all(&self) -> Vec<(String, PullState)> {
+        let running = self.running();
+        let states = running.iter();
+        states
+            .map(|(spec, state)| (spec.clone(), state.borrow().clone()))
+            .collect()
+    }
+
     fn running(&self) -> MutexGuard<'_, HashMap<String, watch::Receiver<PullState>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

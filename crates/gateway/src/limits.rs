@@ -48,6 +48,18 @@ pub const TOKENS_MAX: i64 = i32::MAX as i64;
 pub const PULLS_MAX: usize = 4;
 /// Models that a plan counts beside the one that is asked for.
 pub const PLAN_BESIDE_MAX: usize = 16;
+/// Answers of chats that are being written at the same time.
+pub const ANSWERS_OPEN_MAX: usize = 64;
+/// Messages of one chat, all branches together.
+pub const CHAT_MESSAGES_MAX: usize = 4096;
+/// Bytes of a chat's title.
+pub const CHAT_TITLE_BYTES_MAX: usize = 512;
+/// Bytes of what chats are searched for.
+pub const CHAT_SEARCH_BYTES_MAX: usize = 512;
+/// Pages that read what changes at the same time.
+pub const BUS_READERS_MAX: usize = 64;
+/// Changes that are kept for pages that come back.
+pub const BUS_CHANGES_KEPT_MAX: usize = 1024;
 /// Bytes of a model's name.
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of what a checkup is to look at: a model's name, or the path of its file.

@@ -3,8 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, audit, chat, completions, doctor, embeddings, health, info, messages, models, ollama,
-    plan, rerank, responses, route, tokens,
+    admin, audit, chat, chats, completions, doctor, embeddings, events, health, info, machine,
+    messages, models, ollama, plan, rerank, responses, route, tokens,
 };
 
 #[derive(OpenApi)]
@@ -50,6 +50,17 @@ use crate::routes::{
         audit::audit,
         plan::plan,
         doctor::doctor,
+        events::events,
+        machine::machine,
+        machine::library,
+        chats::list,
+        chats::create,
+        chats::one,
+        chats::change,
+        chats::delete,
+        chats::turn,
+        chats::stop,
+        chats::follow,
         admin::list,
         admin::load,
         admin::unload,
@@ -61,6 +72,7 @@ use crate::routes::{
         (name = "anthropic", description = "Anthropic's routes"),
         (name = "ollama", description = "Ollama's routes"),
         (name = "llama.cpp", description = "Routes that llama.cpp's server has too"),
+        (name = "workbench", description = "What the web page is made from"),
         (name = "operation", description = "Health, metrics, models"),
     )
 )]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stdx::Secret;
 use traces::Traces;
 
-use crate::{Control, Doctor, Library, RoutingSource, Tls};
+use crate::{Control, Doctor, Library, Pages, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct GatewayConfig {
     pub traces: Option<Traces>,
     /// Where providers and rules can be read again.
     pub routing_source: Option<Arc<dyn RoutingSource>>,
+    /// The workbench.
+    pub pages: Pages,
     /// Ports that this endpoint listens on, so that it does not find itself.
     pub own_ports: Vec<u16>,
 }
@@ -82,6 +84,7 @@ impl Default for GatewayConfig {
             tls: None,
             traces: None,
             routing_source: None,
+            pages: Pages::default(),
             own_ports: Vec::new(),
         }
     }

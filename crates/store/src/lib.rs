@@ -1,12 +1,15 @@
-//! What survives a restart: keys, what they have used, the audit log, kept responses.
+//! What survives a restart: keys, what they have used, the audit log, kept responses, chats.
 //!
 //! One SQLite file in the data directory. [`Store::open`] checks it and brings it to the
 //! schema of this program. All that is written while requests run goes over one bounded
 //! queue to one thread ([`Writer`]), which never keeps a request waiting; reading uses
 //! connections of its own. Of a process that is killed at most [`FLUSH_AFTER`] of writing is
-//! lost, plus the transaction at work.
+//! lost, plus the transaction at work. Chats have a thread of their own ([`ChatWriter`]), which
+//! answers.
 
 mod audit;
+mod chat_writer;
+mod chats;
 mod error;
 mod keys;
 mod response;
@@ -22,6 +25,10 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 pub use audit::{AuditFilter, AuditLines, AuditPage, AuditRow, AuditSource, span};
+pub use chat_writer::{CHAT_QUEUE_MAX, ChatWriter, Written};
+pub use chats::{
+    CHATS_PAGE_MAX, Chat, ChatFilter, ChatMessage, ChatRole, ChatRow, ChatWrite, MessageState,
+};
 pub use error::StoreError;
 pub use keys::{Key, KeyLimits, NewKey, Scope, Scopes, hash};
 pub use response::{Kept, Used};
@@ -95,10 +102,19 @@ impl Store {
     pub fn writer(&self, retention: Retention) -> Result<Writer, StoreError> {
         Writer::start(self, retention)
     }
+
+    /// Starts the thread that writes chats; what an earlier process left open is cut off. It
+    /// ends, with all written, when the last clone of the writer is dropped.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn chat_writer(&self) -> Result<ChatWriter, StoreError> {
+        ChatWriter::start(self)
+    }
 }
 
 /// A connection to the database. Keys are in `keys.rs`, the audit log in `audit.rs`, usage in
-/// `usage.rs`, responses in `response.rs`.
+/// `usage.rs`, responses in `response.rs`, chats in `chats.rs`.
 #[derive(Debug)]
 pub struct Session {
     connection: Connection,

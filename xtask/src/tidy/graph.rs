@@ -10,7 +10,7 @@ use std::fs;
 const LEVELS: &[&[&str]] = &[
     &[
         "bench", "confine", "stdx", "kernels", "kv", "prefix", "process", "router", "testkit",
-        "tuner",
+        "tuner", "webui",
     ],
     &["ggml-plugin", "hardware"],
     &[

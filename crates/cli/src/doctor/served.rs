@@ -9,8 +9,8 @@ use config::Config;
 use doctor::Finding;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use gateway::{Checkup, Complaint, Doctor, Reading};
-use hardware::Root;
+use gateway::{Checkup, Complaint, Doctor, MachineSketch, Reading};
+use hardware::{Machine, Root};
 use models::examine::Depth;
 use proto::LoadSpec;
 use supervisor::{Fleet, ModelPhase};
@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use super::{Asked, examine, of_failed_load};
+use crate::{hw, models_here};
 
 /// The server that asks.
 pub(super) struct Serving {
@@ -95,8 +96,42 @@ impl Doctor for MachineDoctor {
         .boxed()
     }
 
+    fn sketch(&self) -> BoxFuture<'_, Option<MachineSketch>> {
+        let config = self.serving.config.clone();
+        let work = move || sketch(&config);
+        spawn_blocking(work).map(Result::ok).boxed()
+    }
+
     fn of_failed_load(&self, spec: LoadSpec, message: String) -> BoxFuture<'_, Vec<Finding>> {
         let work = move || of_failed_load(&spec, &message);
         spawn_blocking(work).map(Result::unwrap_or_default).boxed()
+    }
+}
+
+/// This machine in short. Reads the kernel's tables; measures nothing.
+fn sketch(config: &Config) -> MachineSketch {
+    let environment = models_here::environment(config);
+    let root = Root::live();
+    let kept = hw::kept(&environment);
+    let gb_per_second = kept
+        .as_ref()
+        .and_then(|(_, kept)| kept.best_gb_per_second());
+    let machine = kept.map_or_else(|| Machine::read(&root), |(machine, _)| machine);
+    let gpus = machine.gpus.iter().map(|gpu| gpu.name.clone());
+    let npus = machine.npus.iter().map(|npu| npu.kind.name().to_owned());
+    MachineSketch {
+        name: machine.surroundings.model.clone(),
+        processor: machine.processor.name(),
+        cores: machine.processor.n_cores(),
+        threads: machine.plan.threads(),
+        memory_bytes: machine.memory.total.map(|bytes| bytes.0),
+        memory_available_bytes: machine.memory.available.map(|bytes| bytes.0),
+        memory_for_models_bytes: machine.budget().map(|bytes| bytes.0),
+        gpus: gpus.collect(),
+        npus: npus.collect(),
+        models_folder: environment
+            .own_store()
+            .map(|folder| folder.display().to_string()),
+        gb_per_second,
     }
 }

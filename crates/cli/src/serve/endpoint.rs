@@ -4,12 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use config::{Config, ResponsesIn};
-use gateway::{AppState, Control, ControlOptions, GatewayConfig, Routing, Tls, TlsFiles};
+use gateway::{
+    AppState, Control, ControlOptions, GatewayConfig, PageFile, Pages, Routing, Tls, TlsFiles,
+};
 use store::Retention;
 use supervisor::Fleet;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use traces::{TraceOptions, Traces};
+use webui::Asset;
 
 use super::reload::{self, ProcessConfig};
 use crate::database;
@@ -44,10 +47,27 @@ pub(super) fn settings(
         control,
         library: Some(Arc::new(library)),
         doctor: Some(Arc::new(doctor)),
+        pages: pages(),
         ..GatewayConfig::default()
     };
     gateway::bind_policy(config.listen, settings.asks_for_a_key()).code(Code::Usage)?;
     Ok(settings)
+}
+
+/// The workbench, as far as it is in this build.
+fn pages() -> Pages {
+    let file = |asset: &Asset| PageFile {
+        path: asset.path,
+        media_type: asset.media_type,
+        etag: asset.etag,
+        plain: asset.plain,
+        gzip: asset.gzip,
+        brotli: asset.brotli,
+    };
+    Pages {
+        index: file(webui::page()),
+        files: webui::assets().iter().map(file).collect(),
+    }
 }
 
 /// The certificate. An error if it cannot be used: without it the endpoint would speak in plain

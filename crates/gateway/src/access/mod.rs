@@ -28,6 +28,7 @@ pub(crate) use quota::{Amount, Moment};
 pub(crate) use scopes::{Need, need};
 pub(crate) use visit::{BYTES_PER_TOKEN, Head, Visit, VisitEnd, delta_bytes};
 
+use crate::chats::Chats;
 use crate::kept::{Bounds, Responses};
 use keyring::Keyring;
 use quota::Bucket;
@@ -83,6 +84,7 @@ struct Inner {
     visit: Mutex<Weak<Visit>>,
     /// `None`: they are kept in memory.
     responses: Option<Arc<Responses>>,
+    chats: Chats,
     /// The thread that looks ends when this is dropped.
     _stop: SyncSender<()>,
 }
@@ -194,6 +196,7 @@ impl Control {
         let (stop, stopped) = sync_channel(0);
         let control = Self(Arc::new(Inner {
             responses,
+            chats: Chats::new(store.clone(), store.chat_writer()?),
             writer,
             options,
             asks: AtomicBool::new(keyring.has_had_keys()),
@@ -272,6 +275,10 @@ impl Control {
     /// Responses on disk, where the operator wants them there.
     pub(crate) fn responses(&self) -> Option<&Arc<Responses>> {
         self.0.responses.as_ref()
+    }
+
+    pub(crate) fn chats(&self) -> &Chats {
+        &self.0.chats
     }
 
     pub(crate) fn store(&self) -> &Store {

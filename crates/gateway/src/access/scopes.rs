@@ -14,9 +14,14 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 44] = [
+pub(crate) const ROUTES: [(&str, Need); 53] = [
     ("/health", Need::Nothing),
-    ("/", Need::Key),
+    ("/", Need::Nothing),
+    ("/assets/{*path}", Need::Nothing),
+    ("/api/chats", Need::Key),
+    ("/api/chats/{id}", Need::Key),
+    ("/api/chats/{id}/stop", Need::Key),
+    ("/api/chats/{id}/messages/{message}/events", Need::Key),
     ("/ready", Need::Key),
     ("/openapi.json", Need::Key),
     ("/api/version", Need::Key),
@@ -31,6 +36,7 @@ pub(crate) const ROUTES: [(&str, Need); 44] = [
     ("/v1/route", Need::Scope(Scope::Chat)),
     ("/api/chat", Need::Scope(Scope::Chat)),
     ("/api/generate", Need::Scope(Scope::Chat)),
+    ("/api/chats/{id}/messages", Need::Scope(Scope::Chat)),
     ("/tokenize", Need::Scope(Scope::Chat)),
     ("/detokenize", Need::Scope(Scope::Chat)),
     ("/apply-template", Need::Scope(Scope::Chat)),
@@ -47,6 +53,9 @@ pub(crate) const ROUTES: [(&str, Need); 44] = [
     ("/api/ps", Need::Scope(Scope::Models)),
     ("/api/show", Need::Scope(Scope::Models)),
     ("/api/plan", Need::Scope(Scope::Models)),
+    ("/api/events", Need::Scope(Scope::Models)),
+    ("/api/machine", Need::Scope(Scope::Models)),
+    ("/api/library", Need::Scope(Scope::Models)),
     ("/props", Need::Scope(Scope::Models)),
     ("/slots", Need::Scope(Scope::Metrics)),
     ("/metrics", Need::Scope(Scope::Metrics)),

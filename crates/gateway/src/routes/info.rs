@@ -1,9 +1,8 @@
-//! `GET /`, `/props`, `/slots` and `/openapi.json`.
+//! `GET /props`, `/slots` and `/openapi.json`.
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use proto::{SamplingValues, SlotPhase};
 use serde::{Deserialize, Serialize};
 use supervisor::ModelStatus;
@@ -136,51 +135,4 @@ pub(crate) async fn slots(
     responses((status = 200, description = "OpenAPI 3.1", body = Object)))]
 pub(crate) async fn openapi() -> Response {
     super::json_response(crate::openapi_json().into_bytes())
-}
-
-/// A page that says how to use the endpoint.
-pub(crate) async fn landing(State(state): State<AppState>, headers: HeaderMap) -> Response {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let scheme = match state.config().tls {
-        Some(_) => "https",
-        None => "http",
-    };
-    let url = format!("{scheme}://{}/v1", escaped(host.unwrap_or("localhost")));
-    let models = state.backend().models();
-    let items: String = models
-        .iter()
-        .map(|model| {
-            let name = escaped(&model.name);
-            format!("<li><code>{name}</code> {}</li>\n", model.phase.word())
-        })
-        .collect();
-    let items = match items.is_empty() {
-        true => "<li>none loaded</li>\n",
-        false => &items,
-    };
-    let page = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width\">\n<title>Sextant</title>\n\
-         <h1>Sextant</h1>\n<p>OpenAI-compatible endpoint: <code>{url}</code></p>\n\
-         <h2>Models</h2>\n<ul>\n{items}</ul>\n<h2>Try it</h2>\n\
-         <pre>curl {url}/chat/completions \\\n  -d '{{\"messages\":[{{\"role\":\"user\",\
-         \"content\":\"Hello\"}}]}}'</pre>\n\
-         <p><a href=\"/openapi.json\">OpenAPI</a> <a href=\"/metrics\">metrics</a> \
-         <a href=\"/ready\">readiness</a></p>\n</html>\n"
-    );
-    let headers = [
-        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
-        (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    (headers, page).into_response()
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }

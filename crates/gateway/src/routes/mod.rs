@@ -3,11 +3,14 @@
 pub(crate) mod admin;
 pub(crate) mod audit;
 pub(crate) mod chat;
+pub(crate) mod chats;
 pub(crate) mod completions;
 pub(crate) mod doctor;
 pub(crate) mod embeddings;
+pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod info;
+pub(crate) mod machine;
 pub(crate) mod messages;
 pub(crate) mod models;
 pub(crate) mod ollama;
@@ -51,7 +54,22 @@ const PROMPTS_AT_ONCE_MAX: usize = 8;
 
 pub(crate) fn router() -> Router<AppState> {
     Router::new()
-        .route("/", get(info::landing))
+        .route("/", get(crate::ui::page))
+        .route("/assets/{*path}", get(crate::ui::asset))
+        .route("/api/events", get(events::events))
+        .route("/api/machine", get(machine::machine))
+        .route("/api/library", get(machine::library))
+        .route("/api/chats", get(chats::list).post(chats::create))
+        .route(
+            "/api/chats/{id}",
+            get(chats::one).post(chats::change).delete(chats::delete),
+        )
+        .route("/api/chats/{id}/messages", post(chats::turn))
+        .route("/api/chats/{id}/stop", post(chats::stop))
+        .route(
+            "/api/chats/{id}/messages/{message}/events",
+            get(chats::follow),
+        )
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::chat))
@@ -408,7 +426,7 @@ fn envelope(state: &AppState, call: &Call, id: String) -> Envelope {
 }
 
 /// The facts of a target that is a model of this process, once it is ready.
-fn own_facts(state: &AppState, target: &Target) -> Option<Arc<ModelFacts>> {
+pub(crate) fn own_facts(state: &AppState, target: &Target) -> Option<Arc<ModelFacts>> {
     if target.provider != EMBEDDED {
         return None;
     }

@@ -3,10 +3,12 @@
 use axum::extract::State;
 use axum::response::Response;
 
-use super::ok;
+use super::{find, ok};
 use crate::AppState;
+use crate::access::Head;
 use crate::body::{RawBody, parse};
 use crate::error::{ApiError, ErrorCode};
+use crate::library::LibraryFailureKind;
 use crate::limits;
 use crate::wire::plan::{PlanReport, PlanRequest};
 
@@ -24,6 +26,7 @@ use crate::wire::plan::{PlanReport, PlanRequest};
 )]
 pub(crate) async fn plan(
     State(state): State<AppState>,
+    head: Head,
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let mut request: PlanRequest = parse(&body)?;
@@ -39,6 +42,17 @@ pub(crate) async fn plan(
         let message = "This endpoint has no store of models.";
         ApiError::message(ErrorCode::NoLibrary, message)
     })?;
-    let planned = library.plan(request.into_ask(model)).await?;
+    let shelf = state.backend().models();
+    let known = find(&shelf, &model).filter(|known| head.sees_own(&known.name));
+    let path = known.map(|known| known.spec.path.display().to_string());
+    let mut ask = request.into_ask(model);
+    let planned = match (library.plan(ask.clone()).await, path) {
+        // A model that was loaded by its path is in no store.
+        (Err(failure), Some(path)) if failure.kind == LibraryFailureKind::NotFound => {
+            ask.model = path;
+            library.plan(ask).await?
+        }
+        (planned, _) => planned?,
+    };
     Ok(ok(&PlanReport::new(&planned)))
 }

@@ -1,8 +1,10 @@
 mod access;
 mod anthropic;
 mod bad_inputs;
+mod chats;
 mod doctor;
 mod edge;
+mod events;
 mod fault_matrix;
 mod images;
 mod large;

@@ -306,14 +306,3 @@ async fn the_description_has_every_route() {
         assert!(chat[field].is_object(), "{field}");
     }
 }
-
-#[tokio::test]
-async fn the_landing_page_escapes_names() {
-    let backend = Scripted::with_models(vec![ready_model("<script>")]);
-    let page = get(&backend, "/").await.body;
-    assert!(
-        page.contains("&lt;script&gt;") && !page.contains("<script>"),
-        "{page}"
-    );
-    assert!(page.contains("curl http://localhost/v1/chat/completions"));
-}

@@ -113,7 +113,7 @@ async fn requests_are_answered_over_tls() {
         .write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n")
         .await
         .unwrap();
-    read_until(&mut stream, "<code>https://localhost/v1</code>").await;
+    read_until(&mut stream, "<title>Sextant</title>").await;
     running.task.abort();
 }
 

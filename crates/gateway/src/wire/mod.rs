@@ -3,8 +3,10 @@
 //! ones that know how a client spells things.
 
 pub mod anthropic;
+pub(crate) mod chats;
 pub mod doctor;
 pub(crate) mod encode;
+pub(crate) mod events;
 pub(crate) mod fold;
 pub(crate) mod images;
 pub(crate) mod ollama;
@@ -15,6 +17,9 @@ pub(crate) mod responses;
 pub(crate) mod routing;
 
 use crate::error::ApiError;
+
+/// Routes below `/api` that are not Ollama's, and whose errors say more than its do.
+const OUR_API: [&str; 3] = ["/api/chats", "/api/events", "/api/machine"];
 
 /// How a client of a path spells its requests and expects its errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +38,7 @@ impl Dialect {
         };
         if is_below("/v1/messages") {
             Self::Anthropic
-        } else if is_below("/api") {
+        } else if is_below("/api") && !OUR_API.iter().any(|root| is_below(root)) {
             Self::Ollama
         } else {
             Self::OpenAi

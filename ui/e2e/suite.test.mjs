@@ -1,0 +1,342 @@
+// The workbench in a browser, against the real endpoint and a real model.
+import assert from 'node:assert/strict';
+import { after, before, test } from 'node:test';
+import AxeBuilder from '@axe-core/playwright';
+import { answers, api, BASE, browser as launch, composer, DESKTOP, EMPTY, ended, open, PHONE, say, shot } from './harness.mjs';
+
+let browser;
+before(async () => (browser = await launch()));
+after(async () => browser.close());
+
+const LONG = 'Write a long story about a lighthouse keeper, a storm and a lost ship. Tell every detail.';
+const fine = (page) => assert.deepEqual(page.faults, []);
+
+test('an empty machine says what it is and offers models that fit', async () => {
+  const page = await open(browser, { base: EMPTY });
+  await page.getByText('Welcome to Sextant').waitFor();
+  await page.getByText(/This machine: .*cores?, .*GiB of memory/).waitFor();
+  await page.getByRole('button', { name: 'Fetch instant' }).waitFor();
+  await shot(page, 'first-run-desktop-light');
+  await page.setViewportSize(PHONE);
+  await shot(page, 'first-run-phone-light');
+  fine(page);
+});
+
+test('a first answer takes one click and comes as it is written', async () => {
+  const page = await open(browser);
+  await page.getByRole('button', { name: /Explain something/ }).click();
+  await composer(page).press('Enter');
+  const article = answers(page).last();
+  const lengths = new Set();
+  const stop = page.getByRole('button', { name: 'Stop' });
+  await stop.waitFor();
+  while (await stop.isVisible()) {
+    lengths.add((await article.textContent({ timeout: 1000 }).catch(() => ''))?.length);
+    await page.waitForTimeout(30);
+  }
+  assert.ok(lengths.size >= 3, `it came in ${lengths.size} pieces`);
+  await article.getByRole('button', { name: 'What this answer took' }).click();
+  await page.getByText('Counted by the engine').waitFor();
+  await shot(page, 'stats-desktop-light');
+  fine(page);
+});
+
+test('a reload in the middle of an answer loses nothing', async () => {
+  const page = await open(browser);
+  await composer(page).fill(LONG);
+  await composer(page).press('Enter');
+  const article = answers(page).last();
+  await page.waitForFunction(() => [...document.querySelectorAll('article')].at(-1)?.textContent.length > 120);
+  const had = await article.locator('.prose-ours').last().textContent();
+  await page.reload();
+  await answers(page).last().waitFor();
+  await page.waitForFunction((length) => ([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0) >= length, had.length);
+  const now = await article.locator('.prose-ours').last().textContent();
+  assert.ok(now.replace(/\s+/g, ' ').startsWith(had.replace(/\s+/g, ' ').slice(0, 80)));
+  await ended(page);
+  const id = new URL(page.url()).hash.split('/')[2];
+  const chat = await api('GET', `api/chats/${id}`);
+  assert.equal(chat.messages.at(-1).state, 'done');
+  fine(page);
+});
+
+test('two tabs see the same answer, and one can stop it', async () => {
+  const context = await browser.newContext({ viewport: DESKTOP });
+  const one = await open(browser, { context });
+  await composer(one).fill(LONG);
+  await composer(one).press('Enter');
+  await one.waitForURL(/#\/chat\/chat_/);
+  const two = await open(browser, { context, path: new URL(one.url()).hash.slice(2) });
+  await two.waitForFunction(() => ([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0) > 30);
+  await two.getByRole('button', { name: 'Stop' }).click();
+  await one.getByText('stopped', { exact: true }).waitFor();
+  await two.getByText('stopped', { exact: true }).waitFor();
+  const texts = await Promise.all([one, two].map((page) => page.locator('article .prose-ours').last().textContent()));
+  assert.equal(texts[0], texts[1]);
+  fine(one);
+  fine(two);
+  await context.close();
+});
+
+test('a changed message and another answer are versions, with arrows between them', async () => {
+  const page = await open(browser);
+  await say(page, 'Say the word apple.');
+  await page.getByRole('button', { name: 'Change and send again' }).click();
+  await page.getByRole('textbox', { name: 'Your message, changed' }).fill('Say the word pear.');
+  await page.getByRole('button', { name: 'Send as another version' }).click();
+  await ended(page);
+  const versions = page.getByRole('group', { name: 'Versions' });
+  await versions.getByText('2/2').waitFor();
+  await versions.getByRole('button', { name: 'Earlier version' }).click();
+  await page.getByText('Say the word apple.').first().waitFor();
+  await page.getByRole('button', { name: 'Answer again' }).last().click();
+  await page.getByRole('dialog', { name: 'Answer again' }).getByRole('button').first().click();
+  await ended(page);
+  assert.equal(await page.getByRole('group', { name: 'Versions' }).count(), 2);
+  await shot(page, 'branches-desktop-light');
+  const id = new URL(page.url()).hash.split('/')[2];
+  assert.equal((await api('GET', `api/chats/${id}`)).messages.length, 5);
+  fine(page);
+});
+
+test('a worker that is killed is told as such, keeps its text, and comes back', async () => {
+  const page = await open(browser);
+  await composer(page).fill(LONG);
+  await composer(page).press('Enter');
+  await page.waitForFunction(() => ([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0) > 60);
+  const { models } = await api('GET', 'admin/models');
+  const model = models.find((one) => one.requests_running > 0);
+  process.kill(model.pid, 'SIGKILL');
+  const card = page.getByRole('alert').filter({ hasText: 'The engine crashed' });
+  await card.waitFor();
+  assert.ok((await page.locator('article .prose-ours').last().textContent()).length > 60);
+  await shot(page, 'crash-desktop-light');
+  await card.getByRole('button', { name: 'Ask again' }).click();
+  await ended(page);
+  assert.equal(await page.getByRole('alert').count(), 0);
+  fine(page);
+});
+
+test('what is written does nothing, whoever writes it', async () => {
+  const evil = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>[x](javascript:window.hacked=1) ![p](http://example.invalid/p.png) <b>bold</b>';
+  const chat = await api('POST', 'api/chats', { title: evil, system: evil });
+  const page = await open(browser, { path: `chat/${chat.id}` });
+  await page.getByRole('article').first().waitFor();
+  await say(page, `Repeat this: ${evil}`);
+  await page.goto(`${BASE}/#/models`);
+  await page.waitForTimeout(200);
+  assert.equal(await page.evaluate(() => window.hacked), undefined);
+  assert.equal(await page.locator('#app img, #app script').count(), 0);
+  assert.equal(await page.locator('a[href^="javascript"]').count(), 0);
+  await api('DELETE', `api/chats/${chat.id}`);
+  fine(page);
+});
+
+test('markdown, code and formulas are shown as such', async () => {
+  const page = await open(browser, { path: 'settings' });
+  const text = 'A **table**:\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n```rust\nfn main() { println!("hi"); }\n```\n\nInline $e^{i\\pi}+1=0$ and\n\n$$\\int_0^1 x^2\\,dx = \\tfrac13$$\n\nIt costs $5 and $6.';
+  const one = { id: 'm0', parent: null, role: 'user', text: 'Show all.', reasoning: '', state: 'done', privacy: 'any', detail: null, created_ms: 1 };
+  const two = { ...one, id: 'm1', parent: 'm0', role: 'assistant', text, reasoning: 'First a table.' };
+  await page.route('**/api/chats/shown', (route) => route.fulfill({ json: { id: 'shown', title: 'Shown', model: null, leaf: 'm1', created_ms: 1, changed_ms: 1, excerpt: null, messages: [one, two] } }));
+  await page.evaluate(() => (location.hash = '#/chat/shown'));
+  await page.locator('article table td').first().waitFor();
+  await page.locator('.hljs-keyword').first().waitFor();
+  await page.locator('.katex').nth(1).waitFor();
+  assert.equal(await page.locator('.tex').count(), 2);
+  await page.evaluate(() => document.fonts.ready);
+  await shot(page, 'markdown-desktop-light');
+  fine(page);
+});
+
+test('a dry run shows where a request would go', async () => {
+  const page = await open(browser, { path: 'router' });
+  await page.getByRole('button', { name: 'Where would it go?' }).click();
+  await page.getByText('is asked first').waitFor();
+  await shot(page, 'router-decision-desktop-light');
+  fine(page);
+});
+
+test('the planner follows what is changed', async () => {
+  const page = await open(browser, { path: 'planner' });
+  await page.getByRole('heading', { name: 'Ledger' }).waitFor();
+  await page.getByRole('spinbutton', { name: 'Requests at once' }).fill('64');
+  await page.getByRole('textbox', { name: /Memory/ }).fill('0.2');
+  await page.getByText('Any one of these makes it fit').waitFor();
+  const lacks = page.getByText(/^✕?lacks/);
+  await lacks.waitFor();
+  await shot(page, 'planner-no-desktop-light');
+  fine(page);
+});
+
+test('types of the cache are changed from the runtime bar, and the engine reports them', async () => {
+  const page = await open(browser);
+  await page.getByRole('button', { name: 'Types of the KV cache' }).click();
+  await page.getByRole('button', { name: 'Change and reload…' }).click();
+  const dialog = page.getByRole('dialog', { name: /Reload/ });
+  await dialog.getByRole('combobox', { name: /Keys/ }).selectOption('q8_0');
+  await dialog.getByText(/free for models/).waitFor();
+  await shot(page, 'reload-desktop-light');
+  await dialog.getByRole('button', { name: 'Reload with these' }).click();
+  await dialog.waitFor({ state: 'detached', timeout: 60_000 });
+  await page.getByRole('button', { name: 'Types of the KV cache' }).getByText('K:q8_0').waitFor();
+  const { models } = await api('GET', 'admin/models');
+  assert.ok(models.some((model) => model.facts?.kv_type_k === 'q8_0'));
+  fine(page);
+});
+
+test('all of it can be done without a mouse', async () => {
+  const page = await open(browser);
+  await page.keyboard.press('Control+k');
+  await page.keyboard.type('runtime');
+  await page.keyboard.press('Enter');
+  await page.getByRole('heading', { name: 'Runtime', level: 1 }).waitFor();
+  await page.keyboard.press('Alt+n');
+  await page.getByRole('heading', { name: 'New chat', level: 1 }).waitFor({ state: 'attached' });
+  for (let at = 0; at < 80 && !(await composer(page).evaluate((field) => field === document.activeElement)); at += 1) await page.keyboard.press('Tab');
+  await page.keyboard.type('Say hello.');
+  await page.keyboard.press('Enter');
+  await ended(page);
+  assert.equal(await answers(page).count(), 1);
+  // From the field to the answer's figures and back, with the focus in sight.
+  await page.keyboard.press('Shift+Tab');
+  assert.notEqual(await page.evaluate(() => document.activeElement?.tagName), 'BODY');
+  fine(page);
+});
+
+test('chats are searched, given other names and forgotten', async () => {
+  const page = await open(browser);
+  await say(page, 'Remember the word zanzibar.');
+  await page.getByRole('searchbox', { name: 'Search chats' }).fill('zanzi');
+  const chats = page.getByRole('region', { name: 'Chats' });
+  await chats.getByRole('link').first().waitFor();
+  await page.waitForFunction(() => document.querySelectorAll('section[aria-label="Chats"] li').length === 1);
+  await chats.getByRole('button').first().click();
+  await page.getByRole('button', { name: 'Another title' }).click();
+  await page.getByRole('textbox', { name: 'Title' }).fill('An island');
+  await page.keyboard.press('Enter');
+  await page.getByRole('searchbox', { name: 'Search chats' }).fill('island');
+  await chats.getByRole('link', { name: /An island/ }).waitFor();
+  await chats.getByRole('button').first().click();
+  await page.getByRole('button', { name: 'Forget…' }).click();
+  await page.getByRole('button', { name: 'Forget it' }).click();
+  await page.getByText('Nothing was found.').waitFor();
+  fine(page);
+});
+
+const PAGES = ['chat', 'models', 'runtime', 'planner', 'router', 'telemetry', 'activity', 'doctor', 'settings'];
+
+test('no page has a serious fault of accessibility, in any theme and width', async () => {
+  const list = await api('GET', 'api/chats?limit=50');
+  const full = list.chats.find((chat) => chat.title.startsWith('Explain')) ?? list.chats[0];
+  const findings = [];
+  for (const theme of ['light', 'dark']) {
+    for (const [width, size] of [['desktop', DESKTOP], ['phone', PHONE]]) {
+      for (const name of [...PAGES, `chat/${full.id}`]) {
+        const page = await open(browser, { path: name, size, theme });
+        const label = name.includes('/') ? 'chat-open' : name;
+        await page.waitForTimeout(name === 'telemetry' ? 2500 : 700);
+        await shot(page, `${label}-${width}-${theme}`);
+        const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']).analyze();
+        for (const one of violations.filter(({ impact }) => impact === 'serious' || impact === 'critical')) {
+          findings.push(`${label} ${width} ${theme}: ${one.id}: ${one.nodes.map((node) => node.target.join(' ')).slice(0, 3).join(' | ')}`);
+        }
+        const over = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+        if (over > 0) findings.push(`${label} ${width} ${theme}: ${over} px wider than the screen`);
+        if (page.faults.length) findings.push(`${label} ${width} ${theme}: ${page.faults.join('; ')}`);
+        await page.context().close();
+      }
+    }
+  }
+  assert.deepEqual(findings, []);
+});
+
+test('on a phone the pages are behind a button, and a chat works', async () => {
+  const page = await open(browser, { size: PHONE, theme: 'dark' });
+  await page.getByRole('button', { name: 'Menu' }).click();
+  await shot(page, 'menu-phone-dark');
+  await page.getByRole('navigation', { name: 'Pages' }).getByRole('link', { name: 'Models' }).click();
+  await page.getByRole('heading', { name: 'Models', level: 1 }).waitFor();
+  await page.getByRole('button', { name: 'New chat' }).first().click();
+  await composer(page).fill('Say hello.');
+  await page.getByRole('button', { name: 'Send' }).click();
+  await ended(page);
+  await shot(page, 'chat-answered-phone-dark');
+  fine(page);
+});
+
+test('typing stays quick in a long chat, and a long stream costs little', async () => {
+  // A chat of 200 messages and a stream of 6,000 pieces, both made here.
+  const messages = [];
+  for (let at = 0; at < 200; at += 1) {
+    messages.push({
+      id: `m${at}`, parent: at ? `m${at - 1}` : null, role: at % 2 ? 'assistant' : 'user', text: `Message ${at}\n\n- one\n- two\n\n\`\`\`js\nlet a = ${at};\n\`\`\`\n`,
+      reasoning: '', state: 'done', privacy: 'any', detail: null, created_ms: at,
+    });
+  }
+  const word = 'lorem ipsum **dolor** sit `amet`,\n';
+  const stream = Array.from({ length: 6000 }, (_, at) => (at % 40 === 39 ? '\n\n' : word.slice((at % 6) * 5, (at % 6) * 5 + 5)));
+  const page = await open(browser, { path: 'settings' });
+  await page.route('**/api/chats/long', (route) => route.fulfill({ json: { id: 'long', title: 'Long', model: null, leaf: 'm199', created_ms: 1, changed_ms: 1, excerpt: null, messages } }));
+  await page.evaluate(() => (location.hash = '#/chat/long'));
+  await page.waitForFunction(() => document.querySelectorAll('article').length === 200);
+  const typing = await page.evaluate(async () => {
+    const field = document.querySelector('textarea[aria-label="Message"]');
+    const times = [];
+    for (let at = 0; at < 40; at += 1) {
+      const from = performance.now();
+      field.value += 'x';
+      field.dispatchEvent(new InputEvent('input', { bubbles: true }));
+      await new Promise((done) => requestAnimationFrame(() => setTimeout(done)));
+      times.push(performance.now() - from);
+    }
+    return times.sort((a, b) => a - b)[Math.floor(times.length * 0.95)];
+  });
+  console.log(`typing with 200 messages: p95 ${typing.toFixed(1)} ms to the next frame`);
+  assert.ok(typing < 50, `typing: ${typing} ms`);
+
+  const open_message = { id: 'm200', parent: 'm199', role: 'assistant', text: '', reasoning: '', state: 'open', privacy: 'any', detail: null, created_ms: 200 };
+  await page.route('**/api/chats/stream', (route) => route.fulfill({ json: { id: 'stream', title: 'Stream', model: null, leaf: 'm200', created_ms: 1, changed_ms: 1, excerpt: null, messages: [...messages.slice(180).map((one, at) => (at ? one : { ...one, parent: null })), open_message] } }));
+  // The stream is handed out by the page itself, a few pieces at a time, as a network would.
+  await page.evaluate((pieces) => {
+    const real = window.fetch;
+    window.work = [];
+    window.fetch = (path, options) => {
+      if (!String(path).includes('/messages/m200/events')) return real(path, options);
+      let at = 0;
+      let mark = 0;
+      const encoder = new TextEncoder();
+      const body = new ReadableStream({
+        async pull(controller) {
+          if (at >= pieces.length) {
+            const message = { id: 'm200', parent: 'm199', role: 'assistant', text: pieces.join(''), reasoning: '', state: 'done', privacy: 'any', detail: null, created_ms: 200 };
+            controller.enqueue(encoder.encode(`id: ${mark}.0\ndata: ${JSON.stringify({ type: 'end', message })}\n\n`));
+            controller.close();
+            window.streamed = true;
+            return;
+          }
+          await new Promise((done) => setTimeout(done, 4));
+          for (let n = 0; n < 6 && at < pieces.length; n += 1, at += 1) {
+            mark += pieces[at].length;
+            controller.enqueue(encoder.encode(`id: ${mark}.0\ndata: ${JSON.stringify({ type: 'more', text: pieces[at], restart: false })}\n\n`));
+          }
+        },
+      });
+      return Promise.resolve(new Response(body, { headers: { 'Content-Type': 'text/event-stream' } }));
+    };
+    const frame = window.requestAnimationFrame.bind(window);
+    window.requestAnimationFrame = (work) =>
+      frame((time) => {
+        const from = performance.now();
+        work(time);
+        queueMicrotask(() => window.work.push(performance.now() - from));
+      });
+    location.hash = '#/chat/stream';
+  }, stream);
+  await page.waitForFunction(() => window.streamed, null, { timeout: 90_000 });
+  const { p95, n } = await page.evaluate(() => {
+    const sorted = window.work.sort((a, b) => a - b);
+    return { p95: sorted[Math.floor(sorted.length * 0.95)], n: sorted.length };
+  });
+  console.log(`6,000 pieces: p95 ${p95.toFixed(1)} ms of work in each of ${n} frames`);
+  assert.ok(n > 50 && p95 < 8, `p95 ${p95} ms over ${n} frames`);
+});
