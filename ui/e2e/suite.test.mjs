@@ -56,7 +56,8 @@ test('a reload in the middle of an answer loses nothing', async () => {
   await ended(page);
   const id = new URL(page.url()).hash.split('/')[2];
   const chat = await api('GET', `api/chats/${id}`);
-  assert.equal(chat.messages.at(-1).state, 'done');
+  const last = chat.messages.at(-1);
+  assert.equal(last.state, 'done', JSON.stringify(last.detail));
   fine(page);
 });
 

@@ -275,7 +275,7 @@ impl Fleet {
     pub async fn inspect(&self, model: &str) -> Option<WorkerState> {
         let model = model.to_owned();
         let answer = self.inner.ask(Answer::Inspect, |request| {
-            Feed::Core(Input::Inspect { request, model })
+            Input::Inspect { request, model }.into()
         });
         answer.await.ok().flatten()
     }
@@ -292,7 +292,7 @@ impl Fleet {
     pub async fn shutdown(&self) {
         self.inner.apply(shelf::Event::Close);
         let answer = self.inner.ask(Answer::Shutdown, |request| {
-            Feed::Core(Input::Shutdown { request })
+            Input::Shutdown { request }.into()
         });
         let _ = answer.await;
     }
@@ -319,13 +319,13 @@ enum Answer {
 
 /// Something that happened, and the machine it is for.
 enum Feed {
-    Core(Input),
+    Core(Box<Input>),
     Shelf(shelf::Event),
 }
 
 impl From<Input> for Feed {
     fn from(input: Input) -> Self {
-        Self::Core(input)
+        Self::Core(Box::new(input))
     }
 }
 
@@ -417,7 +417,7 @@ impl Inner {
         let mut feeds = VecDeque::from([feed]);
         while let Some(feed) = feeds.pop_front() {
             match feed {
-                Feed::Core(input) => self.step_core(shared, (input, now), &mut feeds),
+                Feed::Core(input) => self.step_core(shared, (*input, now), &mut feeds),
                 Feed::Shelf(event) => self.step_shelf(shared, (event, now), &mut feeds),
             }
         }
@@ -527,7 +527,7 @@ impl Inner {
                 Input::Inspect { request, model }
             }
         };
-        feeds.push_back(Feed::Core(input));
+        feeds.push_back(input.into());
     }
 
     fn perform(&self, shared: &mut Shared, action: Action, feeds: &mut VecDeque<Feed>) {

@@ -131,6 +131,8 @@ impl Run {
                     FinishReason::ToolCalls => "tool_calls".to_owned(),
                 });
             }
+            // The counts that a chat keeps come with `Started` and `Done`.
+            Event::Prefix(_) => {}
             Event::Continued { by } => {
                 detail
                     .warnings
