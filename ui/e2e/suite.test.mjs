@@ -213,10 +213,11 @@ test('chats are searched, given other names and forgotten', async () => {
   await page.waitForFunction(() => document.querySelectorAll('section[aria-label="Chats"] li').length === 1);
   await chats.getByRole('button').first().click();
   await page.getByRole('button', { name: 'Another title' }).click();
-  await page.getByRole('textbox', { name: 'Title' }).fill('An island');
+  // A word that no model's story has.
+  await page.getByRole('textbox', { name: 'Title' }).fill('Quokkavale');
   await page.keyboard.press('Enter');
-  await page.getByRole('searchbox', { name: 'Search chats' }).fill('island');
-  await chats.getByRole('link', { name: /An island/ }).waitFor();
+  await page.getByRole('searchbox', { name: 'Search chats' }).fill('quokka');
+  await chats.getByRole('link', { name: /Quokkavale/ }).waitFor();
   await chats.getByRole('button').first().click();
   await page.getByRole('button', { name: 'Forget…' }).click();
   await page.getByRole('button', { name: 'Forget it' }).click();
