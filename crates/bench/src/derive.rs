@@ -7,6 +7,8 @@
 //! fastest. The backup is the next of another engine, which does not fail with the first, if
 //! there is one.
 
+use router::Task;
+
 use crate::quality::Dimension;
 use crate::rates::{Interval, wilson};
 
@@ -15,51 +17,16 @@ const RATE_MIN: f64 = 0.5;
 /// And below this one not for fast chat.
 const CHAT_RATE_MIN: f64 = 0.7;
 /// Mean seconds of an answer beyond which nobody waits for it.
-pub const INTERACTIVE_SECONDS_MAX: f64 = 90.0;
+const INTERACTIVE_SECONDS_MAX: f64 = 90.0;
 
-/// What requests are for, as the router names it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Task {
-    FastChat,
-    Reasoning,
-    Code,
-    Tools,
-    Factual,
-    Deep,
-}
-
-impl Task {
-    pub const ALL: [Self; 6] = [
-        Self::FastChat,
-        Self::Reasoning,
-        Self::Code,
-        Self::Tools,
-        Self::Factual,
-        Self::Deep,
-    ];
-
-    /// The router's word for it.
-    #[must_use]
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::FastChat => "fast_chat",
-            Self::Reasoning => "reasoning",
-            Self::Code => "code",
-            Self::Tools => "tools",
-            Self::Factual => "factual",
-            Self::Deep => "deep",
-        }
-    }
-
-    /// The questions that tell of it; `None`: all of them.
-    const fn dimensions(self) -> Option<&'static [Dimension]> {
-        match self {
-            Self::FastChat | Self::Deep => None,
-            Self::Reasoning => Some(&[Dimension::Reasoning, Dimension::Math]),
-            Self::Code => Some(&[Dimension::Code]),
-            Self::Tools => Some(&[Dimension::ToolCall]),
-            Self::Factual => Some(&[Dimension::Factual]),
-        }
+/// The questions that tell of a task; `None`: all of them.
+const fn dimensions(task: Task) -> Option<&'static [Dimension]> {
+    match task {
+        Task::FastChat | Task::Deep => None,
+        Task::Reasoning => Some(&[Dimension::Reasoning, Dimension::Math]),
+        Task::Code => Some(&[Dimension::Code]),
+        Task::Tools => Some(&[Dimension::ToolCall]),
+        Task::Factual => Some(&[Dimension::Factual]),
     }
 }
 
@@ -81,7 +48,7 @@ pub struct Evidence {
 
 impl Evidence {
     fn counts(&self, task: Task) -> Option<(usize, usize)> {
-        let Some(dimensions) = task.dimensions() else {
+        let Some(dimensions) = dimensions(task) else {
             return Some(self.all);
         };
         let of = self

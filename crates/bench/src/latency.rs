@@ -7,8 +7,6 @@
 //! the rest of the time by the rest of the tokens. Gaps are between events with text, and are
 //! called inter-token latency only where each event is one token.
 
-use serde::Serialize;
-
 /// What an event of a stream brought.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Brought {
@@ -30,7 +28,7 @@ pub struct Stream {
 }
 
 /// Its times, seconds.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Latency {
     pub ttfr: Option<f64>,
     pub ttft: Option<f64>,
@@ -73,7 +71,7 @@ impl Latency {
 }
 
 /// What is promised, seconds; an absent one is not.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Objective {
     pub ttft_max: Option<f64>,
     pub tpot_max: Option<f64>,

@@ -10,7 +10,6 @@ pub mod derive;
 pub mod latency;
 pub mod load;
 pub mod quality;
-pub mod random;
 pub mod rates;
 pub mod score;
 pub mod speeds;

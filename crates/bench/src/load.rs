@@ -5,10 +5,9 @@
 //! come, which is how people behave; their times start when they were due, so that a server
 //! that falls behind cannot hide it.
 
-use serde::Serialize;
+use fastrand::Rng;
 
 use crate::latency::{Latency, Objective, goodput};
-use crate::random::Random;
 use crate::speeds::quantile;
 
 /// When requests come.
@@ -31,10 +30,11 @@ impl Arrivals {
             Self::Closed { .. } => None,
             Self::Even { per_second } => Some((0..n).map(|one| one as f64 / per_second).collect()),
             Self::Poisson { per_second } => {
-                let mut random = Random::seeded(seed);
+                let mut random = Rng::with_seed(seed);
                 let mut at = 0.0;
                 let next = |_| {
-                    at += random.exponential(per_second);
+                    // The waits of such a process are exponential.
+                    at -= (1.0 - random.f64()).ln() / per_second;
                     at
                 };
                 Some((0..n).map(next).collect())
@@ -66,8 +66,8 @@ impl Prompts {
     #[must_use]
     pub fn text(&self, request: usize) -> String {
         let shared = self.shared.min(self.words);
-        let mut common = Random::seeded(self.seed);
-        let mut own = Random::seeded(self.seed ^ (request as u64 + 1).rotate_left(32));
+        let mut common = Rng::with_seed(self.seed);
+        let mut own = Rng::with_seed(self.seed ^ (request as u64 + 1).rotate_left(32));
         let mut words = Vec::with_capacity(self.words);
         for place in 0..self.words {
             let random = if place < shared {
@@ -75,7 +75,7 @@ impl Prompts {
             } else {
                 &mut own
             };
-            words.push(WORDS[random.below(WORDS.len())]);
+            words.push(WORDS[random.usize(..WORDS.len())]);
         }
         words.join(" ")
     }
@@ -93,7 +93,7 @@ pub struct Served {
 }
 
 /// Of some times, seconds: the middle, and what one in ten and one in a hundred wait for.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Percentiles {
     pub p50: f64,
     pub p90: f64,
@@ -115,7 +115,7 @@ impl Percentiles {
 }
 
 /// What came of all of them.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Report {
     pub n: usize,
     pub n_failed: usize,

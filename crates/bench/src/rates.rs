@@ -1,12 +1,10 @@
 //! Rates of right answers: how sure they are, and whether two of them differ.
 
-use serde::Serialize;
-
 /// The normal deviate of a two-sided 95 % interval.
 const Z_95: f64 = 1.959_964;
 
 /// Where a rate may truly be.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
     pub low: f64,
     pub high: f64,
@@ -100,7 +98,7 @@ const fn real(n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Random;
+    use fastrand::Rng;
 
     #[test]
     fn wilsons_intervals_are_the_known_ones() {
@@ -127,12 +125,12 @@ mod tests {
 
     #[test]
     fn two_runs_of_one_model_seldom_differ() {
-        let mut random = Random::seeded(7);
+        let mut random = Rng::with_seed(7);
         let differences = (0..2000)
             .filter(|_| {
                 let (mut only_first, mut only_second) = (0, 0);
                 for _ in 0..60 {
-                    match (random.unit() < 0.6, random.unit() < 0.6) {
+                    match (random.f64() < 0.6, random.f64() < 0.6) {
                         (true, false) => only_first += 1,
                         (false, true) => only_second += 1,
                         _ => {}

@@ -1,37 +1,40 @@
-//! Speeds and times: their middle, how sure it is, and whether two of them differ.
+//! Speeds and times: their middle, and whether two of them differ.
 //!
 //! Nothing here supposes a normal distribution: machines that are shared have long tails. All
 //! is by ranks of logarithms, so a result says by which factor something differs, and is the
 //! same for times and for speeds.
 
-use serde::Serialize;
-
-use crate::random::Random;
 use crate::rates::Interval;
 
-/// Samples drawn for an interval.
-const DRAWS: usize = 2000;
-/// Fewer figures have no interval.
+/// Fewer figures are not compared.
 const FIGURES_MIN: usize = 3;
-/// Up to so many figures (of one side) the distribution of ranks is counted out, beyond it is
-/// normal to three digits.
+/// Up to so many figures the distribution of ranks is counted out, beyond it is normal to three
+/// digits.
 const EXACT_MAX: usize = 25;
-const Z_95: f64 = 1.959_964;
-/// What counts as a difference.
-const SIGNIFICANT: f64 = 0.05;
 
-/// Some figures in short.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Summary {
-    pub n: usize,
-    pub median: f64,
-    /// Of the median, 95 %; `None` of too few figures.
-    pub interval: Option<Interval>,
-    pub min: f64,
-    pub max: f64,
-    /// Places of figures farther from the quartiles than 1.5 times their distance (Tukey). They
-    /// are shown, and counted like all others.
-    pub outliers: Vec<usize>,
+/// How sure an interval is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Confidence {
+    Percent95,
+    Percent99,
+}
+
+impl Confidence {
+    /// How likely the truth is outside.
+    const fn outside(self) -> f64 {
+        match self {
+            Self::Percent95 => 0.05,
+            Self::Percent99 => 0.01,
+        }
+    }
+
+    /// The normal deviate of a two-sided interval.
+    const fn deviate(self) -> f64 {
+        match self {
+            Self::Percent95 => 1.959_964,
+            Self::Percent99 => 2.575_829,
+        }
+    }
 }
 
 /// A share of sorted figures, between two of them by their distance; 0 of none.
@@ -52,126 +55,45 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
     sorted[low] + (sorted[high] - sorted[low]) * part
 }
 
-fn sorted(figures: &[f64]) -> Vec<f64> {
-    let mut sorted = figures.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    sorted
-}
-
-/// `None` of no figures.
-#[must_use]
-pub fn summary(figures: &[f64]) -> Option<Summary> {
-    let ordered = sorted(figures);
-    let (min, max) = (*ordered.first()?, *ordered.last()?);
-    let (low, high) = (quantile(&ordered, 0.25), quantile(&ordered, 0.75));
-    let reach = 1.5 * (high - low);
-    let is_out = |figure: f64| figure < low - reach || figure > high + reach;
-    let outliers = figures.iter().enumerate();
-    Some(Summary {
-        n: figures.len(),
-        median: quantile(&ordered, 0.5),
-        interval: (figures.len() >= FIGURES_MIN).then(|| median_interval(figures)),
-        min,
-        max,
-        outliers: outliers
-            .filter(|(_, figure)| is_out(**figure))
-            .map(|(place, _)| place)
-            .collect(),
-    })
-}
-
-/// By drawing from the figures again and again (Efron, 1979), the same draws every time.
-fn median_interval(figures: &[f64]) -> Interval {
-    let mut random = Random::seeded(figures.len() as u64);
-    let medians: Vec<f64> = (0..DRAWS)
-        .map(|_| {
-            let drawn: Vec<f64> = figures
-                .iter()
-                .map(|_| figures[random.below(figures.len())])
-                .collect();
-            quantile(&sorted(&drawn), 0.5)
-        })
-        .collect();
-    let medians = sorted(&medians);
-    Interval {
-        low: quantile(&medians, 0.025),
-        high: quantile(&medians, 0.975),
-    }
-}
-
 /// By which factor the second of two lists is above the first.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factor {
-    /// Figures of the shorter list.
     pub n: usize,
     pub middle: f64,
-    /// 95 %
     pub interval: Interval,
     /// How likely so much comes of noise alone.
     pub p_value: f64,
 }
 
 impl Factor {
+    /// At 5 %, whatever the interval's confidence.
     #[must_use]
     pub fn is_difference(&self) -> bool {
-        self.p_value < SIGNIFICANT && !self.interval.holds(1.0)
+        self.p_value < Confidence::Percent95.outside() && !self.interval.holds(1.0)
     }
 }
 
-/// Compares figures that belong together, round by round: Wilcoxon's signed ranks (1945), and
-/// the middle of Hodges and Lehmann (1963) with the interval that goes with it. `None` of fewer
-/// than three rounds, or of figures that are not above 0.
+/// Compares figures that belong together, round by round, by the logarithms of their ratios:
+/// Wilcoxon's signed ranks (1945), and the middle of Hodges and Lehmann (1963) with the interval
+/// that goes with it. It asks for two thirds of the rounds that a median would need. `None` of
+/// fewer than three rounds, or of what is no number.
 #[must_use]
-pub fn paired(first: &[f64], second: &[f64]) -> Option<Factor> {
-    let n = first.len().min(second.len());
-    let logs = first.iter().zip(second);
-    let logs: Option<Vec<f64>> = logs.map(|(a, b)| log_ratio(*a, *b)).collect();
-    let logs = logs.filter(|logs| logs.len() >= FIGURES_MIN)?;
-    let mut means = Vec::with_capacity(n * (n + 1) / 2);
-    for (place, one) in logs.iter().enumerate() {
-        means.extend(
-            logs[place..]
-                .iter()
-                .map(|other| f64::midpoint(*one, *other)),
-        );
-    }
-    let means = sorted(&means);
-    let ranks = match n {
-        ..=EXACT_MAX => Ranks::exact(&signed_rank_ways(n)),
-        _ => {
-            let n = real(n);
-            Ranks::normal(n * (n + 1.0) / 4.0, n * (n + 1.0) * (2.0 * n + 1.0) / 24.0)
-        }
-    };
-    Some(factor(n, &means, &ranks))
-}
-
-/// Compares figures that do not belong together: the ranks of Mann and Whitney (1947), and the
-/// middle of all ratios. `None` where a list has fewer than three figures, or one that is not
-/// above 0.
-#[must_use]
-pub fn unpaired(first: &[f64], second: &[f64]) -> Option<Factor> {
-    let (n, m) = (first.len(), second.len());
-    if n.min(m) < FIGURES_MIN {
+pub fn paired(log_ratios: &[f64], confidence: Confidence) -> Option<Factor> {
+    let n = log_ratios.len();
+    if n < FIGURES_MIN || !log_ratios.iter().all(|ratio| ratio.is_finite()) {
         return None;
     }
-    let pairs = first
-        .iter()
-        .flat_map(|a| second.iter().map(move |b| (*a, *b)));
-    let logs: Option<Vec<f64>> = pairs.map(|(a, b)| log_ratio(a, b)).collect();
-    let logs = sorted(&logs?);
-    let ranks = if n.max(m) <= EXACT_MAX {
-        Ranks::exact(&rank_sum_ways(n, m))
-    } else {
-        let (n, m) = (real(n), real(m));
-        Ranks::normal(n * m / 2.0, n * m * (n + m + 1.0) / 12.0)
+    let mut means = Vec::with_capacity(n * (n + 1) / 2);
+    for (place, one) in log_ratios.iter().enumerate() {
+        let others = log_ratios[place..].iter();
+        means.extend(others.map(|other| f64::midpoint(*one, *other)));
+    }
+    means.sort_by(f64::total_cmp);
+    let ranks = match n {
+        ..=EXACT_MAX => Ranks::exact(&signed_rank_ways(n), confidence),
+        _ => Ranks::normal(n, confidence),
     };
-    Some(factor(n.min(m), &logs, &ranks))
-}
-
-fn log_ratio(first: f64, second: f64) -> Option<f64> {
-    let is_fit = |figure: f64| figure.is_finite() && figure > 0.0;
-    (is_fit(first) && is_fit(second)).then(|| (second / first).ln())
+    Some(factor(n, &means, &ranks))
 }
 
 /// What a statistic, the number of entries above 0, is by chance.
@@ -184,7 +106,7 @@ struct Ranks {
 
 impl Ranks {
     /// `ways[k]`: in how many ways the statistic is `k`.
-    fn exact(ways: &[f64]) -> Self {
+    fn exact(ways: &[f64], confidence: Confidence) -> Self {
         let total: f64 = ways.iter().sum();
         let mut sum = 0.0;
         let tails: Vec<f64> = ways
@@ -194,7 +116,8 @@ impl Ranks {
                 sum / total
             })
             .collect();
-        let outside = tails.iter().take_while(|tail| **tail <= SIGNIFICANT / 2.0);
+        let side = confidence.outside() / 2.0;
+        let outside = tails.iter().take_while(|tail| **tail <= side);
         Self {
             outside: outside.count(),
             tail: Box::new(move |k| tails.get(k).copied().unwrap_or(1.0)),
@@ -206,10 +129,12 @@ impl Ranks {
         clippy::cast_sign_loss,
         reason = "a rank, which is small and not below 0"
     )]
-    fn normal(mean: f64, variance: f64) -> Self {
-        let deviation = variance.sqrt();
+    fn normal(n: usize, confidence: Confidence) -> Self {
+        let n = real(n);
+        let mean = n * (n + 1.0) / 4.0;
+        let deviation = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
         Self {
-            outside: (mean - Z_95 * deviation).max(0.0).floor() as usize,
+            outside: (mean - confidence.deviate() * deviation).max(0.0).floor() as usize,
             tail: Box::new(move |k| below((real(k) + 0.5 - mean) / deviation)),
         }
     }
@@ -256,22 +181,6 @@ fn signed_rank_ways(n: usize) -> Vec<f64> {
     ways
 }
 
-/// In how many ways `n` figures among `n + m` are above so many of the others.
-fn rank_sum_ways(n: usize, m: usize) -> Vec<f64> {
-    // The Gaussian binomial coefficient: multiply by 1 - q^(m + i), divide by 1 - q^i.
-    let mut ways = vec![0.0; n * m + 1];
-    ways[0] = 1.0;
-    for i in 1..=n {
-        for sum in (m + i..ways.len()).rev() {
-            ways[sum] -= ways[sum - m - i];
-        }
-        for sum in i..ways.len() {
-            ways[sum] += ways[sum - i];
-        }
-    }
-    ways
-}
-
 /// The normal distribution's share below a deviate, to seven digits (Abramowitz and Stegun,
 /// 26.2.17).
 fn below(deviate: f64) -> f64 {
@@ -300,79 +209,75 @@ const fn real(n: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use fastrand::Rng;
 
     /// Times with the long tail of a shared machine.
-    fn times(random: &mut Random, n: usize, factor: f64) -> Vec<f64> {
-        let one = |random: &mut Random| {
-            let noise = 0.03 * (random.unit() + random.unit() + random.unit() - 1.5);
-            let stall = if random.unit() < 0.1 { 0.4 } else { 0.0 };
+    fn times(random: &mut Rng, n: usize, factor: f64) -> Vec<f64> {
+        let one = |random: &mut Rng| {
+            let noise = 0.03 * (random.f64() + random.f64() + random.f64() - 1.5);
+            let stall = if random.f64() < 0.1 { 0.4 } else { 0.0 };
             factor * (1.0 + noise + stall)
         };
         (0..n).map(|_| one(random)).collect()
     }
 
-    #[test]
-    fn a_summary_shows_its_outliers_and_keeps_them() {
-        let short = summary(&[1.0, 1.1, 0.9, 1.0, 9.0]).unwrap();
-        assert_eq!((short.n, short.outliers), (5, vec![4]));
-        assert!((short.median - 1.0).abs() < 1e-9);
-        assert!(short.interval.unwrap().holds(1.0));
-        assert!((short.max - 9.0).abs() < 1e-9);
-        assert_eq!(summary(&[]), None);
-        assert_eq!(summary(&[2.0]).unwrap().interval, None);
+    fn compared(random: &mut Rng, n: usize, factor: f64) -> Factor {
+        let (first, second) = (times(random, n, 1.0), times(random, n, factor));
+        let logs = first.iter().zip(&second).map(|(a, b)| (b / a).ln());
+        paired(&logs.collect::<Vec<f64>>(), Confidence::Percent95).unwrap()
     }
 
     #[test]
     fn ways_are_the_known_ones() {
         // Of 3 ranks: 0, 1, 2, 3 twice, 4, 5, 6.
         assert_eq!(signed_rank_ways(3), [1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0]);
-        // Of 2 among 4: 1, 1, 2, 1, 1.
-        assert_eq!(rank_sum_ways(2, 2), [1.0, 1.0, 2.0, 1.0, 1.0]);
-        assert!((rank_sum_ways(5, 7).iter().sum::<f64>() - 792.0).abs() < 1e-6);
         assert!((below(1.959_964) - 0.975).abs() < 1e-6);
     }
 
     #[test]
     fn noise_is_not_called_a_difference() {
-        let mut random = Random::seeded(1);
-        for pairing in [paired, unpaired] {
-            for n in [6, 12, 40] {
-                let called = (0..1000).filter(|_| {
-                    let first = times(&mut random, n, 1.0);
-                    let second = times(&mut random, n, 1.0);
-                    pairing(&first, &second).unwrap().is_difference()
-                });
-                let called = called.count();
-                // 5 % and what a thousand trials scatter.
-                assert!(called <= 65, "{called} of 1000 with {n}");
-            }
+        let mut random = Rng::with_seed(1);
+        for n in [6, 12, 40] {
+            let called = (0..1000).filter(|_| compared(&mut random, n, 1.0).is_difference());
+            let called = called.count();
+            // 5 % and what a thousand trials scatter.
+            assert!(called <= 65, "{called} of 1000 with {n}");
         }
     }
 
     #[test]
     fn a_drift_of_a_tenth_is_found() {
-        let mut random = Random::seeded(2);
-        for pairing in [paired, unpaired] {
-            let found = (0..200).filter(|_| {
-                let first = times(&mut random, 40, 1.0);
-                let second = times(&mut random, 40, 1.1);
-                let factor = pairing(&first, &second).unwrap();
-                factor.is_difference() && factor.interval.holds(1.1)
-            });
-            let found = found.count();
-            assert!(found >= 180, "{found} of 200");
+        let mut random = Rng::with_seed(2);
+        let found = (0..200).filter(|_| {
+            let factor = compared(&mut random, 40, 1.1);
+            factor.is_difference() && factor.interval.holds(1.1)
+        });
+        let found = found.count();
+        assert!(found >= 180, "{found} of 200");
+    }
+
+    #[test]
+    fn more_confidence_is_a_wider_interval() {
+        let logs: Vec<f64> = (0..30).map(|one| 0.01 * f64::from(one) - 0.1).collect();
+        for n in [12, 30] {
+            let interval = |confidence| paired(&logs[..n], confidence).unwrap().interval;
+            let (less, more) = (
+                interval(Confidence::Percent95),
+                interval(Confidence::Percent99),
+            );
+            assert!(more.low < less.low && less.high < more.high, "{n}");
         }
     }
 
     #[test]
-    fn too_few_figures_or_ones_that_are_no_times_are_not_compared() {
-        assert_eq!(paired(&[1.0, 1.0], &[1.0, 1.0]), None);
-        assert_eq!(unpaired(&[1.0; 9], &[1.0, 0.0, 1.0]), None);
+    fn too_few_figures_or_ones_that_are_no_numbers_are_not_compared() {
+        let paired = |logs: &[f64]| paired(logs, Confidence::Percent95);
+        assert_eq!(paired(&[0.0, 0.0]), None);
+        assert_eq!(paired(&[0.0, f64::NEG_INFINITY, 0.0]), None);
         // Three rounds cannot show anything at 5 %.
-        let factor = paired(&[1.0; 3], &[9.0; 3]).unwrap();
+        let factor = paired(&[2.0; 3]).unwrap();
         assert!(!factor.is_difference());
-        assert!((factor.middle - 9.0).abs() < 1e-9);
-        let same = paired(&[1.0; 9], &[1.0; 9]).unwrap();
-        assert!(!same.is_difference());
+        assert!((factor.middle - 2.0_f64.exp()).abs() < 1e-9);
+        assert!(!paired(&[0.0; 9]).unwrap().is_difference());
     }
 }

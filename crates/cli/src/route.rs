@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use bench::derive::{Derived, Evidence, Task, derive};
+use bench::derive::{Derived, Evidence, derive};
 use bench::quality::suite;
 use clap::ArgMatches;
+use router::Task;
 use serde_json::{Value, json};
 
-use crate::bench::{Attempt, attempts, evidence};
+use crate::bench::{Attempt, attempts, evidence, interval};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
 
@@ -79,7 +80,7 @@ fn as_json(task: Task, route: Option<&Derived>) -> Value {
             "model": choice.model,
             "right": choice.right,
             "n": choice.n,
-            "interval": choice.interval,
+            "interval": interval(choice.interval),
             "seconds_mean": choice.seconds_mean,
         })
     };

@@ -22,7 +22,7 @@ pub const PROMPT: u64 = 512;
 
 /// What a layer of a token costs besides matrices and attention, in operations that one core
 /// could do meanwhile: by itself, and for each value of the model's width.
-const DECODE_LAYER_OPS: f64 = 5.6e6;
+const DECODE_LAYER_OPS: f64 = 3.2e6;
 const DECODE_WIDTH_OPS: f64 = 5.6e3;
 /// For each token of the vocabulary: choosing one of them.
 const DECODE_VOCABULARY_OPS: f64 = 280.0;
@@ -247,7 +247,7 @@ mod tests {
         let decode = 2.0 * (4.0 * layer + 512.0 * 1000.0) / 100e9
             // Nine norms, 32-bit floats.
             + 9.0 * 512.0 * 4.0 / 30e9
-            + (4.0 * (5.6e6 + 5.6e3 * 512.0) + 280.0 * 1000.0) / 140e9;
+            + (4.0 * (3.2e6 + 5.6e3 * 512.0) + 280.0 * 1000.0) / 140e9;
         assert!((speed.decode.low * decode / 0.8 - 1.0).abs() < 1e-9);
         assert!((speed.decode.high * decode / 1.2 - 1.0).abs() < 1e-9);
         // Two rows of keys and values of 128 values in each layer, against attention of 512.

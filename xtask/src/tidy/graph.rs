@@ -9,10 +9,10 @@ use std::fs;
 /// A crate may depend only on crates of lower levels. `xtask` stands outside.
 const LEVELS: &[&[&str]] = &[
     &[
-        "bench", "confine", "stdx", "kernels", "kv", "prefix", "process", "router", "testkit",
-        "tuner", "webui",
+        "confine", "stdx", "kernels", "kv", "prefix", "process", "router", "testkit", "tuner",
+        "webui",
     ],
-    &["ggml-plugin", "hardware"],
+    &["bench", "ggml-plugin", "hardware"],
     &[
         "llama", "proto", "models", "sampling", "config", "store", "traces",
     ],

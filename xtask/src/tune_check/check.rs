@@ -1,6 +1,6 @@
 //! One model: its measurements, what is missing of them, and how to make it.
 
-use super::judge::{Judgement, ROUNDS_MAX, ROUNDS_MIN, Rounds, Run, ranking};
+use super::judge::{Judgement, ROUNDS_MAX, ROUNDS_MIN, Rounds, Run, passes_wanted, ranking};
 use crate::bench::machine;
 use crate::models::{self, TestModel};
 use crate::shell::{self, sextant};
@@ -23,8 +23,6 @@ pub(super) const AXES: [&str; 7] = [
 ];
 /// Tokens of every run's prompt and answer.
 pub(super) const RUN_TOKENS: &str = "192:32";
-/// How often the sweep measures each point.
-pub(super) const PASSES: usize = 3;
 /// The first of a sweep meet in rounds of their own: the least of many noisy figures is partly
 /// luck.
 pub(super) const CONTENDERS: usize = 4;
@@ -128,7 +126,7 @@ impl Check {
         let sweep = self.sweep()?;
         let of = sweep.first().map_or(usize::MAX, |run| run.of);
         let (pass, from) = (sweep.len() / of, sweep.len() % of);
-        if pass < PASSES {
+        if pass < passes_wanted(&sweep[..sweep.len() - from]) {
             return Ok(Some(Part::Sweep { pass, from }));
         }
         let contenders = contenders(&sweep);
@@ -279,8 +277,10 @@ impl Check {
     /// How much there is to measure, in words.
     pub(super) fn told(&self) -> Result<String> {
         let (run_seconds, n_points) = self.pace()?;
-        let n_made = self.sweep()?.len();
-        let all = (PASSES * n_points) as f64 * run_seconds;
+        let sweep = self.sweep()?;
+        let n_made = sweep.len();
+        let n_all = n_points * passes_wanted(&sweep[..n_made - n_made % n_points]);
+        let all = n_all as f64 * run_seconds;
         let sweep = all - n_made as f64 * run_seconds;
         let run_off = match self.best()? {
             Some(_) => 0.0,
@@ -302,10 +302,9 @@ impl Check {
             most += rounds(ROUNDS_MAX) + START_SECONDS;
         }
         Ok(format!(
-            "{n_made} of {} runs of the sweep are made, {n_open} of {} tunings are open; about {:.0} \
+            "{n_made} of {n_all} runs of the sweep are made, {n_open} of {} tunings are open; about {:.0} \
              to {:.0} s to go (sweep {sweep:.0}, run-off {run_off:.0}, tunings {tunings:.0}, \
              rounds {least:.0} to {most:.0})",
-            PASSES * n_points,
             self.tunings,
             sweep + run_off + tunings + least,
             sweep + run_off + tunings + most,

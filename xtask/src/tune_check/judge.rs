@@ -1,5 +1,6 @@
 //! What the figures say: the best of a sweep, and how two points compare over rounds.
 
+use bench::speeds::{Confidence, paired};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use tuner::STOLEN_PERCENT_MAX;
@@ -10,12 +11,16 @@ pub(super) const WORKLOAD: [f64; 2] = [256.0, 256.0];
 pub(super) const SLOWER_MAX: f64 = 0.05;
 /// Fewer rounds are no comparison.
 pub(super) const ROUNDS_MIN: usize = 12;
+/// A sweep makes at least so many passes over all points.
+pub(super) const PASSES_MIN: usize = 3;
+/// And no more than so many, however noisy the machine is.
+pub(super) const PASSES_MAX: usize = 12;
+/// The standard error of a median by that of a mean, for a normal distribution.
+const OF_MEDIAN: f64 = 1.2533;
 /// After so many that count it stays as it is.
 pub(super) const ROUNDS_MAX: usize = 60;
 /// And after so many with those that do not count.
 pub(super) const ROUNDS_MADE_MAX: usize = 90;
-/// Of a normal distribution, for a confidence of 99 %.
-const ERRORS: f64 = 2.576;
 
 /// A run, as `sextant tune --sweep` and `--rounds` print it.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -86,6 +91,17 @@ pub(super) fn scatter(sweep: &[Run]) -> f64 {
     // A median of n figures has one of them at 0, so the others are all that scatter.
     let deviations: Vec<f64> = deviations.filter(|off| *off > 0.0).collect();
     1.4826 * tuner::median(&deviations) * (n / (n - 1.0).max(1.0)).sqrt()
+}
+
+/// Passes that a sweep wants, by the whole ones that it has: enough that a point's median is known
+/// to the 5 % that are asked of the tuner. Of a noisier machine both sides get more time.
+pub(super) fn passes_wanted(whole: &[Run]) -> usize {
+    let passes = whole.last().map_or(0, |run| run.pass + 1);
+    if passes < PASSES_MIN {
+        return PASSES_MIN;
+    }
+    let wanted = (OF_MEDIAN * scatter(whole) / SLOWER_MAX).powi(2).ceil() as usize;
+    wanted.clamp(PASSES_MIN, PASSES_MAX)
 }
 
 /// Rounds in which every one of some points ran once.
@@ -178,47 +194,25 @@ pub(super) struct Ratios {
 }
 
 impl Ratios {
-    /// From logarithms, by the means of all twos of them and of each with itself (Walsh): their
-    /// median, and the two between which it lies by Wilcoxon's signed ranks (Hodges and
-    /// Lehmann, 1963). It asks for two thirds of the rounds that a median would need.
+    /// Of too few rounds nothing is known.
     fn of(logs: &[f64]) -> Self {
-        let indexed = logs.iter().enumerate();
-        let means = indexed.flat_map(|(index, one)| {
-            let others = logs[index..].iter();
-            others.map(|other| f64::midpoint(*one, *other))
-        });
-        let mut means: Vec<f64> = means.collect();
-        means.sort_by(f64::total_cmp);
         let n = logs.len();
-        let Some(last) = means.len().checked_sub(1) else {
-            return Self {
+        let factor = paired(logs, Confidence::Percent99);
+        factor.map_or(
+            Self {
                 n,
                 middle: f64::NAN,
                 low: 0.0,
                 high: f64::INFINITY,
-            };
-        };
-        let (low, high) = match rank(n) {
-            Some(rank) => (means[rank].exp(), means[last - rank].exp()),
-            None => (0.0, f64::INFINITY),
-        };
-        Self {
-            n,
-            middle: tuner::median(&means).exp(),
-            low,
-            high,
-        }
+            },
+            |factor| Self {
+                n,
+                middle: factor.middle,
+                low: factor.interval.low,
+                high: factor.interval.high,
+            },
+        )
     }
-}
-
-/// How many of the means may be left out at each end: those below the critical sum of ranks.
-/// `None` where so few figures can show nothing.
-fn rank(n: usize) -> Option<usize> {
-    let n = n as f64;
-    let expected = n * (n + 1.0) / 4.0;
-    let error = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
-    let rank = (expected - ERRORS * error).floor();
-    (rank >= 0.0).then_some(rank as usize)
 }
 
 /// What a comparison says of "within 5 %".
@@ -338,6 +332,30 @@ mod tests {
             .collect();
         let scatter = scatter(&sweep);
         assert!((0.003..0.03).contains(&scatter), "{scatter}");
+    }
+
+    #[test]
+    fn a_noisy_sweep_wants_more_passes() {
+        let sweep = |passes: usize, noise: f64| {
+            let of = move |pass: usize, point: usize| Run {
+                pass,
+                ..run(
+                    point,
+                    f64::exp(noise * [-1.0, 0.0, 1.0][(pass + point) % 3]),
+                )
+            };
+            let all = (0..passes).flat_map(|pass| (0..30).map(move |point| of(pass, point)));
+            all.collect::<Vec<Run>>()
+        };
+        assert_eq!(passes_wanted(&[]), PASSES_MIN);
+        assert_eq!(
+            passes_wanted(&sweep(1, 0.5)),
+            PASSES_MIN,
+            "one pass says nothing"
+        );
+        assert_eq!(passes_wanted(&sweep(3, 0.01)), PASSES_MIN);
+        assert!((5..10).contains(&passes_wanted(&sweep(3, 0.05))));
+        assert_eq!(passes_wanted(&sweep(3, 0.5)), PASSES_MAX);
     }
 
     #[test]

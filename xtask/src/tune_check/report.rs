@@ -1,8 +1,9 @@
 //! The page.
 
-use super::check::{AXES, BUDGET_SHARE, CONTENDERS, Check, PASSES, RUN_TOKENS, seconds};
+use super::check::{AXES, BUDGET_SHARE, CONTENDERS, Check, RUN_TOKENS, seconds};
 use super::judge::{
-    Counted, Judgement, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run, SLOWER_MAX, WORKLOAD, ranking, scatter,
+    Counted, Judgement, PASSES_MAX, PASSES_MIN, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run, SLOWER_MAX,
+    WORKLOAD, ranking, scatter,
 };
 use crate::bench::machine;
 use anyhow::{Context, Result, bail};
@@ -147,8 +148,9 @@ fn notes(sweep: &[Run], best: usize) -> Vec<String> {
             100.0 * scatter(sweep),
         ),
         format!(
-            "of {} runs {n_again} were made again, and {n_disturbed} count although they were \
+            "{} passes; of {} runs {n_again} were made again, and {n_disturbed} count although they were \
              disturbed",
+            sweep.last().map_or(0, |run| run.pass + 1),
             sweep.len()
         ),
     ]
@@ -252,10 +254,11 @@ fn head() -> String {
          Written by `cargo xtask tune-check` on {}, Linux {}. Sextant {}.\n\n\
          Runs read {prompt} tokens and generate {answer} (`--run-tokens`), weighed as requests of \
          {} and {}. Axes:\n{}.\n\n\
-         - **The sweep** goes over all points {PASSES} times, each time in another order (points \
-         that share a process\n  stay together), and a point's figure is its median. The first \
-         {CONTENDERS} meet in {ROUNDS_MIN} rounds of their own, and the\n  fastest of them is the \
-         sweep's best: the least of many noisy figures is partly luck.\n\
+         - **The sweep** goes over all points {PASSES_MIN} to {PASSES_MAX} times, as often as it takes \
+         until the standard error of\n  a point's figure, its median, is {:.0} %; each time in \
+         another order (points that share a process stay\n  together). The first {CONTENDERS} meet \
+         in {ROUNDS_MIN} rounds of their own, and the fastest of them is the sweep's\n  best: the \
+         least of many noisy figures is partly luck.\n\
          - **`sextant tune`** has {:.0} % of the sweep's time as its `--budget`, default settings \
          otherwise.\n\
          - **The meeting** comes right after each tuning: its choice, the sweep's best and the \
@@ -281,6 +284,7 @@ fn head() -> String {
         WORKLOAD[0],
         WORKLOAD[1],
         AXES.join(", "),
+        100.0 * SLOWER_MAX,
         100.0 * BUDGET_SHARE,
         1.0 - SLOWER_MAX,
         1.0 - SLOWER_MAX,

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bench::latency::{Brought, Latency, Objective, Stream};
-use bench::load::{Arrivals, Prompts, Report, Served, report};
+use bench::load::{Arrivals, Percentiles, Prompts, Report, Served, report};
 use clap::ArgMatches;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
@@ -79,7 +79,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let served = runtime.block_on(load.run(arrivals));
     let report = report(&served, &objective, started.elapsed().as_secs_f64());
     if output::wants_json(matches) {
-        return Ok(output::json(&serde_json::to_value(report)?)?);
+        return Ok(output::json(&as_json(&report))?);
     }
     write(&report, &objective)?;
     tell_failures(&served);
@@ -216,6 +216,25 @@ const fn failed(why: String) -> Served {
         n_cached: 0,
         n_answer: 0,
     }
+}
+
+fn as_json(report: &Report) -> Value {
+    let times = |of: Percentiles| json!({ "p50": of.p50, "p90": of.p90, "p99": of.p99 });
+    json!({
+        "n": report.n,
+        "n_failed": report.n_failed,
+        "seconds": report.seconds,
+        "answers_per_second": report.answers_per_second,
+        "tokens_per_second": report.tokens_per_second,
+        "ttft": times(report.ttft),
+        "tpot": times(report.tpot),
+        "gap": times(report.gap),
+        "end_to_end": times(report.end_to_end),
+        "n_prompt": report.n_prompt,
+        "n_cached": report.n_cached,
+        "n_answer": report.n_answer,
+        "goodput": report.goodput,
+    })
 }
 
 fn write(report: &Report, objective: &Objective) -> Outcome {

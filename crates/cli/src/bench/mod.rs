@@ -8,7 +8,7 @@ mod report;
 use clap::ArgMatches;
 
 pub(crate) use self::quality::{Attempt, attempts};
-pub(crate) use self::report::evidence;
+pub(crate) use self::report::{evidence, interval};
 
 use crate::outcome::Outcome;
 

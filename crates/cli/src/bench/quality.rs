@@ -103,6 +103,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         manner,
         runtime,
     };
+    check_confinement()?;
     bench.tell_ahead(models.len(), number("repeats"));
     bench.run(&models, number("repeats"), file, &mut attempts)?;
     let results: Vec<_> = models
@@ -210,13 +211,8 @@ fn said(answer: &bench::quality::Answer) -> String {
     text.chain(calls).collect::<Vec<_>>().join("\n")
 }
 
-/// Runs what has to be run. Outside of a confinement nothing is.
-fn settle(grade: Grade) -> Outcome<Result<(), String>> {
-    let Script(program) = match grade {
-        Grade::Right => return Ok(Ok(())),
-        Grade::Wrong(why) => return Ok(Err(why)),
-        Grade::Run(script) => script,
-    };
+/// Runs a program of Python where it can do no harm.
+fn run_confined(program: String) -> Outcome<confine::Outcome> {
     let confinement = Confinement {
         limits: Limits {
             cpu_seconds: CODE_CPU_SECONDS,
@@ -225,14 +221,30 @@ fn settle(grade: Grade) -> Outcome<Result<(), String>> {
         command: ["python3", "-I", "-"].map(Into::into).to_vec(),
         ..Confinement::default()
     };
-    let ended = confined::confined(&confinement, program)?;
-    if ended.errors.starts_with("error: ") {
-        let message = format!(
-            "code of an answer cannot be judged: {}",
-            ended.errors.trim()
-        );
-        return Err(fault(Code::Failure, message));
+    Ok(confined::confined(&confinement, program)?)
+}
+
+/// Whether code can be run at all, so that what fails later is the code's fault.
+fn check_confinement() -> Outcome {
+    let ended = run_confined("print('ready')".to_owned())?;
+    match ended.output.trim() {
+        "ready" => Ok(()),
+        _ => {
+            let why = ended.errors.trim();
+            let message = format!("code of answers cannot be judged here: {why}");
+            Err(fault(Code::Failure, message))
+        }
     }
+}
+
+/// Runs what has to be run. Outside of a confinement nothing is.
+fn settle(grade: Grade) -> Outcome<Result<(), String>> {
+    let Script(program) = match grade {
+        Grade::Right => return Ok(Ok(())),
+        Grade::Wrong(why) => return Ok(Err(why)),
+        Grade::Run(script) => script,
+    };
+    let ended = run_confined(program)?;
     Ok(match ended.end {
         confine::End::Exit(0) => Script::judge(&ended.output),
         confine::End::Exit(_) => Err("the code ended its own process".into()),

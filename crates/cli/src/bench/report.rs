@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bench::derive::Evidence;
 use bench::quality::{Dimension, Question, Record};
-use bench::rates::{holm, mcnemar, wilson};
+use bench::rates::{Interval, holm, mcnemar, wilson};
 use bench::score::composite;
 use serde_json::{Value, json};
 
@@ -98,7 +98,7 @@ impl Summary {
 }
 
 pub(super) fn as_json(summary: &Summary) -> Value {
-    let rate = |(right, n): (usize, usize)| json!({ "right": right, "n": n, "interval": wilson(right, n) });
+    let rate = |(right, n): (usize, usize)| json!({ "right": right, "n": n, "interval": interval(wilson(right, n)) });
     let rates = summary.rates.iter();
     let dimensions: BTreeMap<&str, Value> = rates
         .map(|(dimension, right, n)| (dimension.word(), rate((*right, *n))))
@@ -114,6 +114,10 @@ pub(super) fn as_json(summary: &Summary) -> Value {
         "void": summary.n_void,
         "leaked": summary.n_leaked,
     })
+}
+
+pub(crate) fn interval(of: Interval) -> Value {
+    json!({ "low": of.low, "high": of.high })
 }
 
 /// Questions on which the pipeline is to be suspected.
