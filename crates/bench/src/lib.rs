@@ -4,7 +4,8 @@
 //! measured, and gives each answer to [`quality::Question::grade`]. Rates of right answers come
 //! with intervals ([`rates`]), speeds with intervals of their own ([`speeds`]), and two runs are
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
-//! feels like to the one who waits for it is in [`latency`].
+//! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
+//! comes when, and what its rounds say, is in [`sweep`].
 
 pub mod derive;
 pub mod latency;
@@ -13,3 +14,4 @@ pub mod quality;
 pub mod rates;
 pub mod score;
 pub mod speeds;
+pub mod sweep;

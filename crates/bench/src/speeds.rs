@@ -58,6 +58,7 @@ pub fn quantile(sorted: &[f64], share: f64) -> f64 {
 /// By which factor the second of two lists is above the first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Factor {
+    /// Pairs, or figures of the shorter list.
     pub n: usize,
     pub middle: f64,
     pub interval: Interval,
@@ -91,9 +92,35 @@ pub fn paired(log_ratios: &[f64], confidence: Confidence) -> Option<Factor> {
     means.sort_by(f64::total_cmp);
     let ranks = match n {
         ..=EXACT_MAX => Ranks::exact(&signed_rank_ways(n), confidence),
-        _ => Ranks::normal(n, confidence),
+        _ => {
+            let n = real(n);
+            let variance = n * (n + 1.0) * (2.0 * n + 1.0) / 24.0;
+            Ranks::normal((n * (n + 1.0) / 4.0, variance), confidence)
+        }
     };
     Some(factor(n, &means, &ranks))
+}
+
+/// Compares figures of two runs that do not belong together, by their logarithms: the ranks of
+/// Mann and Whitney (1947), and the middle of all ratios, second by first. `None` where a list
+/// has fewer than three figures, or one that is no number.
+#[must_use]
+pub fn unpaired(first: &[f64], second: &[f64], confidence: Confidence) -> Option<Factor> {
+    let (n, m) = (first.len(), second.len());
+    if n.min(m) < FIGURES_MIN || !first.iter().chain(second).all(|log| log.is_finite()) {
+        return None;
+    }
+    let ratios = first.iter().flat_map(|a| second.iter().map(move |b| b - a));
+    let mut ratios: Vec<f64> = ratios.collect();
+    ratios.sort_by(f64::total_cmp);
+    let ranks = if n.max(m) <= EXACT_MAX {
+        Ranks::exact(&rank_sum_ways(n, m), confidence)
+    } else {
+        let (n, m) = (real(n), real(m));
+        let variance = n * m * (n + m + 1.0) / 12.0;
+        Ranks::normal((n * m / 2.0, variance), confidence)
+    };
+    Some(factor(n.min(m), &ratios, &ranks))
 }
 
 /// What a statistic, the number of entries above 0, is by chance.
@@ -129,10 +156,8 @@ impl Ranks {
         clippy::cast_sign_loss,
         reason = "a rank, which is small and not below 0"
     )]
-    fn normal(n: usize, confidence: Confidence) -> Self {
-        let n = real(n);
-        let mean = n * (n + 1.0) / 4.0;
-        let deviation = (n * (n + 1.0) * (2.0 * n + 1.0) / 24.0).sqrt();
+    fn normal((mean, variance): (f64, f64), confidence: Confidence) -> Self {
+        let deviation = variance.sqrt();
         Self {
             outside: (mean - confidence.deviate() * deviation).max(0.0).floor() as usize,
             tail: Box::new(move |k| below((real(k) + 0.5 - mean) / deviation)),
@@ -181,6 +206,22 @@ fn signed_rank_ways(n: usize) -> Vec<f64> {
     ways
 }
 
+/// In how many ways `n` figures among `n + m` are below so many of the others.
+fn rank_sum_ways(n: usize, m: usize) -> Vec<f64> {
+    // The Gaussian binomial coefficient: multiply by 1 - q^(m + i), divide by 1 - q^i.
+    let mut ways = vec![0.0; n * m + 1];
+    ways[0] = 1.0;
+    for i in 1..=n {
+        for sum in (m + i..ways.len()).rev() {
+            ways[sum] -= ways[sum - m - i];
+        }
+        for sum in i..ways.len() {
+            ways[sum] += ways[sum - i];
+        }
+    }
+    ways
+}
+
 /// The normal distribution's share below a deviate, to seven digits (Abramowitz and Stegun,
 /// 26.2.17).
 fn below(deviate: f64) -> f64 {
@@ -221,39 +262,66 @@ mod tests {
         (0..n).map(|_| one(random)).collect()
     }
 
-    fn compared(random: &mut Rng, n: usize, factor: f64) -> Factor {
+    /// By both comparisons.
+    fn compared(random: &mut Rng, n: usize, factor: f64) -> [Factor; 2] {
+        let logs = |times: Vec<f64>| times.iter().map(|time| time.ln()).collect::<Vec<f64>>();
         let (first, second) = (times(random, n, 1.0), times(random, n, factor));
-        let logs = first.iter().zip(&second).map(|(a, b)| (b / a).ln());
-        paired(&logs.collect::<Vec<f64>>(), Confidence::Percent95).unwrap()
+        let (first, second) = (logs(first), logs(second));
+        let ratios: Vec<f64> = first.iter().zip(&second).map(|(a, b)| b - a).collect();
+        let confidence = Confidence::Percent95;
+        [
+            paired(&ratios, confidence).unwrap(),
+            unpaired(&first, &second, confidence).unwrap(),
+        ]
     }
 
     #[test]
     fn ways_are_the_known_ones() {
         // Of 3 ranks: 0, 1, 2, 3 twice, 4, 5, 6.
         assert_eq!(signed_rank_ways(3), [1.0, 1.0, 1.0, 2.0, 1.0, 1.0, 1.0]);
+        assert_eq!(rank_sum_ways(2, 2), [1.0, 1.0, 2.0, 1.0, 1.0]);
+        assert!((rank_sum_ways(5, 7).iter().sum::<f64>() - 792.0).abs() < 1e-6);
         assert!((below(1.959_964) - 0.975).abs() < 1e-6);
+    }
+
+    #[test]
+    fn intervals_leave_out_as_many_as_tables_allow() {
+        // Wilcoxon's signed ranks, 1 % on both sides: 7 and 61; six cannot show it.
+        let outside = |n| Ranks::exact(&signed_rank_ways(n), Confidence::Percent99).outside;
+        assert_eq!([6, 12, 24].map(outside), [0, 8, 62]);
     }
 
     #[test]
     fn noise_is_not_called_a_difference() {
         let mut random = Rng::with_seed(1);
         for n in [6, 12, 40] {
-            let called = (0..1000).filter(|_| compared(&mut random, n, 1.0).is_difference());
-            let called = called.count();
+            let mut called = [0; 2];
+            for _ in 0..1000 {
+                let factors = compared(&mut random, n, 1.0);
+                for (called, factor) in called.iter_mut().zip(factors) {
+                    *called += usize::from(factor.is_difference());
+                }
+            }
             // 5 % and what a thousand trials scatter.
-            assert!(called <= 65, "{called} of 1000 with {n}");
+            assert!(
+                called.iter().all(|n| *n <= 65),
+                "{called:?} of 1000 with {n}"
+            );
         }
     }
 
     #[test]
     fn a_drift_of_a_tenth_is_found() {
         let mut random = Rng::with_seed(2);
-        let found = (0..200).filter(|_| {
-            let factor = compared(&mut random, 40, 1.1);
-            factor.is_difference() && factor.interval.holds(1.1)
-        });
-        let found = found.count();
-        assert!(found >= 180, "{found} of 200");
+        let mut found = [0; 2];
+        for _ in 0..200 {
+            let factors = compared(&mut random, 40, 1.1);
+            for (found, factor) in found.iter_mut().zip(factors) {
+                let is_found = factor.is_difference() && factor.interval.holds(1.1);
+                *found += usize::from(is_found);
+            }
+        }
+        assert!(found.iter().all(|n| *n >= 180), "{found:?} of 200");
     }
 
     #[test]
@@ -271,6 +339,7 @@ mod tests {
 
     #[test]
     fn too_few_figures_or_ones_that_are_no_numbers_are_not_compared() {
+        assert_eq!(unpaired(&[0.0; 9], &[0.0; 2], Confidence::Percent95), None);
         let paired = |logs: &[f64]| paired(logs, Confidence::Percent95);
         assert_eq!(paired(&[0.0, 0.0]), None);
         assert_eq!(paired(&[0.0, f64::NEG_INFINITY, 0.0]), None);

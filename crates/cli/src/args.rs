@@ -230,11 +230,13 @@ fn tune() -> Command {
 
 fn bench() -> Command {
     Command::new("bench")
-        .about("Measure models through the endpoint that people use")
+        .about("Measure models: how right, how fast, and how many at once")
         .subcommand_required(true)
         .arg_required_else_help(true)
+        .subcommand(bench_speed())
         .subcommand(to_server(bench_quality()))
         .subcommand(to_server(bench_load()))
+        .subcommand(bench_compare())
 }
 
 /// An option with a whole number in a range, and its default.
@@ -250,6 +252,53 @@ fn number(
         .value_parser(value_parser!(u64).range(range))
         .default_value(usual)
         .help(help)
+}
+
+fn bench_speed() -> Command {
+    let command = Command::new("speed")
+        .about("Measure how fast models read and answer, over combinations of settings")
+        .arg(
+            Arg::new("models")
+                .value_name("MODEL")
+                .required(true)
+                .num_args(1..=64)
+                .help("Names as `sextant ls` shows them, parts of them, or paths of GGUF files"),
+        )
+        .args([
+            Arg::new("vary")
+                .long("vary")
+                .value_name("NAME=VALUE,VALUE")
+                .action(ArgAction::Append)
+                .help(
+                    "An engine setting, or prompt, answer or depth, with the values to try; \
+                     several go together in all combinations",
+                ),
+            number(
+                "rounds",
+                1..=1000,
+                "7",
+                "How often each combination is measured",
+            ),
+            number("prompt", 1..=1_048_576, "512", "Tokens that are read"),
+            number("answer", 2..=1_048_576, "128", "Tokens that are said"),
+            number(
+                "depth",
+                0..=1_048_576,
+                "0",
+                "Tokens that are there before them",
+            ),
+            Arg::new("out")
+                .long("out")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Keep every run here, and go on where an earlier one ended"),
+            json(),
+        ]);
+    augment(command, |setting| {
+        setting.group == Group::Engine
+            || MEMORY.contains(&setting.name)
+            || setting.name == "log_level"
+    })
 }
 
 fn bench_quality() -> Command {
@@ -346,6 +395,20 @@ fn bench_load() -> Command {
             real("total-max-ms", "MS", "Promise: time of the whole answer"),
             json(),
         ])
+}
+
+fn bench_compare() -> Command {
+    Command::new("compare")
+        .about("Say whether two runs of `bench speed` or of `bench quality` differ")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .required(true)
+                .num_args(2)
+                .value_parser(value_parser!(PathBuf))
+                .help("Two files, as `--out` writes them"),
+        )
+        .arg(json())
 }
 
 fn route() -> Command {

@@ -15,13 +15,18 @@ pub(crate) fn read(matches: &ArgMatches) -> Outcome<Config> {
 /// The configuration of a command for one person: unless told otherwise it logs
 /// only what needs attention.
 pub(crate) fn read_quiet(matches: &ArgMatches) -> Outcome<Config> {
+    Ok(read_quiet_raw(matches)?.1)
+}
+
+/// The same with what it was made from.
+pub(crate) fn read_quiet_raw(matches: &ArgMatches) -> Outcome<(RawConfig, Config)> {
     let (raw, mut config) = read_both(matches)?;
     let is_default =
         |one: &Effective| one.setting.name == "log_level" && one.source == Source::Default;
     if raw.effective().iter().any(is_default) {
         config.log_level = LogLevel::Warn;
     }
-    Ok(config)
+    Ok((raw, config))
 }
 
 fn read_both(matches: &ArgMatches) -> Outcome<(RawConfig, Config)> {

@@ -26,7 +26,7 @@ pub(crate) use self::served::MachineDoctor;
 use self::served::Serving;
 use crate::gpu::{self, Share};
 use crate::outcome::{Code, Outcome, WithCode, fault};
-use crate::{hw, load, models_here, output, shelf};
+use crate::{hw, load, models_here, output, shelf, tune};
 
 /// What is to be looked at, and for whom.
 struct Asked<'a> {
@@ -160,6 +160,7 @@ impl Patient<'_> {
                 path: path.clone(),
                 ..settings
             };
+            let spec = tune::apply(spec, config);
             let gpu = gpu::share(self.config);
             let limits = (max, gpu.as_ref());
             self.report

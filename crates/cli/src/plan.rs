@@ -158,7 +158,11 @@ impl Subject {
                 false => models_here::served_name(&found),
             },
             model: read(&facts.files)?,
-            spec: load::settings(own)?,
+            // As it would be loaded: with what was measured of it here.
+            spec: LoadSpec {
+                name: String::new(),
+                ..load::spec(own, &found)?
+            },
             facts,
         })
     }
@@ -170,6 +174,11 @@ pub(crate) fn planned(
     environment: &Environment,
     ask: &PlanAsk,
 ) -> Outcome<Planned> {
+    let config = &Config {
+        // What is fastest here says nothing of another machine.
+        tuned: config.tuned && ask.device.is_none(),
+        ..config.clone()
+    };
     let subject = Subject::find(config, environment, &ask.model)?;
     let (model, facts) = (subject.model, subject.facts);
     let spec = with_ask(subject.spec, ask)?;
@@ -402,6 +411,17 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
         return Err(fault(Code::Usage, message));
     }
     let batch = spec.batch.unwrap_or(worker::BATCH_DEFAULT);
+    let slots = spec.slots.unwrap_or(worker::SLOTS_DEFAULT);
+    // A worker refuses these as well.
+    if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
+        let message = format!("ubatch is {ubatch}, it must be at most batch, which is {batch}");
+        return Err(fault(Code::Usage, message));
+    }
+    if let Some(sequences) = spec.sequences.filter(|sequences| *sequences < slots) {
+        let message =
+            format!("sequences is {sequences}, it must be at least slots, which is {slots}");
+        return Err(fault(Code::Usage, message));
+    }
     let kv_type = |of: Option<proto::CacheType>| -> Outcome<CacheType> {
         match of {
             Some(of) => Ok(type_name(of)?.parse()?),
@@ -410,7 +430,7 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
     };
     Ok(Setup {
         context,
-        slots: spec.slots.unwrap_or(worker::SLOTS_DEFAULT),
+        slots,
         sequences: spec.sequences,
         batch,
         ubatch: spec.ubatch.unwrap_or(worker::UBATCH_DEFAULT).min(batch),
@@ -427,6 +447,7 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
             Kernels::Own => Compute::Own,
             Kernels::Ggml => Compute::Ggml,
         },
+        is_locked: spec.mlock == Some(true),
         loading: match spec.mmap {
             Some(false) => Loading::Read,
             _ => Loading::Mapped,

@@ -66,6 +66,14 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         tier.name(),
         tier.description()
     ))?;
+    if let Some(first) = chosen.iter().find_map(|chosen| chosen.model.as_ref()) {
+        let Planned {
+            machine,
+            machine_source,
+            ..
+        } = &first.planned;
+        output::line(&format!("speeds    on {machine} ({machine_source})"))?;
+    }
     for chosen in &chosen {
         write(chosen)?;
     }

@@ -21,7 +21,7 @@ use crate::library::DiskLibrary;
 use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
 use crate::output::say;
 use crate::shelf::Missing;
-use crate::{configuration, load, logging, models_here, shelf};
+use crate::{configuration, load, logging, models_here, shelf, tune};
 
 /// The providers and rules of the configuration. Nobody is asked anything.
 pub(crate) fn routing(config: &Config) -> Outcome<gateway::Routing> {
@@ -91,22 +91,16 @@ async fn serve(
     let listener = bind(config.listen).await?;
     let address = listener.local_addr()?;
     say(&format!("listening on {}://{address}", scheme(config)));
-    for provider in &config.fleet.providers {
-        let (name, kind) = (&provider.name, &provider.kind);
-        let place = match &provider.url {
-            Some(url) => format!("at {url}"),
-            None => format!(
-                "run by us, {}",
-                provider.start.as_deref().unwrap_or("on_demand")
-            ),
-        };
-        say(&format!("provider {name}: {kind} {place}"));
-    }
+    say_providers(config);
     if config.discovery {
         tokio::spawn(crate::discover::tell(config.clone(), address.port()));
     }
     say_shelf(&fleet, &listings);
     fleet.shelve(listings);
+    if config.tuned {
+        let environment = models_here::environment(config);
+        tokio::spawn(tune::watch(environment, shelve_again(config, &fleet)));
+    }
 
     // The endpoint answers while models load: requests wait, and it says that it is
     // not ready yet.
@@ -142,6 +136,20 @@ async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = signals.next() => Err(cut_short()),
+    }
+}
+
+fn say_providers(config: &Config) {
+    for provider in &config.fleet.providers {
+        let (name, kind) = (&provider.name, &provider.kind);
+        let place = match &provider.url {
+            Some(url) => format!("at {url}"),
+            None => format!(
+                "run by us, {}",
+                provider.start.as_deref().unwrap_or("on_demand")
+            ),
+        };
+        say(&format!("provider {name}: {kind} {place}"));
     }
 }
 
@@ -190,15 +198,18 @@ async fn load_all(fleet: &Fleet, start: &[LoadOrder]) -> Outcome {
 /// The models on disk. What is pulled or deleted goes onto the shelf or off it.
 fn library(config: &Config, fleet: &Fleet) -> DiskLibrary {
     let environment = models_here::environment(config);
-    let fleet = fleet.clone();
-    let changed = {
-        let (config, environment) = (config.clone(), environment.clone());
-        move || match shelf::listings(&config, &environment, Missing::Skip) {
-            Ok(listings) => fleet.shelve(listings),
-            Err(error) => tracing::error!("the models on demand stay as they were: {error}"),
-        }
-    };
+    let changed = shelve_again(config, fleet);
     DiskLibrary::new(environment, config.clone()).on_change(Arc::new(changed))
+}
+
+/// Puts the models on demand onto the shelf anew, with the settings that they have by now.
+fn shelve_again(config: &Config, fleet: &Fleet) -> impl Fn() + Send + Sync + 'static {
+    let (config, fleet) = (config.clone(), fleet.clone());
+    let environment = models_here::environment(&config);
+    move || match shelf::listings(&config, &environment, Missing::Skip) {
+        Ok(listings) => fleet.shelve(listings),
+        Err(error) => tracing::error!("the models on demand stay as they were: {error}"),
+    }
 }
 
 fn say_shelf(fleet: &Fleet, listings: &[Listing]) {

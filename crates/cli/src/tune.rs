@@ -16,11 +16,13 @@ use hardware::{Machine, Root};
 use models::Found;
 use proto::LoadSpec;
 use serde_json::Value;
-use tuner::{Effort, Gate, Sample, Settings, Space, Speeds, Tuner, Verdict, Workload};
+use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Verdict, Workload};
 
-pub(crate) use self::apply::{apply, recheck};
+pub(crate) use self::apply::{apply, recheck, watch};
 use self::bench::{Bench, Shape, Text};
-use self::cache::{Entry, Key};
+pub(crate) use self::bench::{PROSE, is_hot, margin_celsius};
+use self::cache::Entry;
+pub(crate) use self::cache::Key;
 use self::space::{Ground, Reach, Values};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -281,8 +283,9 @@ fn look_around() -> (Machine, Vec<String>) {
     (machine, remarks)
 }
 
-/// A remark that begins so keeps the result from being kept.
+/// Remarks that begin so keep the result from being kept.
 const BUSY: &str = "the machine is busy";
+const HOT: &str = "the machine was hot for some of the runs, and did not cool down";
 
 /// How many processes with the model fit into the memory for models, counted for the largest
 /// cache that is tried.
@@ -312,6 +315,8 @@ fn shape(ask: &Ask, seen: &Sample, context: u32) -> Shape {
 
 async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
     let started = Instant::now();
+    // Before the runs heat the machine.
+    let key = Key::read(&found.path);
     let Prepared {
         mut bench,
         values,
@@ -338,7 +343,13 @@ async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
     let verdict = tuner.verdict();
     let chosen = values.settings(&verdict.winner);
     if bench.gate().was_hot() {
-        remarks.push("the machine was hot for some of the runs, and did not cool down".into());
+        remarks.push(HOT.into());
+    }
+    bench.fleet().shutdown().await;
+    // Somebody may have come meanwhile.
+    let (_, busy) = tokio::task::spawn_blocking(look_around).await?;
+    if !remarks.iter().any(|remark| remark.starts_with(BUSY)) {
+        remarks.extend(busy);
     }
     remarks.extend(text::disturbed(bench.again()));
     let typical = |point| tuner.typical(point);
@@ -357,9 +368,11 @@ async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
         remarks,
         kept: String::new(),
     };
-    bench.fleet().shutdown().await;
     report.kept = match is_to_be_kept(&report, ask.keeping) {
-        Ok(sample) => store(config, found, &entry(&report, sample, chosen)),
+        Ok(sample) => {
+            let entry = entry(&report, sample, (chosen, load::spec(config, found)?));
+            store(config, key, &entry)
+        }
         Err(why) => why.to_owned(),
     };
     Ok(report)
@@ -367,7 +380,23 @@ async fn tune(config: &Config, found: &Found, ask: &Ask) -> Outcome<Report> {
 
 /// The speeds to keep, or why none are.
 fn is_to_be_kept(report: &Report, keeping: Keeping) -> Result<Sample, &'static str> {
-    let is_busy = report.remarks.iter().any(|remark| remark.starts_with(BUSY));
+    let says = |words: &str| {
+        report
+            .remarks
+            .iter()
+            .any(|remark| remark.starts_with(words))
+    };
+    let is_busy = says(BUSY);
+    let gain = report.verdict.gain.as_ref();
+    if report.verdict.failure.is_some() {
+        return Err("nothing is kept, since what ran before did not run any more");
+    }
+    if gain.is_some_and(|gain| gain.judgement == Judgement::OutOfTime) {
+        return Err("nothing is kept, since there was no time for the last comparison");
+    }
+    if says(HOT) && keeping == Keeping::UnlessBusy {
+        return Err("not kept, since the machine was hot: `--keep` keeps it anyway");
+    }
     let was_compared = report.verdict.rows.iter().any(|row| row.n_pairs > 0);
     match report.chosen {
         Some(_) if is_busy && keeping == Keeping::UnlessBusy => {
@@ -378,9 +407,11 @@ fn is_to_be_kept(report: &Report, keeping: Keeping) -> Result<Sample, &'static s
     }
 }
 
-fn entry(report: &Report, sample: Sample, settings: LoadSpec) -> Entry {
+fn entry(report: &Report, sample: Sample, (settings, base): (LoadSpec, LoadSpec)) -> Entry {
     Entry {
         settings,
+        given: cache::given(&base),
+        at_unix_secs: cache::now_unix_secs(),
         speeds: Speeds {
             prefill_tokens_s: sample.prefill_seconds_a_token.recip(),
             decode_tokens_s: sample.decode_seconds_a_token.recip(),
@@ -395,12 +426,12 @@ fn entry(report: &Report, sample: Sample, settings: LoadSpec) -> Entry {
 }
 
 /// Keeps the result for the loads that follow, and says so.
-fn store(config: &Config, found: &Found, entry: &Entry) -> String {
+fn store(config: &Config, key: std::io::Result<Key>, entry: &Entry) -> String {
     let environment = models_here::environment(config);
     let Some(file) = cache::file(&environment) else {
         return "not kept: there is no cache folder".to_owned();
     };
-    let kept = Key::read(&found.path).and_then(|key| cache::keep(&file, &key, entry));
+    let kept = key.and_then(|key| cache::keep(&file, &key, entry));
     match kept {
         Ok(()) => format!(
             "kept in {}; `serve`, `run` and `load` use it, `--forget` drops it",

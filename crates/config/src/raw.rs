@@ -148,6 +148,22 @@ impl RawConfig {
         Ok(Self::gather(flags, env, file))
     }
 
+    /// The same with one setting as `by` gives it, whatever the sources say.
+    ///
+    /// # Errors
+    /// There is no such setting. Its value is checked by [`RawConfig::resolve`].
+    pub fn with(&self, name: &str, value: &str, by: &str) -> Result<Self, ConfigError> {
+        let unknown = || format!("{by}: unknown setting `{name}`{}", suggestion(name));
+        let setting = setting(name).ok_or_else(|| ConfigError::Invalid(vec![unknown()]))?;
+        let given = RawValue {
+            texts: texts(setting, value.to_owned()),
+            source: Source::Flag(by.to_owned()),
+        };
+        let mut with = self.clone();
+        with.values.insert(setting.name, given);
+        Ok(with)
+    }
+
     /// Every setting with the value in force, in the table's order.
     #[must_use]
     pub fn effective(&self) -> Vec<Effective> {
@@ -193,12 +209,7 @@ impl RawConfig {
                 self.unknown_env.push(name);
                 continue;
             };
-            let texts = match setting.kind {
-                Kind::List | Kind::Arguments => {
-                    value.split(',').map(|part| part.trim().into()).collect()
-                }
-                _ => vec![value],
-            };
+            let texts = texts(setting, value);
             let source = Source::Env(name);
             self.values.insert(setting.name, RawValue { texts, source });
         }
@@ -300,6 +311,14 @@ pub(crate) fn suggestion(key: &str) -> String {
     match nearest {
         Some((score, name)) if score > 0.8 => format!("; did you mean `{name}`?"),
         _ => "; `sextant config` lists all settings".into(),
+    }
+}
+
+/// The values of a setting that are given in one text.
+fn texts(setting: &Setting, text: String) -> Vec<String> {
+    match setting.kind {
+        Kind::List | Kind::Arguments => text.split(',').map(|part| part.trim().into()).collect(),
+        _ => vec![text],
     }
 }
 

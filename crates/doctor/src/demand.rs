@@ -1,6 +1,7 @@
 //! Whether a model fits into the memory that there is.
 
 use hardware::Machine;
+use hardware::limits::{group_margin, machine_margin};
 use models::Examination;
 use stdx::Bytes;
 
@@ -140,10 +141,12 @@ enum Limit {
 impl Limit {
     fn allows(self, ever: Bytes) -> String {
         match self {
-            Self::Machine => format!("this machine has {ever}"),
-            Self::GroupMax => format!("the control group of this process may have {ever}"),
+            Self::Machine => format!("models may take {ever} of this machine at most"),
+            Self::GroupMax => {
+                format!("the control group of this process leaves models {ever} at most")
+            }
             Self::GroupHigh => {
-                format!("the control group of this process is slowed beyond {ever}")
+                format!("the control group of this process is slowed where models take over {ever}")
             }
             Self::Setting => format!("`model_memory_max` allows {ever} for all models"),
         }
@@ -163,10 +166,20 @@ impl Limit {
 
 /// The most that models may ever have here, and who says so; of equals the first.
 fn most_ever(demand: &Demand<'_>, machine: &Machine) -> Option<(Bytes, Limit)> {
+    // Models leave a margin of what a machine or a group has, as admission does.
+    let less = |bytes: Option<Bytes>, margin: fn(Bytes) -> Bytes| {
+        bytes.map(|bytes| bytes.saturating_sub(margin(bytes)))
+    };
     let limits = [
-        (machine.memory.total, Limit::Machine),
-        (machine.limits.memory_max, Limit::GroupMax),
-        (machine.limits.memory_high, Limit::GroupHigh),
+        (less(machine.memory.total, machine_margin), Limit::Machine),
+        (
+            less(machine.limits.memory_max, group_margin),
+            Limit::GroupMax,
+        ),
+        (
+            less(machine.limits.memory_high, group_margin),
+            Limit::GroupHigh,
+        ),
         (demand.memory_max, Limit::Setting),
     ];
     let there = limits.into_iter();
@@ -232,6 +245,9 @@ fn vram(demand: &Demand<'_>, on: OnGpu<'_>) -> Option<Finding> {
     ))
 }
 
+/// What drivers want of such memory beside a model.
+const CMA_SPARE_MIB: u64 = 128;
+
 /// Whether the drivers of an NPU could have an RKLLM file in one piece.
 #[must_use]
 pub fn of_cma(examination: &Examination, machine: &Machine, file: Bytes) -> Option<Finding> {
@@ -242,8 +258,11 @@ pub fn of_cma(examination: &Examination, machine: &Machine, file: Bytes) -> Opti
         Finding::new(
             Code::CmaShort,
             format!("`{path}` has {file}, and drivers can have {free} in one piece (CMA)"),
-            "most boards reach the NPU's memory otherwise; if loading fails, add `cma=512M` to \
-             the kernel's command line",
+            format!(
+                "most boards reach the NPU's memory otherwise; if loading fails, set `cma={}M` on \
+                 the kernel's command line",
+                (file.0 >> 20) + CMA_SPARE_MIB
+            ),
         )
     })
 }

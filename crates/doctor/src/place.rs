@@ -33,6 +33,8 @@ pub struct Place {
 #[derive(Debug, Clone)]
 pub struct Folder {
     pub path: PathBuf,
+    /// The folder itself, or what of the way to it is there.
+    pub there: PathBuf,
     pub used_for: Use,
     pub state: FolderState,
     pub free: Option<Bytes>,
@@ -132,7 +134,13 @@ fn of_folder(folder: &Folder) -> Vec<Finding> {
         FolderState::Denied => Some(Finding::new(
             Code::FolderNotWritable,
             format!("this user may not write into the {name} `{path}`"),
-            format!("`sudo chown -R $USER {path}`, or name another with {setting}"),
+            match folder.there == folder.path {
+                true => format!("`sudo chown -R $USER {path}`, or name another with {setting}"),
+                false => format!(
+                    "`sudo mkdir -p {path} && sudo chown $USER {path}`, or name another with \
+                     {setting}"
+                ),
+            },
         )),
         FolderState::ReadOnly => Some(Finding::new(
             Code::FolderNotWritable,

@@ -71,6 +71,7 @@ fn on_card(gpu_layers: Option<u32>, card: OnGpu<'static>) -> Demand<'static> {
 fn folder(used_for: Use) -> Folder {
     Folder {
         path: "/srv/sextant".into(),
+        there: "/srv/sextant".into(),
         used_for,
         state: FolderState::Writable,
         free: Some(Bytes(50 * Bytes::GIB)),

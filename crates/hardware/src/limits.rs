@@ -210,12 +210,14 @@ pub fn budget(memory: &Memory, limits: &Limits) -> Option<Bytes> {
 }
 
 /// What models leave free of a machine with so much to give.
-pub(crate) fn machine_margin(available: Bytes) -> Bytes {
+#[must_use]
+pub fn machine_margin(available: Bytes) -> Bytes {
     Bytes((available.0 / MARGIN_SHARE).max(MACHINE_MARGIN_BYTES_MIN))
 }
 
 /// What models leave free of a control group with so much left.
-pub(crate) fn group_margin(left: Bytes) -> Bytes {
+#[must_use]
+pub fn group_margin(left: Bytes) -> Bytes {
     Bytes((left.0 / MARGIN_SHARE).max(GROUP_MARGIN_BYTES_MIN))
 }
 

@@ -163,7 +163,8 @@ fn cores(machine: &Machine, context: &Context, warnings: &mut Vec<Warning>) {
                 big: big.clone(),
             });
         }
-        let n_big = processor.one_a_core(&plan.usable.and(&big)).len();
+        // Two threads of a big core are big as well.
+        let n_big = plan.usable.and(&big).len();
         let n_threads = context.threads.map_or(0, |threads| threads as usize);
         if n_big > 0 && n_threads > n_big {
             warnings.push(Warning::LittleCoresUsed { n_threads, n_big });

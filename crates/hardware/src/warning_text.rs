@@ -28,6 +28,14 @@ fn under_voltage(when: When) -> String {
     }
 }
 
+/// Memory that is packed has no entry by which `swapon -a` would find it again.
+const fn free_swap(kind: SwapKind) -> &'static str {
+    match kind {
+        SwapKind::Disk => "stop what is not needed, then `sudo swapoff -a && sudo swapon -a`",
+        SwapKind::Compressed => "stop what is not needed",
+    }
+}
+
 /// Whether the supply may be why: its bit stands with those of the clocks.
 fn is_of_supply(causes: &[Throttle]) -> bool {
     causes.contains(&Throttle::UnderVoltage) && !causes.contains(&Throttle::SoftTemperature)
@@ -197,9 +205,7 @@ impl Warning {
             Self::OnlyLittleCores { big, .. } => {
                 format!("start it with `taskset -c {big}`, or give its control group those CPUs")
             }
-            Self::SwapInUse { .. } => {
-                "stop what is not needed, then `sudo swapoff -a && sudo swapon -a`".to_owned()
-            }
+            Self::SwapInUse { kind, .. } => free_swap(*kind).to_owned(),
             Self::HotZone { .. } => "see to its cooling, or measure after it has cooled".to_owned(),
             Self::UnderVoltage { .. } => BETTER_SUPPLY.to_owned(),
             Self::ClocksLowered { causes, .. } => match is_of_supply(causes) {

@@ -82,7 +82,12 @@ pub enum Change {
     Ubatch(u32),
     /// Fewer layers on the GPU; the processor computes the others.
     GpuLayers(u32),
-    /// No setting is enough: so many bytes are missing at the least context.
+    /// No single setting is enough; ggml's kernels, so many sequences and this context are.
+    Together {
+        context: u32,
+        sequences: u32,
+    },
+    /// Nor are all together: so many bytes are missing at the least context.
     SmallerModel {
         missing: u64,
     },
@@ -308,10 +313,10 @@ impl Planner<'_> {
                 ..setup
             };
             let (_, ledger) = self.plan(&more)?;
-            if ledger.bytes_in(Place::Device) > self.available.device {
-                break;
+            // All of them may take less than all but one, which needs room to copy a matrix.
+            if ledger.bytes_in(Place::Device) <= self.available.device {
+                best = more;
             }
-            best = more;
         }
         Ok(best)
     }
@@ -352,7 +357,9 @@ impl Planner<'_> {
     }
 
     fn slots_max(&self, setup: &Setup) -> Option<u32> {
-        largest(1, SLOTS_MAX, |slots| self.fits(&Setup { slots, ..*setup }))
+        // A slot has a sequence at least.
+        let most = setup.sequences.unwrap_or(SLOTS_MAX).min(SLOTS_MAX);
+        largest(1, most, |slots| self.fits(&Setup { slots, ..*setup }))
     }
 
     fn types(&self, setup: &Setup) -> Vec<TypeChoice> {
@@ -424,17 +431,32 @@ impl Planner<'_> {
             changes.extend(fewer.map(Change::GpuLayers));
         }
         if changes.is_empty() {
-            let least = Setup {
-                context: CONTEXT_STEP,
-                slots: 1,
-                ..*setup
-            };
-            let missing = self
-                .plan(&least)
-                .map_or(0, |(_, ledger)| self.missing(&ledger));
-            changes.push(Change::SmallerModel { missing });
+            changes.push(self.together(setup));
         }
         changes
+    }
+
+    /// Where no single change is enough.
+    fn together(&self, setup: &Setup) -> Change {
+        let sequences = kv::sequences_least(setup.slots);
+        let sparing = Setup {
+            sequences: Some(sequences),
+            compute: Compute::Ggml,
+            ..*setup
+        };
+        if let Some(context) = self.context_max(&sparing) {
+            return Change::Together { context, sequences };
+        }
+        let least = Setup {
+            context: CONTEXT_STEP,
+            slots: 1,
+            sequences: Some(kv::sequences_least(1)),
+            ..sparing
+        };
+        let missing = self
+            .plan(&least)
+            .map_or(0, |(_, ledger)| self.missing(&ledger));
+        Change::SmallerModel { missing }
     }
 }
 

@@ -38,6 +38,8 @@ pub enum Basis {
 pub enum Kind {
     Weights,
     Caches,
+    /// Rows of logits, written when they are made.
+    Rows,
     /// Of the computation: reserved, and resident once a pass has written them.
     Buffers,
     /// The process, what it knows of the model, and pages of the file.
@@ -101,7 +103,11 @@ impl Ledger {
             ("other models", others.models),
         ];
         ledger.add((Kind::Others, Place::Host, Basis::Given), &beside);
-        let pages = |kind| (kind, Place::Cached, Basis::Exact);
+        let of_pages = match setup.is_locked {
+            true => Place::Host,
+            false => Place::Cached,
+        };
+        let pages = |kind| (kind, of_pages, Basis::Exact);
         ledger.add(pages(Kind::Weights), &[("tables, mapped", weights.tables)]);
         let left_over = [("file pages left over", weights.left_over)];
         ledger.add(pages(Kind::Process), &left_over);
@@ -127,7 +133,7 @@ impl Ledger {
             &[("caches on the GPU", device)],
         );
         self.add(
-            (Kind::Buffers, place, Basis::Exact),
+            (Kind::Rows, place, Basis::Exact),
             &[("output rows", buffers.output)],
         );
         let compute = (Kind::Buffers, place, Basis::Fitted);
@@ -149,7 +155,7 @@ impl Ledger {
             Purpose::Generate => "output rows of drafts",
             Purpose::Embed => "output rows of a text",
         };
-        let later = (Kind::Buffers, Place::Later, Basis::Exact);
+        let later = (Kind::Rows, Place::Later, Basis::Exact);
         self.add(later, &[(rows, buffers.output_more)]);
         if setup.purpose == Purpose::Generate {
             let later = (Kind::Caches, Place::Later, Basis::Given);

@@ -46,6 +46,8 @@ pub struct Setup {
     pub has_flash_attention: bool,
     pub compute: Compute,
     pub loading: Loading,
+    /// Pages of the file are locked in memory, and so cannot be taken back.
+    pub is_locked: bool,
     /// Layers on a GPU, from the last: the output counts as one.
     pub gpu_layers: u32,
     /// Bytes for states of prompts beyond the caches, as somebody set them.
@@ -71,6 +73,7 @@ impl Setup {
             has_flash_attention: true,
             compute: Compute::Own,
             loading: Loading::Mapped,
+            is_locked: false,
             gpu_layers: 0,
             prompt_cache: 0,
         }

@@ -17,6 +17,10 @@
 //! then goes to what may gain most, and what leads in the end without being sure takes part
 //! in the last comparison.
 //!
+//! **Courtesy.** Of levels that are equally fast, within what can be told, the one that takes
+//! less from others on the machine wins ([`Axis::takes`]): a core that adds nothing is left to
+//! whoever keeps it busy. Alone this changes nothing, since the last comparison wants a gain.
+//!
 //! **Winner's curse.** What wins many comparisons is in part lucky. So the winner meets the
 //! defaults once more in fresh pairs, at a stricter level, and these alone give the gain that
 //! is told. Where they do not show one the defaults stay.

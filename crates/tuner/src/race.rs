@@ -15,6 +15,8 @@ const LAST_LOOK_PAIRS_MIN: usize = 4;
 const WORTH: f64 = 0.01;
 /// Where a part is a small share of a request, this of the part is not worth it either.
 const WORTH_OF_PART_MAX: f64 = 0.04;
+/// Slower by less than this is as fast, of levels that take less from others.
+const AS_FAST: f64 = 0.04;
 /// A first pair that is so far off decides: a run that is disturbed takes up to twice as
 /// long, and this is 2.2 times.
 const HOPELESS: f64 = 0.8;
@@ -89,6 +91,12 @@ impl Race {
     pub(crate) fn leads(&self, noise: &Noise) -> bool {
         let middle = self.middle();
         self.pairs.len() >= 2 && middle < -WORTH && middle + noise.error(&self.pairs) < 0.0
+    }
+
+    /// Whether it is at most a little slower, as far as one can tell by a single look.
+    pub(crate) fn is_as_fast(&self, noise: &Noise) -> bool {
+        let reach = ERRORS_LAST_LOOK * noise.error(&self.pairs);
+        self.pairs.len() >= 2 && self.middle() + reach < AS_FAST
     }
 
     /// Whether it is slower, by a single look.

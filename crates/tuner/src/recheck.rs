@@ -16,6 +16,8 @@ const DECODE_TOKENS_MIN: u32 = 16;
 /// An answer is comparable up to this many times the depth of the measurement: attention
 /// slows down both with depth, and shallower ones may only be faster.
 const DEPTH_TIMES: u32 = 2;
+/// Up to here attention takes little of any answer, however short the measurement was.
+const DEPTH_ALWAYS: u32 = 512;
 
 /// Tokens a second, at a depth.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -70,7 +72,8 @@ impl Recheck {
         let depth = answer
             .prompt_tokens
             .saturating_add(answer.completion_tokens);
-        let is_comparable = depth <= self.measured.depth.saturating_mul(DEPTH_TIMES);
+        let depth_max = self.measured.depth.saturating_mul(DEPTH_TIMES);
+        let is_comparable = depth <= depth_max.max(DEPTH_ALWAYS);
         if self.is_stale || !is_comparable {
             return None;
         }

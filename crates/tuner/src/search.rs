@@ -529,6 +529,10 @@ impl Tuner {
         let judgement = match contest.race.standing(&self.noise, contest.stage(), share) {
             Standing::Faster => Judgement::Faster,
             Standing::Slower => Judgement::Slower,
+            // Whether a leaner level costs anything is not known yet.
+            Standing::NotWorth if self.is_leaner(&contest) && !self.is_as_good(&contest) => {
+                return self.go_on(contest);
+            }
             Standing::NotWorth => Judgement::NotWorth,
             Standing::Open => return self.go_on(contest),
         };
@@ -578,6 +582,7 @@ impl Tuner {
     }
 
     fn decide(&mut self, contest: &Contest, judgement: Judgement) {
+        let is_as_good = self.is_as_good(contest);
         self.noise.learn(&contest.race.pairs);
         let Some(choice) = contest.choice else {
             let estimate = contest.race.estimate(&self.noise);
@@ -593,13 +598,31 @@ impl Tuner {
             return;
         };
         self.is_cut |= judgement == Judgement::OutOfTime;
-        let has_won = judgement == Judgement::Faster;
+        let judgement = match judgement {
+            Judgement::NotWorth | Judgement::WithinNoise if is_as_good => Judgement::AsFast,
+            other => other,
+        };
+        let has_won = matches!(judgement, Judgement::Faster | Judgement::AsFast);
         self.row(choice, &contest.race, judgement);
         if has_won {
             self.incumbent = contest.challenger.clone();
             self.race_again(choice.0.axis);
         }
         self.next();
+    }
+
+    /// Whether the challenger differs by a level alone that takes less than the incumbent's.
+    fn is_leaner(&self, contest: &Contest) -> bool {
+        let Some((choice, None)) = contest.choice else {
+            return false;
+        };
+        let axis = &self.space.axes[choice.axis];
+        axis.is_leaner(choice.level, self.incumbent.level(choice.axis))
+    }
+
+    /// Whether such a level costs no speed.
+    fn is_as_good(&self, contest: &Contest) -> bool {
+        self.is_leaner(contest) && contest.race.is_as_fast(&self.noise)
     }
 
     fn fail(&mut self, contest: Contest, why: String) {

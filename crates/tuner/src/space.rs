@@ -11,6 +11,18 @@ pub struct Axis {
     pub levels: Vec<String>,
     /// The level without tuning.
     pub default: usize,
+    /// What each level takes from others on the machine, such as its number of cores: of levels
+    /// that are equally fast the one that takes less wins. Empty where none does.
+    pub takes: Vec<usize>,
+}
+
+impl Axis {
+    /// Whether a level takes less than another.
+    #[must_use]
+    pub fn is_leaner(&self, level: usize, than: usize) -> bool {
+        let takes = |level: usize| self.takes.get(level);
+        takes(level) < takes(than)
+    }
 }
 
 /// What a setting makes a difference to.

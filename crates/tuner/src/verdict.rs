@@ -61,6 +61,8 @@ pub struct Row {
 pub enum Judgement {
     Faster,
     Slower,
+    /// Not slower, and it takes less from others on the machine.
+    AsFast,
     /// Ahead, by less than it takes to be sure. It takes part in the last comparison.
     Leads,
     /// No difference that these runs could show.
@@ -81,6 +83,7 @@ impl Judgement {
         match self {
             Self::Faster => "faster",
             Self::Slower => "slower",
+            Self::AsFast => "as fast with less",
             Self::Leads => "leads within noise",
             Self::WithinNoise => "within noise",
             Self::NotWorth => "no gain",

@@ -12,6 +12,8 @@ mod kernels;
 pub(crate) mod machine;
 pub(crate) mod prompt;
 mod report;
+mod simulated;
+mod speed;
 
 use crate::models::{self, SMOLLM2};
 use crate::overhead;
@@ -72,14 +74,23 @@ enum Other {
     Overhead(overhead::Arguments),
     /// Measures our kernels against llama.cpp's own.
     Kernels(kernels::Arguments),
+    /// Holds what `sextant bench load` tells against a server whose latencies are known.
+    Simulated,
+    /// Holds what `sextant bench speed` measures against llama-bench.
+    Speed(speed::Arguments),
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.other {
-        Some(Other::Overhead(arguments)) => return overhead::run(arguments),
-        Some(Other::Kernels(arguments)) => return kernels::run(arguments),
-        None => {}
+        Some(Other::Overhead(arguments)) => overhead::run(arguments),
+        Some(Other::Kernels(arguments)) => kernels::run(arguments),
+        Some(Other::Simulated) => simulated::run(),
+        Some(Other::Speed(arguments)) => speed::run(arguments),
+        None => against_llama_server(arguments),
     }
+}
+
+fn against_llama_server(arguments: &Arguments) -> Result<()> {
     if arguments.rounds < ROUNDS_MIN && arguments.only.is_none() {
         bail!(
             "--rounds {} is too few for a median with a spread; give at least {ROUNDS_MIN}",

@@ -280,6 +280,8 @@ impl Check {
         let sweep = self.sweep()?;
         let n_made = sweep.len();
         let n_all = n_points * passes_wanted(&sweep[..n_made - n_made % n_points]);
+        // More passes may show that fewer would have done.
+        let n_all = n_all.max(n_made);
         let all = n_all as f64 * run_seconds;
         let sweep = all - n_made as f64 * run_seconds;
         let run_off = match self.best()? {

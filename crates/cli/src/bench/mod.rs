@@ -1,13 +1,20 @@
-//! `sextant bench`: measures models through the endpoint that people use.
+//! `sextant bench`: measures models, through the endpoint that people use or in a process of
+//! their own.
 
 mod ask;
+mod attempts_file;
+mod compare;
 mod load;
 mod quality;
 mod report;
+mod speed;
+mod speed_report;
+
+use std::path::Path;
 
 use clap::ArgMatches;
 
-pub(crate) use self::quality::{Attempt, attempts};
+pub(crate) use self::quality::Attempt;
 pub(crate) use self::report::{evidence, interval};
 
 use crate::outcome::Outcome;
@@ -16,7 +23,14 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     match matches.subcommand() {
         Some(("quality", matches)) => quality::run(matches),
         Some(("load", matches)) => load::run(matches),
+        Some(("speed", matches)) => speed::run(matches),
+        Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),
     }
+}
+
+/// What `bench quality` has kept in a file.
+pub(crate) fn attempts(file: &Path) -> Outcome<Vec<Attempt>> {
+    attempts_file::attempts(file)
 }

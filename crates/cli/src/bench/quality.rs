@@ -3,12 +3,9 @@
 //! Each attempt is a line of a file as soon as it is made, so a run that was ended goes on where
 //! it was.
 
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
 use bench::quality::{Came, Fault, Grade, Question, Script, suite};
 use clap::ArgMatches;
 use confine::{Confinement, Limits};
@@ -16,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ask::{Manner, ask};
-use super::report;
+use super::{attempts_file, report};
 use crate::http::Server;
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -91,7 +88,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     };
     let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
     let mut attempts = match file {
-        Some(file) => kept(file, &heading)?,
+        Some(file) => attempts_file::kept(file, &heading)?,
         None => Vec::new(),
     };
     if !attempts.is_empty() {
@@ -162,7 +159,7 @@ impl Bench {
                     let attempt = self.attempt(model, question, repeat)?;
                     tell(&attempt);
                     if let Some(file) = file {
-                        append(file, &attempt)?;
+                        attempts_file::append(file, &attempt)?;
                     }
                     attempts.push(attempt);
                 }
@@ -266,56 +263,4 @@ fn tell(attempt: &Attempt) {
         attempt.repeat + 1,
         attempt.seconds
     ));
-}
-
-/// The attempts of an earlier run with the same heading; the file is begun where there is none.
-fn kept(file: &Path, heading: &Heading) -> Outcome<Vec<Attempt>> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(anyhow::anyhow!(error).context(file.display().to_string()))?,
-    };
-    let mut lines = text.lines();
-    let Some(first) = lines.next() else {
-        append(file, heading)?;
-        return Ok(Vec::new());
-    };
-    let there: Option<Heading> = serde_json::from_str(first).ok();
-    if there.as_ref() != Some(heading) {
-        let message = format!(
-            "`{}` holds attempts of another server or in another manner; name another file",
-            file.display()
-        );
-        return Err(fault(Code::Usage, message));
-    }
-    // A line that was not written to its end is not an attempt; a new one must not join it.
-    if !text.ends_with('\n') {
-        let mut end = OpenOptions::new().append(true).open(file)?;
-        end.write_all(b"\n")?;
-    }
-    Ok(lines
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
-}
-
-/// The attempts of a file, whatever its heading says.
-pub(crate) fn attempts(file: &Path) -> Outcome<Vec<Attempt>> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let lines = text.lines().skip(1);
-    Ok(lines
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect())
-}
-
-fn append(file: &Path, line: &impl Serialize) -> Outcome {
-    let mut text = serde_json::to_string(line)?;
-    text.push('\n');
-    let mut open = OpenOptions::new();
-    let mut file = open
-        .create(true)
-        .append(true)
-        .open(file)
-        .with_context(|| file.display().to_string())?;
-    file.write_all(text.as_bytes())?;
-    Ok(())
 }

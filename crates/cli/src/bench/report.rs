@@ -13,7 +13,7 @@ use crate::outcome::Outcome;
 use crate::output;
 
 /// Below this two models differ.
-const SIGNIFICANT: f64 = 0.05;
+pub(super) const SIGNIFICANT: f64 = 0.05;
 
 /// One model's.
 pub(super) struct Summary {
@@ -87,7 +87,15 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
 }
 
 impl Summary {
-    fn all(&self) -> (usize, usize) {
+    pub(super) fn model(&self) -> &str {
+        &self.model
+    }
+
+    pub(super) fn rates(&self) -> &[(Dimension, usize, usize)] {
+        &self.rates
+    }
+
+    pub(super) fn all(&self) -> (usize, usize) {
         let rates = self.rates.iter();
         rates.fold((0, 0), |(right, n), rate| (right + rate.1, n + rate.2))
     }
@@ -143,7 +151,7 @@ pub(super) fn suspects(attempts: &[Attempt]) -> Vec<String> {
 }
 
 /// How likely the difference of two models is noise: items are questions by repeats.
-fn p_value(attempts: &[Attempt], first: &str, second: &str) -> f64 {
+pub(super) fn p_value(attempts: &[Attempt], first: &str, second: &str) -> f64 {
     let right = |model: &str, of: &Attempt| {
         let same = |one: &&Attempt| {
             one.model == model

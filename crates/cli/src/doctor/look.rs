@@ -63,6 +63,7 @@ fn folder(root: &Root, used_for: Use, path: PathBuf) -> Folder {
         storage: storage::of_folder(root, &real),
         used_for,
         state,
+        there,
         path,
     }
 }

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hardware::measure::{self, BandwidthPoint, Busy, ComputePoint, Measured, Workload, Workloads};
-use hardware::{Machine, Root};
+use hardware::{Machine, Root, Sensors};
 use kernels::Isa;
 use kernels::attention::{Attention, CacheRows, CacheType, Queries, Scratch, attend};
 use kernels::matmul::{self, Operands, Products, WeightType};
 use serde_json::{Value, json};
 
 use super::{Known, Source, rates};
+use crate::tune;
 
 /// Counts up when what is measured changes.
 const VERSION: u64 = 2;
@@ -19,14 +20,14 @@ const VERSION: u64 = 2;
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// The kept measurement if it is of the same cores under the same limits, else a new one,
-/// which is kept unless the machine was busy. What went wrong is told in words.
+/// which is kept unless the machine was busy or hot. What went wrong is told in words.
 pub(super) fn get(
     root: &Root,
     machine: &Machine,
     file: Option<&Path>,
     anew: bool,
 ) -> Result<Known, String> {
-    let key = key(machine);
+    let key = key_of_build(machine);
     if !anew && let Some(known) = file.and_then(|file| read(file, &key)) {
         return Ok(known);
     }
@@ -55,6 +56,7 @@ pub(super) fn get(
     let measured = measure::measure(root, machine, workloads).map_err(|error| error.to_string())?;
     if let Some(file) = file
         && !measured.busy.was_busy()
+        && !tune::is_hot(&Sensors::read(root))
         && let Err(error) = write(file, &key, &measured)
     {
         let file = file.display();
@@ -68,7 +70,12 @@ pub(super) fn get(
 
 /// The measurement of this very machine that an earlier call has kept.
 pub(super) fn kept(machine: &Machine, file: &Path) -> Option<Measured> {
-    Some(read(file, &key(machine))?.measured)
+    Some(read(file, &key_of_build(machine))?.measured)
+}
+
+/// Kernels differ between builds.
+fn key_of_build(machine: &Machine) -> String {
+    format!("{}; {}", key(machine), worker::build())
 }
 
 /// What the figures depend on.

@@ -102,6 +102,10 @@ fn change(change: Change) -> String {
         Change::GpuLayers(layers) => {
             format!("{layers} layers on the GPU, the others in slower memory")
         }
+        Change::Together { context, sequences } => format!(
+            "together: ggml's kernels (`--kernels ggml`), {sequences} sequences and a context of \
+             {context}"
+        ),
         Change::SmallerModel { missing } => format!(
             "no setting is enough, {} are missing at the least context: a smaller model or \
              quantisation",

@@ -1,8 +1,9 @@
 //! Measured settings in place of those that nobody gives, and whether they still win.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use config::Config;
 use models::Environment;
@@ -12,6 +13,9 @@ use tuner::{Answer, Recheck, Stale};
 
 use super::cache;
 use crate::models_here;
+
+/// How often a server looks whether something was measured.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The spec with what `sextant tune` has measured of its model, and the names of what that
 /// changed in it.
@@ -26,6 +30,14 @@ pub(crate) fn apply(spec: LoadSpec, config: &Config) -> LoadSpec {
     };
     if let Some(why) = &entry.stale {
         tracing::info!(model = spec.name, "its tuning is not used: {why}");
+        return spec;
+    }
+    if !entry.is_for(&spec) {
+        tracing::info!(
+            model = spec.name,
+            given = %serde_json::Value::Object(entry.given),
+            "its tuning is not used: it was made with other settings given"
+        );
         return spec;
     }
     // No is an answer, too.
@@ -105,28 +117,84 @@ fn take<T: Copy>(
     }
 }
 
+/// The entry by which a model runs, and what its answers have shown since.
+struct Watched {
+    /// Of the file that it was read from.
+    stamp: Option<SystemTime>,
+    at_unix_secs: u64,
+    /// `None` where the model does not run with what was measured, or that is stale.
+    recheck: Option<Recheck>,
+}
+
+impl Watched {
+    /// A few small files.
+    fn read(file: &Path, spec: &LoadSpec) -> Self {
+        let stamp = cache::stamp(file);
+        let entry = cache::find(file, &spec.path);
+        let entry = entry.filter(|entry| entry.stale.is_none() && entry.is_in_force(spec));
+        Self {
+            stamp,
+            at_unix_secs: entry.as_ref().map_or(0, |entry| entry.at_unix_secs),
+            recheck: entry.map(|entry| Recheck::new(entry.speeds)),
+        }
+    }
+
+    /// The same after the file was written: what was seen of an entry that is still there stays.
+    fn again(self, file: &Path, spec: &LoadSpec) -> Self {
+        let new = Self::read(file, spec);
+        match new.recheck.is_some() && new.at_unix_secs == self.at_unix_secs {
+            true => Self {
+                stamp: new.stamp,
+                ..self
+            },
+            false => new,
+        }
+    }
+}
+
 /// Compares the answers that are given anyway with what was measured, and drops a choice
 /// that has stopped to be fast: it is not used by the next load.
 pub(crate) fn recheck(environment: &Environment) -> Option<Observe> {
     let file = cache::file(environment)?;
-    let known: Mutex<HashMap<PathBuf, Option<Recheck>>> = Mutex::default();
+    let known: Mutex<HashMap<PathBuf, Watched>> = Mutex::default();
     let observe = move |seen: &Seen<'_>| {
         if seen.spec.tuned.is_empty() || seen.company == Company::Others {
             return;
         }
         let path = &seen.spec.path;
         let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.contains_key(path) {
-            // A few small files, once a model.
-            let entry = cache::find(&file, path);
-            known.insert(path.clone(), entry.map(|entry| Recheck::new(entry.speeds)));
-        }
-        let recheck = known.get_mut(path).and_then(Option::as_mut);
+        let watched = match known.remove(path) {
+            Some(watched) if watched.stamp == cache::stamp(&file) => watched,
+            Some(watched) => watched.again(&file, seen.spec),
+            None => Watched::read(&file, seen.spec),
+        };
+        let watched = known.entry(path.clone()).or_insert(watched);
+        let recheck = watched.recheck.as_mut();
         if let Some(stale) = recheck.and_then(|recheck| recheck.see(&answer(seen))) {
-            drop_entry(&file, seen.spec, stale);
+            drop_entry(&file, (seen.spec, watched.at_unix_secs), stale);
         }
     };
     Some(Observe(Arc::new(observe)))
+}
+
+/// Calls `changed` whenever something was measured, or has stopped to be true. Ends with the
+/// program.
+pub(crate) async fn watch(environment: Environment, changed: impl Fn() + Send + Sync + 'static) {
+    let Some(file) = cache::file(&environment) else {
+        return;
+    };
+    let changed = Arc::new(changed);
+    let mut stamp = cache::stamp(&file);
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = cache::stamp(&file);
+        if now != stamp {
+            stamp = now;
+            let changed = Arc::clone(&changed);
+            // It reads the headers of all models.
+            let _ = tokio::task::spawn_blocking(move || changed()).await;
+        }
+    }
 }
 
 fn answer(seen: &Seen<'_>) -> Answer {
@@ -139,7 +207,7 @@ fn answer(seen: &Seen<'_>) -> Answer {
     }
 }
 
-fn drop_entry(file: &std::path::Path, spec: &LoadSpec, stale: Stale) {
+fn drop_entry(file: &Path, (spec, at_unix_secs): (&LoadSpec, u64), stale: Stale) {
     let why = format!(
         "{} is down to {:.1} tokens a second from {:.1} when it was measured",
         stale.phase, stale.seen_tokens_s, stale.measured_tokens_s
@@ -151,7 +219,7 @@ fn drop_entry(file: &std::path::Path, spec: &LoadSpec, stale: Stale) {
     let (file, path) = (file.to_owned(), spec.path.clone());
     // Nobody waits for the disk.
     std::thread::spawn(move || {
-        if let Err(error) = cache::mark_stale(&file, &path, &why) {
+        if let Err(error) = cache::mark_stale(&file, (&path, at_unix_secs), &why) {
             tracing::warn!(%error, "`{}` cannot be written", file.display());
         }
     });

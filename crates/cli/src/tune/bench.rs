@@ -22,7 +22,7 @@ pub(super) struct Shape {
 
 /// Text like this is read and continued. The first is prose, the second asks for a copy of
 /// code with a small change, which is what agents do all day.
-const PROSE: &str = include_str!("prose.txt");
+pub(crate) const PROSE: &str = include_str!("prose.txt");
 const CODE: &str = include_str!("gate.txt");
 
 /// What kind of text a workload has.
@@ -32,6 +32,8 @@ pub(super) enum Text {
     Code,
 }
 
+/// As `sextant hw` warns of a hot zone.
+const HOT_CELSIUS: f64 = 10.0;
 /// Warm, as people sample: greedy answers of small models go in circles, which would flatter
 /// speculation.
 const TEMPERATURE: f32 = 0.8;
@@ -40,6 +42,8 @@ const TEMPERATURE: f32 = 0.8;
 struct Side {
     name: String,
     spec: LoadSpec,
+    /// Of its worker: another one has lost the placement, and has not warmed up.
+    pid: Option<u32>,
     placement: Option<Placement>,
 }
 
@@ -246,8 +250,13 @@ impl Bench {
     async fn side(&mut self, spec: &LoadSpec) -> Result<usize, String> {
         let known = self.sides.iter().position(|side| side.spec == *spec);
         if let Some(at) = known {
-            self.sides[at..].rotate_left(1);
-            return Ok(self.sides.len() - 1);
+            if self.ready_pid(&self.sides[at].name) == self.sides[at].pid {
+                self.sides[at..].rotate_left(1);
+                return Ok(self.sides.len() - 1);
+            }
+            // It has made room for another, or has crashed.
+            let gone = self.sides.remove(at);
+            self.fleet.unload(&gone.name).await;
         }
         if self.sides.len() >= self.sides_max {
             let oldest = self.sides.remove(0);
@@ -264,6 +273,7 @@ impl Bench {
         self.sides.push(Side {
             name: name.clone(),
             spec: spec.clone(),
+            pid: self.ready_pid(&name),
             placement: None,
         });
         // Pages and buffers are touched once before anything counts.
@@ -272,6 +282,14 @@ impl Bench {
             self.job(&name, generation).await?;
         }
         Ok(self.sides.len() - 1)
+    }
+
+    /// The process of a model that is loaded.
+    fn ready_pid(&self, name: &str) -> Option<u32> {
+        let mut models = self.fleet.models().into_iter();
+        let model = models.find(|model| model.name == name)?;
+        let is_ready = matches!(model.phase, supervisor::ModelPhase::Ready(_));
+        model.pid.filter(|_| is_ready)
     }
 
     fn generation(&self, part: Part, pair: usize) -> Generation {
@@ -327,13 +345,18 @@ impl Bench {
 
 /// The least distance of any zone from where clocks are lowered; none is left where a firmware
 /// says that it lowers them, since its limit is in no zone.
-pub(super) fn margin_celsius(sensors: &Sensors) -> Option<f64> {
+pub(crate) fn margin_celsius(sensors: &Sensors) -> Option<f64> {
     if sensors.is_throttled_by_heat() {
         return Some(0.0);
     }
     let margins = sensors.zones.iter();
     let margins = margins.filter_map(|zone| Some(zone.slows_at()? - zone.celsius));
     margins.min_by(f64::total_cmp)
+}
+
+/// Whether a zone is so near to where clocks are lowered that what is measured may be the heat.
+pub(crate) fn is_hot(sensors: &Sensors) -> bool {
+    margin_celsius(sensors).is_some_and(|margin| margin < HOT_CELSIUS)
 }
 
 fn failed(failure: proto::JobFailure) -> crate::outcome::Fault {

@@ -1,8 +1,9 @@
 //! What was measured, kept for the loads that follow.
 //!
 //! One file, `sextant/tune.json` in the cache folder. An entry counts for one model file, by
-//! its size and a hash of its ends, one build, one machine in one state, and one class of
-//! temperature; where one of these differs it is as if it were not there.
+//! its size and a hash of its ends, one build and one machine; where one of these differs it is
+//! as if it were not there. Each class of temperature has one of its own, and where a class has
+//! none that of another is used.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -13,21 +14,37 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use hardware::{Machine, Root, Sensors};
 use models::Environment;
 use proto::LoadSpec;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use tuner::Speeds;
 
-use super::bench::margin_celsius;
+use super::bench::{is_hot, margin_celsius};
 use crate::hw;
 
 /// Counts up when what is kept changes.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 /// The oldest go first.
 const ENTRIES_MAX: usize = 256;
 /// Bytes at either end of a model file that are hashed: a GGUF file's header is at its start.
 const END_BYTES: u64 = 1 << 20;
-/// As `sextant hw` warns of a hot zone.
-const HOT_CELSIUS: f64 = 10.0;
+/// Settings on which it depends what is fastest: what was measured with some of them given holds
+/// where they are given again.
+const MATTERS: [&str; 14] = [
+    "threads",
+    "threads_batch",
+    "cpus",
+    "cpus_batch",
+    "kv_type_k",
+    "kv_type_v",
+    "flash_attention",
+    "batch",
+    "ubatch",
+    "kernels",
+    "mmap",
+    "mlock",
+    "huge_pages",
+    "gpu_layers",
+];
 
 /// What an entry counts for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +60,9 @@ pub(crate) struct Key {
 pub(crate) struct Entry {
     /// What is chosen; empty where the defaults won.
     pub(crate) settings: LoadSpec,
+    /// What was given meanwhile, by name.
+    pub(crate) given: Map<String, Value>,
+    pub(crate) at_unix_secs: u64,
     pub(crate) speeds: Speeds,
     /// Of speeds against the defaults; 1 where they won.
     pub(crate) gain: f64,
@@ -62,11 +82,53 @@ impl Key {
     }
 
     fn is_of(&self, entry: &Value) -> bool {
+        self.is_of_model(entry) && entry["thermal"] == self.thermal
+    }
+
+    /// In whatever thermal state.
+    fn is_of_model(&self, entry: &Value) -> bool {
         entry["model"] == *self.model
             && entry["build"] == *self.build
             && entry["hardware"] == *self.hardware
-            && entry["thermal"] == self.thermal
     }
+}
+
+impl Entry {
+    /// Whether it was measured with what a spec gives, as far as it depends on that.
+    pub(crate) fn is_for(&self, spec: &LoadSpec) -> bool {
+        has_all(&given(spec), &self.given)
+    }
+
+    /// Whether a spec has all of its settings, so that the speeds are those to be expected.
+    pub(crate) fn is_in_force(&self, spec: &LoadSpec) -> bool {
+        let settings = fields(&self.settings);
+        let is_tuned = |name: &String| spec.tuned.contains(name);
+        has_all(&fields(spec), &settings) && settings.keys().all(is_tuned)
+    }
+}
+
+/// What of a spec is given and matters, by name.
+pub(crate) fn given(spec: &LoadSpec) -> Map<String, Value> {
+    let mut fields = fields(spec);
+    fields.retain(|name, _| MATTERS.contains(&name.as_str()));
+    fields
+}
+
+fn has_all(fields: &Map<String, Value>, wanted: &Map<String, Value>) -> bool {
+    let mut wanted = wanted.iter();
+    wanted.all(|(name, value)| fields.get(name) == Some(value))
+}
+
+/// What is set in a spec, but for what the model is.
+fn fields(spec: &LoadSpec) -> Map<String, Value> {
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(spec) else {
+        return Map::new();
+    };
+    fields.retain(|name, value| {
+        let is_model = ["name", "path", "tuned"].contains(&name.as_str());
+        !value.is_null() && !is_model
+    });
+    fields
 }
 
 /// Size, and a hash of both ends: the same wherever the file lies.
@@ -103,7 +165,7 @@ fn hardware() -> &'static str {
 fn thermal(sensors: &Sensors) -> &'static str {
     match margin_celsius(sensors) {
         None => "unknown",
-        Some(margin) if margin < HOT_CELSIUS => "hot",
+        Some(_) if is_hot(sensors) => "hot",
         Some(_) => "cool",
     }
 }
@@ -121,8 +183,14 @@ pub(crate) fn find(file: &Path, path: &Path) -> Option<Entry> {
         return None;
     }
     let key = Key::read(path).ok()?;
-    let entry = entries.iter().find(|entry| key.is_of(entry))?;
-    of_json(entry)
+    let of_model = || entries.iter().filter(|entry| key.is_of_model(entry));
+    let same_heat = of_model().find(|entry| key.is_of(entry));
+    of_json(same_heat.or_else(|| of_model().next_back())?)
+}
+
+/// When the file was last written; `None` where there is none.
+pub(crate) fn stamp(file: &Path) -> Option<SystemTime> {
+    fs::metadata(file).and_then(|file| file.modified()).ok()
 }
 
 /// Keeps an entry in place of another of its key.
@@ -149,14 +217,25 @@ pub(crate) fn forget(file: &Path, path: &Path) -> io::Result<usize> {
     Ok(n_gone)
 }
 
-/// Notes that a model's entry has stopped to be true.
-pub(crate) fn mark_stale(file: &Path, path: &Path, why: &str) -> io::Result<()> {
+/// Notes that the entry of a model that was made then has stopped to be true.
+pub(crate) fn mark_stale(
+    file: &Path,
+    (path, at_unix_secs): (&Path, u64),
+    why: &str,
+) -> io::Result<()> {
     let key = Key::read(path)?;
     let mut entries = read(file);
-    for entry in entries.iter_mut().filter(|entry| key.is_of(entry)) {
+    let is_it =
+        |entry: &&mut Value| key.is_of_model(entry) && entry["at_unix_secs"] == at_unix_secs;
+    for entry in entries.iter_mut().filter(is_it) {
         entry["stale"] = json!(why);
     }
     write(file, &entries)
+}
+
+pub(crate) fn now_unix_secs() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// None where there is no file, or one that cannot be read.
@@ -189,21 +268,17 @@ fn write(file: &Path, entries: &[Value]) -> io::Result<()> {
 
 /// The settings that are there, by their names.
 pub(crate) fn settings_json(settings: &LoadSpec) -> Value {
-    let mut value = serde_json::to_value(settings).unwrap_or_default();
-    if let Some(fields) = value.as_object_mut() {
-        fields.retain(|name, value| !value.is_null() && name != "name" && name != "path");
-    }
-    value
+    Value::Object(fields(settings))
 }
 
 fn as_json(key: &Key, entry: &Entry) -> Value {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
     json!({
         "model": key.model,
         "build": key.build,
         "hardware": key.hardware,
         "thermal": key.thermal,
-        "at_unix_secs": since.map_or(0, |since| since.as_secs()),
+        "at_unix_secs": entry.at_unix_secs,
+        "given": entry.given,
         "settings": settings_json(&entry.settings),
         "prefill_tokens_s": entry.speeds.prefill_tokens_s,
         "decode_tokens_s": entry.speeds.decode_tokens_s,
@@ -216,6 +291,8 @@ fn as_json(key: &Key, entry: &Entry) -> Value {
 fn of_json(value: &Value) -> Option<Entry> {
     Some(Entry {
         settings: serde_json::from_value(value["settings"].clone()).ok()?,
+        given: value["given"].as_object().cloned().unwrap_or_default(),
+        at_unix_secs: value["at_unix_secs"].as_u64()?,
         speeds: Speeds {
             prefill_tokens_s: value["prefill_tokens_s"].as_f64()?,
             decode_tokens_s: value["decode_tokens_s"].as_f64()?,
@@ -238,6 +315,8 @@ mod tests {
                 ubatch: Some(256),
                 ..LoadSpec::default()
             },
+            given: Map::new(),
+            at_unix_secs: 7,
             speeds: Speeds {
                 prefill_tokens_s: 100.5,
                 decode_tokens_s: 10.25,
@@ -288,11 +367,64 @@ mod tests {
             keep(&file, &changed, &better).unwrap();
             assert_eq!(find(&file, &one), Some(entry()), "{changed:?}");
         }
-        mark_stale(&file, &one, "slow").unwrap();
+        mark_stale(&file, (&one, 8), "slow").unwrap();
+        assert_eq!(
+            find(&file, &one).unwrap().stale,
+            None,
+            "made at another time"
+        );
+        mark_stale(&file, (&one, 7), "slow").unwrap();
         assert_eq!(find(&file, &one).unwrap().stale.as_deref(), Some("slow"));
         assert_eq!(forget(&file, &other).unwrap(), 0);
         assert_eq!(forget(&file, &one).unwrap(), 4);
         assert_eq!(find(&file, &one), None);
+    }
+
+    #[test]
+    fn what_was_measured_in_another_heat_is_better_than_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, model) = (
+            folder.path().join("tune.json"),
+            folder.path().join("a.gguf"),
+        );
+        fs::write(&model, "first").unwrap();
+        let key = Key {
+            thermal: "another",
+            ..Key::read(&model).unwrap()
+        };
+        keep(&file, &key, &entry()).unwrap();
+        assert_eq!(find(&file, &model), Some(entry()));
+        mark_stale(&file, (&model, 7), "slow").unwrap();
+        assert!(find(&file, &model).unwrap().stale.is_some());
+    }
+
+    #[test]
+    fn an_entry_is_for_what_it_was_measured_with() {
+        let with = |threads: Option<u32>, context: u32| LoadSpec {
+            threads,
+            context: Some(context),
+            ..LoadSpec::default()
+        };
+        let of_four = Entry {
+            given: given(&with(Some(4), 4096)),
+            ..entry()
+        };
+        assert!(
+            of_four.is_for(&with(Some(4), 512)),
+            "the context does not matter"
+        );
+        assert!(!of_four.is_for(&with(Some(2), 4096)) && !of_four.is_for(&with(None, 4096)));
+        let tuned = LoadSpec {
+            tuned: ["threads", "cpus", "ubatch"].map(str::to_owned).to_vec(),
+            context: Some(512),
+            ..entry().settings
+        };
+        assert!(entry().is_in_force(&tuned));
+        let in_part = LoadSpec {
+            ubatch: Some(512),
+            ..tuned.clone()
+        };
+        assert!(!entry().is_in_force(&in_part), "something else was given");
     }
 
     #[test]

@@ -116,12 +116,18 @@ impl Values {
 
     fn add(&mut self, (name, phase, switch, others): AxisOf, facts: &ModelFacts) {
         let levels = std::iter::once(default_label(name, facts));
+        let takes = match name {
+            DECODE_CORES => takes(facts.threads, &others),
+            PREFILL_CORES => takes(facts.threads_batch, &others),
+            _ => Vec::new(),
+        };
         self.space.axes.push(Axis {
             name: name.to_owned(),
             phase,
             switch,
             levels: levels.chain(others.iter().map(Value::to_string)).collect(),
             default: 0,
+            takes,
         });
         let values = std::iter::once(Value::Default).chain(others);
         self.values.push(values.collect());
@@ -143,6 +149,13 @@ impl Values {
             .iter()
             .flat_map(|off| quantised.iter().map(|kv| [*off, *kv]));
         self.space.forbidden = pairs.collect();
+        // A pass is no larger than what is handed over at once.
+        let large = choices(|value| matches!(value, Value::Ubatch(ubatch) if *ubatch > BATCH));
+        let small = choices(|value| matches!(value, Value::Batch(_)));
+        let pairs = large
+            .iter()
+            .flat_map(|large| small.iter().map(|small| [*large, *small]));
+        self.space.forbidden.extend(pairs);
     }
 
     fn value(&self, point: &Point, axis: usize) -> &Value {
@@ -288,6 +301,16 @@ fn memory_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
 
 const DECODE_CORES: &str = "decode cores";
 const PREFILL_CORES: &str = "prefill cores";
+
+/// The cores of each level, the default's first.
+fn takes(threads: u32, others: &[Value]) -> Vec<usize> {
+    let of = |value: &Value| match value {
+        Value::Cores(set) => set.len(),
+        _ => 0,
+    };
+    let others = others.iter().map(of);
+    std::iter::once(threads as usize).chain(others).collect()
+}
 
 fn default_label(name: &str, facts: &ModelFacts) -> String {
     let cores = |threads: u32, cpus: &str| {

@@ -208,6 +208,7 @@ mod tests {
             switch,
             levels: vec![String::new(); n_levels],
             default: 0,
+            takes: Vec::new(),
         };
         let space = Space {
             axes: vec![

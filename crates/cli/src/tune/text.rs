@@ -182,6 +182,12 @@ fn gained(gain: &Gain) -> String {
             "the defaults stay: there was no time to confirm what won its comparisons: \
              {interval}\n"
         ),
+        Judgement::Slower => format!(
+            "the defaults stay: what won its comparisons is slower than they are: {interval}\n"
+        ),
+        Judgement::NotWorth => {
+            format!("the defaults stay: what won its comparisons gains less than 1 %: {interval}\n")
+        }
         _ => format!(
             "the defaults stay: what won its comparisons is within noise of them: {interval}\n"
         ),
@@ -255,6 +261,7 @@ mod tests {
             switch: Switch::Load,
             levels: levels.iter().map(|level| (*level).to_owned()).collect(),
             default: 0,
+            takes: Vec::new(),
         };
         Space {
             axes: vec![

@@ -12,6 +12,7 @@ mod confine;
 mod doctor;
 mod plan;
 mod sandbox;
+mod speed;
 mod tune;
 
 use std::path::Path;

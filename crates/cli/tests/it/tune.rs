@@ -29,15 +29,16 @@ fn a_model_is_tuned_the_result_is_used_and_forgotten() {
     let rows = told["rows"].as_array().unwrap();
     let of = |name: &str| rows.iter().filter(|row| row["setting"] == name).count();
     assert!(of("KV types") >= 1 && of("speculation") == 0, "{rows:?}");
-    assert!(
-        told["kept"].as_str().unwrap().starts_with("kept in"),
-        "{told}"
-    );
+    // On a machine that is busy enough there is no time for the last comparison.
+    let had_time = told["gain"]["verdict"] != "out of time";
+    let is_kept = told["kept"].as_str().unwrap().starts_with("kept in");
+    assert_eq!(is_kept, had_time, "{told}");
+    let forgotten = match had_time {
+        true => "1 measurement forgotten\n",
+        false => "0 measurements forgotten\n",
+    };
     let ran = sandbox.run(&["tune", "plain", "--forget"]);
-    assert_eq!(
-        (ran.code, ran.stderr.as_str()),
-        (0, "1 measurement forgotten\n")
-    );
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, forgotten));
     let ran = sandbox.run(&["tune", "plain", "--forget"]);
     assert_eq!(ran.stderr, "0 measurements forgotten\n");
 }

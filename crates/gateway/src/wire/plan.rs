@@ -288,6 +288,13 @@ fn changes(change: &Change) -> Vec<PlanChange> {
         Change::GgmlKernels => one("kernels", "ggml".to_owned()),
         Change::Ubatch(ubatch) => one("ubatch", ubatch.to_string()),
         Change::GpuLayers(layers) => one("gpu_layers", layers.to_string()),
+        Change::Together { context, sequences } => [
+            ("kernels", "ggml".to_owned()),
+            ("sequences", sequences.to_string()),
+            ("context", context.to_string()),
+        ]
+        .map(|(setting, value)| PlanChange { setting, value })
+        .to_vec(),
         Change::SmallerModel { missing } => one("model", format!("smaller by {missing} bytes")),
         Change::Types(Types { keys, values }) => vec![
             PlanChange {

@@ -128,6 +128,61 @@ fn mapped_weights_take_the_place_of_packed_ones() {
 }
 
 #[test]
+fn pages_that_are_locked_cannot_be_taken_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &tiny::gguf(Family::Llama));
+    let locked = Setup {
+        is_locked: true,
+        ..setup()
+    };
+    let ledger = |setup: &Setup| {
+        let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
+        Ledger::of(&model, setup, &plan, &Others::default())
+    };
+    let (loose, locked) = (ledger(&setup()), ledger(&locked));
+    let pages = loose.bytes_in(Place::Cached);
+    assert!(pages > 0);
+    assert_eq!(locked.bytes_in(Place::Cached), 0);
+    assert_eq!(locked.host_needed(), loose.host_needed() + pages);
+    assert_eq!(locked.resident(), loose.resident());
+}
+
+#[test]
+fn where_no_single_change_is_enough_several_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(folder.path(), &tiny::gguf(Family::Gemma3));
+    let setup = setup();
+    // What fits with the shortest context, the fewest sequences and ggml's kernels.
+    let least = Setup {
+        context: 256,
+        sequences: Some(5),
+        compute: Compute::Ggml,
+        ..setup
+    };
+    let ask = |host: u64| answer(&model, &setup, room(host), &Others::default()).unwrap();
+    let enough = ask(needed(&model, &least)).changes;
+    let [Change::Together { context, sequences }] = enough.as_slice() else {
+        panic!("{enough:?}");
+    };
+    let found = Setup {
+        context: *context,
+        sequences: Some(*sequences),
+        ..least
+    };
+    assert!(needed(&model, &found) <= needed(&model, &least));
+    let one_slot = Setup {
+        slots: 1,
+        sequences: Some(2),
+        ..least
+    };
+    let short = ask(needed(&model, &one_slot) - 1).changes;
+    assert!(
+        matches!(short.as_slice(), [Change::SmallerModel { missing: 1.. }]),
+        "{short:?}"
+    );
+}
+
+#[test]
 fn fewer_sequences_are_among_the_changes() {
     let folder = tempfile::tempdir().unwrap();
     let model = model(folder.path(), &tiny::gguf(Family::Gemma3));

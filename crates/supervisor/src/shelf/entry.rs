@@ -500,7 +500,8 @@ impl Entry {
 
     /// What the process holds right after loading corrects the estimate. Where it was
     /// expected to show another figure than it will need, with pages of the file that may be
-    /// taken back and without buffers of the first pass, the difference counts. Else the
+    /// taken back and without buffers of the first pass, what it holds beyond that counts; what
+    /// it holds less may be such pages, which memory that is short has taken back. Else the
     /// figure stands: it has weights maybe twice, and pages of weights and cache that it has
     /// not touched yet are in what the engine says.
     pub(super) fn measured(&mut self, bytes: u64, turn: &mut Turn<'_>) {
@@ -510,8 +511,8 @@ impl Entry {
         let host = match self.cost.resident_bytes {
             0 => self.reported.saturating_sub(self.on_card()).max(bytes),
             expected => {
-                let needed = self.cost.host_bytes().saturating_add(bytes);
-                needed.saturating_sub(expected)
+                let more = bytes.saturating_sub(expected);
+                self.cost.host_bytes().saturating_add(more)
             }
         };
         self.space.host = host;

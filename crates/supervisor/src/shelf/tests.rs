@@ -518,7 +518,8 @@ fn a_measurement_counts_by_how_far_it_is_off_its_plan() {
     };
     let mut desk = Desk::new(limits(8 * GIB), vec![planned("a")]);
     desk.use_once("a");
-    for (shown, counted) in [(3 * GIB, 4 * GIB), (4 * GIB, 5 * GIB), (2 * GIB, 3 * GIB)] {
+    // Less may be pages that were taken back already.
+    for (shown, counted) in [(3 * GIB, 4 * GIB), (4 * GIB, 5 * GIB), (2 * GIB, 4 * GIB)] {
         let (model, bytes) = ("a".to_owned(), shown);
         desk.step(Event::Measured { model, bytes });
         assert_eq!(desk.place("a").bytes, counted);

@@ -100,10 +100,12 @@ impl Tuner {
                 .map(|choice| choice.axis)
                 .collect();
             let is_free = !axes.iter().any(|axis| taken.contains(axis));
-            let leads = is_free && contest.race.leads(&self.noise);
+            let is_as_good = self.is_as_good(&contest);
+            let leads = is_free && (contest.race.leads(&self.noise) || is_as_good);
             let point = self.with_all(contest.choice).filter(|_| leads);
             let trails = contest.race.trails(&self.noise);
             let judgement = match (&point, contest.race.pairs.len()) {
+                (Some(_), _) if is_as_good => Judgement::AsFast,
                 (Some(_), _) => Judgement::Leads,
                 (None, 0) => Judgement::OutOfTime,
                 // A single pair may be a disturbed one.

@@ -1,0 +1,70 @@
+//! Files of what was measured: a heading, then a line of JSON for each attempt, written as soon
+//! as it is made, so that a run that was ended goes on where it was.
+
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::path::Path;
+
+use anyhow::Context;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::outcome::{Code, Outcome, fault};
+
+/// The attempts of an earlier run with the same heading; the file is begun where there is none.
+pub(super) fn kept<H, A>(file: &Path, heading: &H) -> Outcome<Vec<A>>
+where
+    H: Serialize + DeserializeOwned + PartialEq,
+    A: DeserializeOwned,
+{
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(anyhow::anyhow!(error).context(file.display().to_string()))?,
+    };
+    let mut lines = text.lines();
+    let Some(first) = lines.next() else {
+        append(file, heading)?;
+        return Ok(Vec::new());
+    };
+    let there: Option<H> = serde_json::from_str(first).ok();
+    if there.as_ref() != Some(heading) {
+        let message = format!(
+            "`{}` holds what was measured of something else or in another manner; name another file",
+            file.display()
+        );
+        return Err(fault(Code::Usage, message));
+    }
+    // A line that was not written to its end is not an attempt; a new one must not join it.
+    if !text.ends_with('\n') {
+        let mut end = OpenOptions::new().append(true).open(file)?;
+        end.write_all(b"\n")?;
+    }
+    Ok(read(&text))
+}
+
+/// The attempts of a file, whatever its heading says.
+pub(super) fn attempts<A: DeserializeOwned>(file: &Path) -> Outcome<Vec<A>> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Ok(read(&text))
+}
+
+fn read<A: DeserializeOwned>(text: &str) -> Vec<A> {
+    let lines = text.lines().skip(1);
+    lines
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect()
+}
+
+pub(super) fn append(file: &Path, line: &impl Serialize) -> Outcome {
+    let mut text = serde_json::to_string(line)?;
+    text.push('\n');
+    let mut open = OpenOptions::new();
+    let mut file = open
+        .create(true)
+        .append(true)
+        .open(file)
+        .with_context(|| file.display().to_string())?;
+    file.write_all(text.as_bytes())?;
+    Ok(())
+}

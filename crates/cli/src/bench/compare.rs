@@ -1,0 +1,329 @@
+//! `sextant bench compare`: whether two runs differ, and by how much.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use bench::quality::{Dimension, Question, suite};
+use bench::rates::{holm, wilson};
+use bench::speeds::{Confidence, Factor, unpaired};
+use bench::sweep::Figure;
+use clap::ArgMatches;
+use serde_json::{Value, json};
+
+use super::attempts_file;
+use super::quality::Attempt;
+use super::report::{self, SIGNIFICANT, interval};
+use super::speed::Run;
+use super::speed_report::Of;
+use crate::outcome::{Code, Outcome, fault};
+use crate::output;
+
+/// What of a run is compared.
+const FIGURES: [(&str, Of); 5] = [
+    ("prefill tokens/s", |figures| figures.prefill_tokens_s),
+    ("decode tokens/s", |figures| figures.decode_tokens_s),
+    ("both tokens/s", |figures| figures.both_tokens_s),
+    ("TTFT s", |figures| figures.ttft_seconds),
+    ("start s", |figures| figures.start_seconds),
+];
+
+/// What a file holds, by its first line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Speed,
+    Quality,
+}
+
+/// One figure of both files.
+struct Row {
+    what: String,
+    name: &'static str,
+    first: Figure,
+    second: Figure,
+    factor: Factor,
+    /// That noise alone makes so much, all comparisons of the run accounted for.
+    p_value: f64,
+}
+
+impl Row {
+    fn differs(&self) -> bool {
+        self.p_value < SIGNIFICANT
+    }
+}
+
+pub(super) fn run(matches: &ArgMatches) -> Outcome {
+    let files: Vec<&PathBuf> = matches.get_many("files").unwrap_or_default().collect();
+    let [first, second] = files.as_slice() else {
+        return Err(fault(Code::Usage, "name two files"));
+    };
+    let wants_json = output::wants_json(matches);
+    match (kind(first)?, kind(second)?) {
+        (Kind::Speed, Kind::Speed) => speeds(first, second, wants_json),
+        (Kind::Quality, Kind::Quality) => qualities(first, second, wants_json),
+        _ => Err(fault(
+            Code::Usage,
+            "one file is of `bench speed` and one of `bench quality`; compare alike with alike",
+        )),
+    }
+}
+
+fn heading(file: &Path) -> Outcome<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let first = text.lines().next().unwrap_or_default();
+    Ok(serde_json::from_str(first).unwrap_or(Value::Null))
+}
+
+fn kind(file: &Path) -> Outcome<Kind> {
+    let heading = heading(file)?;
+    if heading["axes"].is_array() {
+        return Ok(Kind::Speed);
+    }
+    if heading["server"].is_string() {
+        return Ok(Kind::Quality);
+    }
+    let message = format!(
+        "`{}` is no file of `bench speed --out` or `bench quality --out`",
+        file.display()
+    );
+    Err(fault(Code::Usage, message))
+}
+
+/// The values of a point by the names of its axes.
+fn labels(heading: &Value) -> impl Fn(&Run) -> String {
+    let axes = heading["axes"].as_array().cloned().unwrap_or_default();
+    let names: Vec<String> = axes
+        .iter()
+        .filter_map(|axis| axis[0].as_str().map(str::to_owned))
+        .collect();
+    move |run: &Run| {
+        let values = names.iter().zip(&run.point);
+        let mut parts: Vec<String> = values
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        // The same point may have been asked for in another order.
+        parts.sort();
+        match parts.is_empty() {
+            true => "as it is".to_owned(),
+            false => parts.join(" "),
+        }
+    }
+}
+
+fn speeds(first: &Path, second: &Path, wants_json: bool) -> Outcome {
+    let rows = rows(first, second)?;
+    if wants_json {
+        let rows: Vec<Value> = rows.iter().map(as_json).collect();
+        return Ok(output::json(&json!({ "compared": rows }))?);
+    }
+    let cells: Vec<Vec<String>> = rows.iter().map(cells).collect();
+    let head = [
+        "WHAT",
+        "FIGURE",
+        "FIRST",
+        "SECOND",
+        "SECOND BY FIRST",
+        "P",
+        "",
+    ];
+    output::table(&head, &cells)?;
+    output::line(&format!(
+        "p values account for all {} comparisons (Holm); below {SIGNIFICANT} is a difference",
+        rows.len()
+    ))?;
+    Ok(())
+}
+
+fn rows(first: &Path, second: &Path) -> Outcome<Vec<Row>> {
+    let read = |file: &Path| -> Outcome<Vec<(String, Run)>> {
+        let heading = heading(file)?;
+        let label = labels(&heading);
+        let runs: Vec<Run> = attempts_file::attempts(file)?;
+        let good = runs.into_iter().filter(|run| run.failed.is_none());
+        Ok(good.map(|run| (label(&run), run)).collect())
+    };
+    let (firsts, seconds) = (read(first)?, read(second)?);
+    let mut labels: Vec<&String> = Vec::new();
+    for (label, _) in &firsts {
+        let is_shared = seconds.iter().any(|(other, _)| other == label);
+        if is_shared && !labels.contains(&label) {
+            labels.push(label);
+        }
+    }
+    if labels.is_empty() {
+        let message = "the files have no combination in common";
+        return Err(fault(Code::Usage, message));
+    }
+    let mut rows = Vec::new();
+    for label in labels {
+        for (name, of) in FIGURES {
+            let values = |runs: &[(String, Run)]| -> Vec<f64> {
+                let own = runs.iter().filter(|(other, _)| other == label);
+                own.map(|(_, run)| of(&run.figures)).collect()
+            };
+            rows.extend(row(label, name, &values(&firsts), &values(&seconds)));
+        }
+    }
+    if rows.is_empty() {
+        let message = "three rounds of a combination are the least that can be compared";
+        return Err(fault(Code::Usage, message));
+    }
+    let p_values: Vec<f64> = rows.iter().map(|row| row.p_value).collect();
+    for (row, corrected) in rows.iter_mut().zip(holm(&p_values)) {
+        row.p_value = corrected;
+    }
+    Ok(rows)
+}
+
+/// `None` where there are too few figures.
+fn row(what: &str, name: &'static str, first: &[f64], second: &[f64]) -> Option<Row> {
+    let logs = |values: &[f64]| values.iter().map(|value| value.ln()).collect::<Vec<f64>>();
+    let factor = unpaired(&logs(first), &logs(second), Confidence::Percent95)?;
+    Some(Row {
+        what: what.to_owned(),
+        name,
+        first: Figure::of(first)?,
+        second: Figure::of(second)?,
+        p_value: factor.p_value,
+        factor,
+    })
+}
+
+fn cells(row: &Row) -> Vec<String> {
+    let of = row.factor.interval;
+    let reach = match of.high.is_finite() {
+        true => format!(" ({:.3}-{:.3})", of.low, of.high),
+        false => String::new(),
+    };
+    vec![
+        row.what.clone(),
+        row.name.to_owned(),
+        format!("{:.3}", row.first.middle),
+        format!("{:.3}", row.second.middle),
+        format!("{:.3}{reach}", row.factor.middle),
+        format!("{:.3}", row.p_value),
+        match row.differs() {
+            true => "differs".to_owned(),
+            false => "within noise".to_owned(),
+        },
+    ]
+}
+
+fn as_json(row: &Row) -> Value {
+    json!({
+        "what": row.what,
+        "figure": row.name,
+        "first": { "n": row.first.n, "middle": row.first.middle },
+        "second": { "n": row.second.n, "middle": row.second.middle },
+        "factor": row.factor.middle,
+        "interval": row.factor.interval.high.is_finite().then(|| interval(row.factor.interval)),
+        "p_value": row.p_value,
+        "differs": row.differs(),
+    })
+}
+
+/// A model of either file, under which its attempts are put side by side.
+struct Pair {
+    first: String,
+    second: String,
+    p_value: f64,
+}
+
+fn qualities(first: &Path, second: &Path, wants_json: bool) -> Outcome {
+    let suite = suite()?;
+    let files = [first, second].map(attempts_file::attempts::<Attempt>);
+    let [first, second] = files;
+    let (first, second) = (marked(first?, "first"), marked(second?, "second"));
+    let mut pairs = pairs(&first, &second)?;
+    let attempts: Vec<Attempt> = first.into_iter().chain(second).collect();
+    let p_values: Vec<f64> = pairs
+        .iter()
+        .map(|pair| report::p_value(&attempts, &pair.first, &pair.second))
+        .collect();
+    for (pair, corrected) in pairs.iter_mut().zip(holm(&p_values)) {
+        pair.p_value = corrected;
+    }
+    if wants_json {
+        let each = pairs.iter().map(|pair| {
+            let of = |model| report::as_json(&report::result(model, &suite, &attempts));
+            json!({
+                "first": of(&pair.first),
+                "second": of(&pair.second),
+                "p_value": pair.p_value,
+                "differs": pair.p_value < SIGNIFICANT,
+            })
+        });
+        return Ok(output::json(
+            &json!({ "compared": each.collect::<Vec<_>>() }),
+        )?);
+    }
+    for pair in &pairs {
+        side_by_side(pair, &suite, &attempts)?;
+    }
+    Ok(())
+}
+
+/// With the file before the model's name, so that both may be of one model.
+fn marked(attempts: Vec<Attempt>, file: &str) -> Vec<Attempt> {
+    let mark = |attempt: Attempt| Attempt {
+        model: format!("{file} {}", attempt.model),
+        ..attempt
+    };
+    attempts.into_iter().map(mark).collect()
+}
+
+/// Models of the same name, or the only ones.
+fn pairs(first: &[Attempt], second: &[Attempt]) -> Outcome<Vec<Pair>> {
+    let models = |attempts: &[Attempt]| {
+        let mut models: Vec<String> = attempts.iter().map(|one| one.model.clone()).collect();
+        models.sort();
+        models.dedup();
+        models
+    };
+    let (firsts, seconds) = (models(first), models(second));
+    let pair = |first: &String, second: &String| Pair {
+        first: first.clone(),
+        second: second.clone(),
+        p_value: 1.0,
+    };
+    if let ([one], [other]) = (firsts.as_slice(), seconds.as_slice()) {
+        return Ok(vec![pair(one, other)]);
+    }
+    let name = |marked: &str| marked.split_once(' ').map(|(_, name)| name.to_owned());
+    let shared = firsts.iter().filter_map(|one| {
+        let other = seconds.iter().find(|other| name(other) == name(one))?;
+        Some(pair(one, other))
+    });
+    let shared: Vec<Pair> = shared.collect();
+    match shared.is_empty() {
+        true => Err(fault(Code::Usage, "the files have no model in common")),
+        false => Ok(shared),
+    }
+}
+
+fn side_by_side(pair: &Pair, suite: &[Question], attempts: &[Attempt]) -> Outcome {
+    let both = [&pair.first, &pair.second].map(|model| report::result(model, suite, attempts));
+    let rows: Vec<Vec<String>> = both
+        .iter()
+        .map(|one| {
+            let (right, n) = one.all();
+            let interval = wilson(right, n);
+            let mut cells = vec![
+                one.model().to_owned(),
+                format!("{right}/{n}"),
+                format!("{:.2}-{:.2}", interval.low, interval.high),
+            ];
+            let rates = one.rates().iter();
+            cells.extend(rates.map(|(_, right, n)| format!("{right}/{n}")));
+            cells
+        })
+        .collect();
+    let mut head = vec!["MODEL", "RIGHT", "95 %"];
+    head.extend(Dimension::ALL.map(Dimension::word));
+    output::table(&head, &rows)?;
+    let verdict = match pair.p_value < SIGNIFICANT {
+        true => "they differ in quality",
+        false => "they do not differ in quality, as far as the attempts tell",
+    };
+    output::line(&format!("{verdict} (p {:.3})", pair.p_value))?;
+    Ok(())
+}

@@ -1,0 +1,535 @@
+//! `sextant bench speed`: how fast a model reads and answers, over combinations of settings.
+//!
+//! Each run has a worker process of its own, so that its start counts too and nothing of an
+//! earlier run is left; a run's figures come from one invocation that reads a prompt and answers
+//! it. Each run is a line of a file as soon as it is made.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use bench::sweep::{self, Axis};
+use clap::ArgMatches;
+use config::{Config, Group, RawConfig, setting};
+use hardware::measure::Steal;
+use hardware::{Held, Root, Sensors};
+use models::Found;
+use proto::{CompletionJob, Event, Generation, Job, ModelFacts, Prompt, SamplingOverrides};
+use serde::{Deserialize, Serialize};
+use supervisor::{Fleet, ModelPhase};
+use tuner::{Gate, Wait};
+
+use super::attempts_file;
+use super::speed_report::{self, Results};
+use crate::configuration;
+use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::output::{self, say};
+use crate::progress::{self, Unit};
+use crate::tune::{self, Key};
+use crate::{load, logging, models_here};
+
+/// Of this file's form.
+const VERSION: u32 = 1;
+/// Where values of an axis go that is no engine setting.
+const MODEL: &str = "model";
+const SHAPE: [&str; 3] = ["prompt", "answer", "depth"];
+/// Tokens that a fresh process reads and says before anything counts.
+const WARM_UP: Shape = Shape {
+    prompt: 64,
+    answer: 8,
+    depth: 0,
+};
+/// Warm, as people sample: greedy answers of small models go in circles.
+const TEMPERATURE: f32 = 0.8;
+/// Seconds in all for which a hot machine may cool down.
+const COOLING_SECONDS_MAX: f64 = 1800.0;
+
+/// Tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    prompt: u32,
+    answer: u32,
+    /// Read before the prompt, and not counted.
+    depth: u32,
+}
+
+/// One run, with its point's value on each axis.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Run {
+    pub(super) point: Vec<String>,
+    pub(super) round: u64,
+    /// Why there are no figures.
+    pub(super) failed: Option<String>,
+    #[serde(flatten)]
+    pub(super) figures: Figures,
+    /// What a host took of the cores meanwhile, percent.
+    pub(super) stolen: Option<f64>,
+    /// The hottest zone after it.
+    pub(super) celsius: Option<f64>,
+    /// All that is metered, after it.
+    pub(super) watts: Option<f64>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Figures {
+    /// From the start of a process to a model that can answer.
+    pub(super) start_seconds: f64,
+    pub(super) prefill_tokens_s: f64,
+    pub(super) decode_tokens_s: f64,
+    /// Tokens read and said by the time of both.
+    pub(super) both_tokens_s: f64,
+    /// From the request to the first text.
+    pub(super) ttft_seconds: f64,
+    /// Between pieces of text.
+    pub(super) gaps_seconds: Vec<f64>,
+    /// After the answer.
+    pub(super) resident_bytes: u64,
+    pub(super) proportional_bytes: u64,
+    /// As the engine tells them.
+    pub(super) weights_bytes: u64,
+    pub(super) kv_bytes: u64,
+    pub(super) n_read: u32,
+    pub(super) n_said: u32,
+}
+
+/// The first line of a file of runs: what must be the same for them to go together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Heading {
+    version: u32,
+    build: String,
+    pub(super) hardware: String,
+    /// Size and hash of each file.
+    models: Vec<String>,
+    pub(super) axes: Vec<(String, Vec<String>)>,
+    pub(super) prompt: u32,
+    pub(super) answer: u32,
+    pub(super) depth: u32,
+    /// Engine settings that somebody has chosen.
+    pub(super) settings: Vec<(String, String)>,
+}
+
+pub(crate) fn run(matches: &ArgMatches) -> Outcome {
+    let (raw, config) = configuration::read_quiet_raw(matches)?;
+    logging::start(config.log_level, config.log_format);
+    let sweep = Sweep::read(matches, raw, &config)?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let runs = runtime.block_on(async {
+        tokio::select! {
+            runs = sweep.run(&config) => runs,
+            _ = tokio::signal::ctrl_c() => Err(fault(Code::Interrupted, "interrupted")),
+        }
+    })?;
+    let results = Results::new(&sweep.heading, &sweep.points, &runs);
+    if output::wants_json(matches) {
+        return Ok(output::json(&results.as_json())?);
+    }
+    results.write()
+}
+
+struct Sweep {
+    raw: RawConfig,
+    models: Vec<Found>,
+    axes: Vec<Axis>,
+    points: Vec<Vec<String>>,
+    rounds: u64,
+    shape: Shape,
+    file: Option<PathBuf>,
+    heading: Heading,
+}
+
+impl Sweep {
+    fn read(matches: &ArgMatches, raw: RawConfig, config: &Config) -> Outcome<Self> {
+        let names = matches.get_many::<String>("models").unwrap_or_default();
+        let environment = models_here::environment(config);
+        let models: Vec<Found> = names
+            .map(|name| models_here::find(&environment, name))
+            .collect::<Outcome<_>>()?;
+        let axes = axes(matches, &models)?;
+        let usage = |message| fault(Code::Usage, message);
+        let points = sweep::points(&axes).map_err(usage)?;
+        let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(0);
+        let tokens = |name: &str| u32::try_from(number(name)).unwrap_or(u32::MAX);
+        let shape = Shape {
+            prompt: tokens("prompt"),
+            answer: tokens("answer"),
+            depth: tokens("depth"),
+        };
+        let keys = models.iter().map(|model| Key::read(&model.path));
+        let keys: Vec<Key> = keys.collect::<Result<_, _>>()?;
+        let first = keys
+            .first()
+            .ok_or_else(|| usage("name a model".to_owned()))?;
+        let effective = raw.effective().into_iter();
+        let chosen = effective.filter(|one| {
+            one.setting.group == Group::Engine && one.source != config::Source::Default
+        });
+        let heading = Heading {
+            version: VERSION,
+            build: first.build.clone(),
+            hardware: first.hardware.clone(),
+            models: keys.iter().map(|key| key.model.clone()).collect(),
+            axes: axes
+                .iter()
+                .map(|axis| (axis.name.clone(), axis.values.clone()))
+                .collect(),
+            prompt: shape.prompt,
+            answer: shape.answer,
+            depth: shape.depth,
+            settings: chosen
+                .map(|one| (one.setting.name.to_owned(), one.value.unwrap_or_default()))
+                .collect(),
+        };
+        let sweep = Self {
+            raw,
+            models,
+            axes,
+            points,
+            rounds: number("rounds"),
+            shape,
+            file: matches.get_one::<PathBuf>("out").cloned(),
+            heading,
+        };
+        // What a point asks for is checked before anything is measured.
+        for point in &sweep.points {
+            sweep.settled(point)?;
+        }
+        Ok(sweep)
+    }
+
+    /// The model, the settings and the tokens of a point.
+    fn settled(&self, point: &[String]) -> Outcome<(&Found, Config, Shape)> {
+        let mut raw = self.raw.clone();
+        let mut shape = self.shape;
+        let mut model = self.models.first();
+        for (axis, value) in self.axes.iter().zip(point) {
+            let name = axis.name.as_str();
+            let tokens = || {
+                value.parse().map_err(|_| {
+                    let message = format!("--vary {name}: `{value}` is no number of tokens");
+                    fault(Code::Usage, message)
+                })
+            };
+            match name {
+                MODEL => model = self.models.iter().find(|model| model.id == *value),
+                "prompt" => shape.prompt = tokens()?,
+                "answer" => shape.answer = tokens()?,
+                "depth" => shape.depth = tokens()?,
+                _ => raw = raw.with(name, value, "--vary").code(Code::Usage)?,
+            }
+        }
+        if shape.prompt == 0 || shape.answer < 2 {
+            let message = "a run wants at least 1 token of a prompt and 2 of an answer";
+            return Err(fault(Code::Usage, message));
+        }
+        let model = model.ok_or_else(|| fault(Code::Usage, "name a model"))?;
+        Ok((model, raw.resolve().code(Code::Usage)?, shape))
+    }
+
+    async fn run(&self, config: &Config) -> Outcome<Vec<Run>> {
+        let kept = self.file.as_deref();
+        let mut runs: Vec<Run> = match kept {
+            Some(file) => attempts_file::kept(file, &self.heading)?,
+            None => Vec::new(),
+        };
+        let n_all = self.points.len() * usize::try_from(self.rounds).unwrap_or(usize::MAX);
+        say(&match runs.len() {
+            0 => format!("{n_all} runs"),
+            n => format!("{n_all} runs, {n} of them are there already"),
+        });
+        let mut bench = Bench {
+            fleet: load::fleet(config)?,
+            gate: Gate::new(COOLING_SECONDS_MAX),
+            n_loaded: 0,
+        };
+        let bar = progress::bar("measuring", Unit::Percent);
+        let mut made = Made::default();
+        for round in 0..self.rounds {
+            for place in sweep::order(self.points.len(), round) {
+                let point = &self.points[place];
+                let is_this = |run: &Run| run.round == round && run.point == *point;
+                if runs.iter().any(is_this) {
+                    continue;
+                }
+                let started = Instant::now();
+                let run = self.once(&mut bench, point, round).await?;
+                made.add(started.elapsed());
+                if let Some(file) = kept {
+                    attempts_file::append(file, &run)?;
+                }
+                runs.push(run);
+                bar.set_position(100 * runs.len() as u64 / n_all.max(1) as u64);
+                if made.is_worth_telling() {
+                    say(&made.left(n_all.saturating_sub(runs.len())));
+                }
+            }
+        }
+        bar.finish_and_clear();
+        bench.fleet.shutdown().await;
+        if bench.gate.was_hot() {
+            say("the machine was hot for some of the runs, and did not cool down");
+        }
+        Ok(runs)
+    }
+
+    async fn once(&self, bench: &mut Bench, point: &[String], round: u64) -> Outcome<Run> {
+        let (model, config, shape) = self.settled(point)?;
+        let spec = load::spec(&config, model)?;
+        bench.cool_down().await;
+        let root = Root::live();
+        let steal = Steal::begin(&root);
+        let measured = bench.measure(spec, shape, round).await;
+        let sensors = Sensors::read(&root);
+        let (figures, failed) = match measured {
+            Ok(figures) => (figures, None),
+            Err(why) => (Figures::default(), Some(why)),
+        };
+        if let Some(why) = &failed {
+            say(&format!(
+                "{}: {why}",
+                speed_report::label(&self.heading, point)
+            ));
+        }
+        let watts = sensors.power.iter().filter_map(|meter| meter.watts);
+        let watts: Vec<f64> = watts.collect();
+        Ok(Run {
+            point: point.to_vec(),
+            round,
+            failed,
+            figures,
+            stolen: steal.percent(&root),
+            celsius: sensors
+                .zones
+                .iter()
+                .map(|zone| zone.celsius)
+                .max_by(f64::total_cmp),
+            watts: (!watts.is_empty()).then(|| watts.iter().sum()),
+        })
+    }
+}
+
+/// What varies; models do where several are named.
+fn axes(matches: &ArgMatches, models: &[Found]) -> Outcome<Vec<Axis>> {
+    let usage = |message: String| fault(Code::Usage, message);
+    let mut axes = Vec::new();
+    if models.len() > 1 {
+        axes.push(Axis {
+            name: MODEL.to_owned(),
+            values: models.iter().map(|model| model.id.clone()).collect(),
+        });
+    }
+    for text in matches.get_many::<String>("vary").unwrap_or_default() {
+        let axis = Axis::parse(text).map_err(|why| usage(format!("--vary {why}")))?;
+        let is_engine = setting(&axis.name).is_some_and(|one| one.group == Group::Engine);
+        if !is_engine && !SHAPE.contains(&axis.name.as_str()) {
+            return Err(usage(format!(
+                "--vary {text}: `{}` is no setting of the engine, and none of {}",
+                axis.name,
+                SHAPE.join(", ")
+            )));
+        }
+        if axes.iter().any(|other: &Axis| other.name == axis.name) {
+            return Err(usage(format!("--vary {} stands there twice", axis.name)));
+        }
+        axes.push(axis);
+    }
+    Ok(axes)
+}
+
+/// The time that runs have taken.
+#[derive(Default)]
+struct Made {
+    n: u32,
+    time: Duration,
+}
+
+impl Made {
+    fn add(&mut self, time: Duration) {
+        self.n += 1;
+        self.time += time;
+    }
+
+    /// After the first, and then now and again.
+    fn is_worth_telling(&self) -> bool {
+        self.n.is_power_of_two()
+    }
+
+    fn left(&self, n_runs: usize) -> String {
+        let each = self.time.as_secs_f64() / f64::from(self.n.max(1));
+        let left = each * n_runs as f64;
+        format!("a run takes {each:.1} s; {n_runs} to go, about {left:.0} s")
+    }
+}
+
+/// Workers, one after another.
+struct Bench {
+    fleet: Fleet,
+    gate: Gate,
+    n_loaded: u64,
+}
+
+/// What a request took, by the clock of who asked and by the engine's.
+struct Asked {
+    ttft_seconds: f64,
+    gaps_seconds: Vec<f64>,
+    usage: proto::Usage,
+    timings: proto::Timings,
+}
+
+impl Bench {
+    async fn cool_down(&mut self) {
+        loop {
+            let margin = tune::margin_celsius(&Sensors::read(&Root::live()));
+            match self.gate.look(margin) {
+                Wait::Go => return,
+                Wait::For { seconds } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
+            }
+        }
+    }
+
+    /// One run in a fresh process.
+    async fn measure(
+        &mut self,
+        spec: proto::LoadSpec,
+        shape: Shape,
+        round: u64,
+    ) -> Result<Figures, String> {
+        self.n_loaded += 1;
+        let name = format!("{}#{}", spec.name, self.n_loaded);
+        let named = proto::LoadSpec {
+            name: name.clone(),
+            ..spec
+        };
+        let started = Instant::now();
+        let facts = self.fleet.load(named).await;
+        let facts = facts.map_err(|failure| failure.message)?;
+        let start_seconds = started.elapsed().as_secs_f64();
+        let figures = self.figures(&name, &facts, shape, round).await;
+        self.fleet.unload(&name).await;
+        Ok(Figures {
+            start_seconds,
+            ..figures?
+        })
+    }
+
+    async fn figures(
+        &self,
+        name: &str,
+        facts: &ModelFacts,
+        shape: Shape,
+        round: u64,
+    ) -> Result<Figures, String> {
+        let text = self.tokens(name).await?;
+        let n_all = shape.depth as usize + shape.prompt as usize;
+        let tokens: Vec<i32> = text.iter().copied().cycle().take(n_all).collect();
+        let warm_up = tokens.iter().rev().take(WARM_UP.prompt as usize);
+        let warm_up = warm_up.copied().collect();
+        self.ask(name, (warm_up, WARM_UP.answer), false, round)
+            .await?;
+        if shape.depth > 0 {
+            let before = tokens[..shape.depth as usize].to_vec();
+            self.ask(name, (before, 1), true, round).await?;
+        }
+        let is_deep = shape.depth > 0;
+        let asked = self
+            .ask(name, (tokens, shape.answer), is_deep, round)
+            .await?;
+        let statuses = self.fleet.models().into_iter();
+        let mut pids = statuses.filter_map(|one| one.pid.filter(|_| one.name == name));
+        let held = pids.next().and_then(|pid| Held::of(&Root::live(), pid));
+        let (usage, timings) = (&asked.usage, &asked.timings);
+        let n_read = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
+        let n_said = usage.completion_tokens;
+        let speed = |n: u32, ms: f64| f64::from(n) * 1e3 / ms.max(1e-6);
+        Ok(Figures {
+            start_seconds: 0.0,
+            prefill_tokens_s: speed(n_read, timings.prefill_ms),
+            // The first token is the prompt's.
+            decode_tokens_s: speed(n_said.saturating_sub(1), timings.decode_ms),
+            both_tokens_s: speed(n_read + n_said, timings.prefill_ms + timings.decode_ms),
+            ttft_seconds: asked.ttft_seconds,
+            gaps_seconds: asked.gaps_seconds,
+            resident_bytes: held.map_or(0, |held| held.resident.0),
+            proportional_bytes: held.map_or(0, |held| held.proportional.0),
+            weights_bytes: facts.weights_bytes,
+            kv_bytes: facts.kv_bytes,
+            n_read,
+            n_said,
+        })
+    }
+
+    /// Tokens of a text.
+    async fn tokens(&self, name: &str) -> Result<Vec<i32>, String> {
+        let job = Job::Tokenize {
+            text: tune::PROSE.to_owned(),
+            add_special: true,
+            parse_special: false,
+            with_pieces: false,
+        };
+        let stream = self.fleet.submit(name, job).await;
+        let mut stream = stream.map_err(|failure| failure.message)?;
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Tokens { tokens, .. } if !tokens.is_empty() => return Ok(tokens),
+                Event::Failed(failure) => return Err(failure.message),
+                _ => {}
+            }
+        }
+        Err("the model has no token for any text".to_owned())
+    }
+
+    async fn ask(
+        &self,
+        name: &str,
+        (tokens, answer): (Vec<i32>, u32),
+        is_kept: bool,
+        round: u64,
+    ) -> Result<Asked, String> {
+        let generation = Generation {
+            max_tokens: Some(answer),
+            ignore_eos: true,
+            cache_prompt: Some(is_kept),
+            sampling: SamplingOverrides {
+                temperature: Some(TEMPERATURE),
+                // The points of a round say the same, as far as their rounding allows.
+                seed: Some(round + 1),
+                ..SamplingOverrides::default()
+            },
+            ..Generation::default()
+        };
+        let job = Job::Completion(Box::new(CompletionJob {
+            prompt: Prompt::Tokens(tokens),
+            echo: false,
+            constraint: None,
+            generation,
+        }));
+        let started = Instant::now();
+        let stream = self.fleet.submit(name, job).await;
+        let mut stream = stream.map_err(|failure| failure.message)?;
+        let mut times = Vec::new();
+        while let Some(event) = stream.next().await {
+            match event {
+                Event::Delta { .. } => times.push(started.elapsed().as_secs_f64()),
+                Event::Done { usage, timings } => {
+                    return Ok(Asked {
+                        ttft_seconds: times.first().copied().unwrap_or(0.0),
+                        gaps_seconds: times.windows(2).map(|pair| pair[1] - pair[0]).collect(),
+                        usage,
+                        timings,
+                    });
+                }
+                Event::Failed(failure) => return Err(failure.message),
+                _ => {}
+            }
+        }
+        match self.phase(name) {
+            Some(ModelPhase::Failed(failure)) => Err(failure.message),
+            _ => Err("the worker ended without an answer".to_owned()),
+        }
+    }
+
+    fn phase(&self, name: &str) -> Option<ModelPhase> {
+        let mut statuses = self.fleet.models().into_iter();
+        let status = statuses.find(|status| status.name == name);
+        status.map(|status| status.phase)
+    }
+}
