@@ -7,6 +7,7 @@
 //! feels like to the one who waits for it is in [`latency`].
 
 pub mod derive;
+pub mod divergence;
 pub mod latency;
 pub mod load;
 pub mod quality;

@@ -371,14 +371,6 @@ mod tests {
     }
 
     #[test]
-    fn intervals_leave_out_as_many_as_their_confidence_allows() {
-        // Tables of Wilcoxon's signed ranks, 1 % on both sides: 7, 61 and 138; the
-        // approximation is a step wider at most.
-        assert_eq!([12, 24, 33].map(rank), [Some(6), Some(59), Some(136)]);
-        assert_eq!(rank(6), None, "six cannot show it");
-    }
-
-    #[test]
     fn a_round_counts_if_the_host_left_all_of_it_alone() {
         let mut runs = rounds(&[1.0; 14]);
         runs[5].stolen = Some(STOLEN_PERCENT_MAX + 1.0);

@@ -54,7 +54,7 @@ fn prefixes_go_first_and_as_few_as_must() {
     assert!((5..32).contains(&kept), "{kept}");
     let more = Setup {
         sequences: Some(kept + 1),
-        ..setup
+        ..setup.clone()
     };
     assert!(needed(&model, &found) < usual && needed(&model, &more) >= usual);
     // What somebody has set stays.
@@ -79,7 +79,7 @@ fn the_longest_context_counts_what_is_chosen_sparingly() {
     let short = Setup {
         context: 8192,
         sequences: Some(8),
-        ..setup
+        ..setup.clone()
     };
     let bytes = needed(&model, &short);
     let found = context_sparing(&model, &setup, room(bytes), ALL).unwrap();
@@ -109,7 +109,7 @@ fn mapped_weights_take_the_place_of_packed_ones() {
     };
     let ggml = Setup {
         compute: Compute::Ggml,
-        ..least
+        ..least.clone()
     };
     let (own, mapped) = (needed(&model, &least), needed(&model, &ggml));
     // 32-bit weights are read where they lie by both.
