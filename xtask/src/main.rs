@@ -14,6 +14,7 @@ mod fuzz;
 mod gpu_check;
 mod group;
 mod http;
+mod kv_check;
 mod memory_check;
 mod models;
 mod overhead;
@@ -82,6 +83,8 @@ enum Chore {
     DummyEngine(overhead::dummy::Arguments),
     /// Compares greedy output with llama-server's, token for token.
     Parity(parity::Arguments),
+    /// Servers whose layers have types of their own, and what plans for the KV cache lose.
+    KvCheck(kv_check::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
     /// Times prompts that were known before a crash, a restart or an unloading.
@@ -128,6 +131,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Bench(arguments) => bench::run(&arguments),
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
+        Chore::KvCheck(arguments) => kv_check::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::PrefixCheck(arguments) => prefix_check::run(&arguments),
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),

@@ -11,7 +11,7 @@ use crate::server::{Server, Setting};
 use crate::shell::root;
 use ::models::Gguf;
 use anyhow::{Context, Result, bail};
-use kv::{CacheType, Plan, Types};
+use kv::Plan;
 use planner::{Ledger, Model, Others, Setup};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -20,11 +20,12 @@ use std::path::Path;
 
 const CONTEXTS: [u32; 3] = [2048, 4096, 8192];
 const SLOTS: [u32; 2] = [1, 4];
-const PAIRS: [(CacheType, CacheType); 4] = [
-    (CacheType::F16, CacheType::F16),
-    (CacheType::Q8_0, CacheType::Q8_0),
-    (CacheType::Q8_0, CacheType::Q4_0),
-    (CacheType::Q4_0, CacheType::Q4_0),
+const PLANS: [&str; 5] = [
+    "f16",
+    "q8_0",
+    "q8_0/q4_0",
+    "q4_0",
+    "k=q8_0,v=q4_0;k[first-third]=f16",
 ];
 /// Words of the prompt: two passes of 512 tokens, and room in the smallest context.
 const WORDS: usize = 900;
@@ -57,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let mut rows = Vec::new();
     for model in [&SMOLLM2, &GEMMA3] {
         let path = models::ensure(model)?;
-        for setup in setups(arguments.quick) {
+        for setup in setups(arguments.quick)? {
             let row = measure(model, &path, setup)?;
             eprintln!("{}", line(&row));
             rows.push(row);
@@ -75,14 +76,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn setups(is_quick: bool) -> Vec<Setup> {
+fn setups(is_quick: bool) -> Result<Vec<Setup>> {
     let mut all = Vec::new();
     for context in CONTEXTS {
-        for (keys, values) in PAIRS {
+        for plan in PLANS {
             for slots in SLOTS {
                 all.push(Setup {
                     slots,
-                    types: Types { keys, values },
+                    types: plan.parse()?,
                     ..Setup::usual(context)
                 });
             }
@@ -91,7 +92,7 @@ fn setups(is_quick: bool) -> Vec<Setup> {
     if is_quick {
         all.retain(|setup| setup.context == CONTEXTS[0] && setup.slots == SLOTS[0]);
     }
-    all
+    Ok(all)
 }
 
 fn measure(of: &TestModel, path: &Path, setup: Setup) -> Result<Row> {
@@ -105,8 +106,7 @@ fn measure(of: &TestModel, path: &Path, setup: Setup) -> Result<Row> {
         slots: setup.slots,
         context_per_slot: setup.context,
         our_flags: [
-            ("--kv-type-k", setup.types.keys.name()),
-            ("--kv-type-v", setup.types.values.name()),
+            ("--kv-plan", setup.types.to_string().as_str()),
             ("--kernels", "own"),
             ("--log-level", "debug"),
         ]
@@ -162,9 +162,12 @@ fn worker_resident_bytes(server: &Server) -> Result<u64> {
 }
 
 fn line(row: &Row) -> String {
-    let Types { keys, values } = row.setup.types;
+    let types = match row.setup.types.as_uniform() {
+        Some(pair) => pair.to_string(),
+        None => row.setup.types.to_string(),
+    };
     format!(
-        "| {} | {} | {keys}/{values} | {} | {:.2} | {:.2} | {:.1} | {:.1} | {:+.1} % |",
+        "| {} | {} | {types} | {} | {:.2} | {:.2} | {:.1} | {:.1} | {:+.1} % |",
         row.model.split('.').next().unwrap_or(row.model),
         row.setup.context,
         row.setup.slots,

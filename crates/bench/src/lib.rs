@@ -8,6 +8,7 @@
 //! comes when, and what its rounds say, is in [`sweep`].
 
 pub mod derive;
+pub mod divergence;
 pub mod latency;
 pub mod load;
 pub mod quality;

@@ -32,6 +32,7 @@ pub(crate) fn command() -> Command {
             unload(),
             show(),
             plan(),
+            crate::kv_plans::command(),
             presets(),
             tune(),
             bench(),
@@ -158,9 +159,9 @@ fn plan() -> Command {
     let command = Command::new("plan")
         .about("Tell what a model would take and how fast it would be; loads nothing")
         .arg(model().required(true))
-        .arg(option("kv", "K/V").help(
-            "Types of keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl; one \
-             stands for both",
+        .arg(option("kv", "PLAN").help(
+            "Types of keys and values: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 or iq4_nl, as a \
+             pair K/V, one for both, or by layer: k=q8_0,v=q4_0;k[18,20-23]=f16, first-third",
         ))
         .arg(option("memory", "BYTES").help(
             "Plan against this much memory [default: what this machine has left for models]",
@@ -660,7 +661,7 @@ fn worker() -> Command {
         .arg(
             Arg::new("socket")
                 .long("socket")
-                .required_unless_present("devices")
+                .required_unless_present_any(["devices", "compare"])
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(
@@ -668,6 +669,12 @@ fn worker() -> Command {
                 .long("devices")
                 .action(ArgAction::SetTrue)
                 .help("Say what there is to compute on, as JSON, and end"),
+        )
+        .arg(
+            Arg::new("compare")
+                .long("compare")
+                .action(ArgAction::SetTrue)
+                .help("Compare plans for the KV cache: a request on standard input, and end"),
         )
 }
 

@@ -39,6 +39,7 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         cpus_batch: config.cpus_batch.clone(),
         kv_type_k: config.kv_type_k.map(cache_type),
         kv_type_v: config.kv_type_v.map(cache_type),
+        kv_plan: config.kv_plan.clone(),
         flash_attention: config.flash_attention.map(flash_attention),
         sequences: config.sequences,
         kernels: config.kernels.map(kernels),
@@ -150,14 +151,12 @@ pub(crate) async fn load(fleet: &Fleet, order: LoadOrder) -> Outcome<Arc<ModelFa
 pub(crate) fn summary(facts: &ModelFacts) -> String {
     let kv_bytes = (facts.kv_bytes > 0).then(|| format!(" {}", stdx::Bytes(facts.kv_bytes)));
     format!(
-        "{}: {}; context {}, {} slots; KV {}/{}{}; threads {}/{}{}; kernels {}{}; loaded in {:.1} \
-         s{}",
+        "{}: {}; context {}, {} slots; KV {}{}; threads {}/{}{}; kernels {}{}; loaded in {:.1} s{}",
         facts.name,
         facts.description,
         facts.context,
         facts.slots,
-        facts.kv_type_k,
-        facts.kv_type_v,
+        kv_in_short(facts),
         kv_bytes.unwrap_or_default(),
         facts.threads,
         facts.threads_batch,
@@ -167,6 +166,12 @@ pub(crate) fn summary(facts: &ModelFacts) -> String {
         facts.load_ms / 1000.0,
         tuned_in_short(facts),
     )
+}
+
+/// The types of the KV cache: the plan where layers differ.
+pub(crate) fn kv_in_short(facts: &ModelFacts) -> String {
+    let pair = || format!("{}/{}", facts.kv_type_k, facts.kv_type_v);
+    facts.kv_plan.clone().unwrap_or_else(pair)
 }
 
 /// What the engine has put on a GPU.

@@ -16,6 +16,7 @@ mod gpu;
 mod http;
 mod hw;
 mod key;
+mod kv_plans;
 mod library;
 mod list;
 mod load;
@@ -68,6 +69,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("rm", matches)) => list::rm(matches),
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
+        Some(("kv", matches)) => kv_plans::run(matches),
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),

@@ -12,7 +12,7 @@ use gateway::wire::plan::PlanReport;
 use gateway::{PlanAsk, Planned};
 use hardware::Tier;
 use hardware::measure::Measured;
-use kv::{CacheType, Loss, Types, WindowCells};
+use kv::{CacheType, Loss, WindowCells};
 use models::{Environment, Facts, Gguf, diagnose};
 use planner::{
     Answer, Available, Class, Compute, DeviceMemory, Layers, Ledger, Loading, Machine, Model,
@@ -46,10 +46,6 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 /// asked for once more, since a table of `[[models]]` stands before all others.
 fn ask(matches: &ArgMatches, config: &Config) -> Outcome<PlanAsk> {
     let text = |flag: &str| matches.get_one::<String>(flag).cloned();
-    let kv = text("kv").map(|pair| {
-        let (keys, values) = pair.split_once('/').unwrap_or((&pair, &pair));
-        (keys.to_owned(), values.to_owned())
-    });
     let is_flag = |name: &str| matches.value_source(name) == Some(ValueSource::CommandLine);
     let count = |name: &str, value: Option<u32>| value.filter(|_| is_flag(name));
     let spec = load::settings(config)?;
@@ -57,13 +53,7 @@ fn ask(matches: &ArgMatches, config: &Config) -> Outcome<PlanAsk> {
         let asked = cache_type.filter(|_| is_flag(name)).map(type_name);
         asked.transpose()
     };
-    let (kv_type_k, kv_type_v) = match kv {
-        Some((keys, values)) => (Some(keys), Some(values)),
-        None => (
-            cache("kv_type_k", spec.kv_type_k)?,
-            cache("kv_type_v", spec.kv_type_v)?,
-        ),
-    };
+    let plan = config.kv_plan.clone().filter(|_| is_flag("kv_plan"));
     Ok(PlanAsk {
         model: text("model").unwrap_or_default(),
         context: count("context", config.context),
@@ -72,8 +62,9 @@ fn ask(matches: &ArgMatches, config: &Config) -> Outcome<PlanAsk> {
         ubatch: count("ubatch", config.ubatch),
         gpu_layers: count("gpu_layers", config.gpu_layers),
         swa_full: config.swa_full.filter(|_| is_flag("swa_full")),
-        kv_type_k,
-        kv_type_v,
+        kv_type_k: cache("kv_type_k", spec.kv_type_k)?,
+        kv_type_v: cache("kv_type_v", spec.kv_type_v)?,
+        kv_plan: text("kv").or(plan),
         memory_bytes: bytes("--memory", text("memory"))?,
         gpu_bytes: bytes("--gpu-bytes", text("gpu_bytes"))?,
         device: text("device"),
@@ -337,6 +328,8 @@ fn with_ask(spec: LoadSpec, ask: &PlanAsk) -> Outcome<LoadSpec> {
             return Err(fault(Code::Usage, message));
         }
     }
+    // Who asks for types of all layers does not mean the plan that was set before.
+    let has_types = ask.kv_type_k.is_some() || ask.kv_type_v.is_some();
     let cache = |text: &Option<String>, usual| match text {
         Some(text) => proto_type(text).map(Some),
         None => Ok(usual),
@@ -350,6 +343,7 @@ fn with_ask(spec: LoadSpec, ask: &PlanAsk) -> Outcome<LoadSpec> {
         swa_full: ask.swa_full.or(spec.swa_full),
         kv_type_k: cache(&ask.kv_type_k, spec.kv_type_k)?,
         kv_type_v: cache(&ask.kv_type_v, spec.kv_type_v)?,
+        kv_plan: ask.kv_plan.clone().or(spec.kv_plan.filter(|_| !has_types)),
         ..spec
     })
 }
@@ -422,22 +416,13 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
             format!("sequences is {sequences}, it must be at least slots, which is {slots}");
         return Err(fault(Code::Usage, message));
     }
-    let kv_type = |of: Option<proto::CacheType>| -> Outcome<CacheType> {
-        match of {
-            Some(of) => Ok(type_name(of)?.parse()?),
-            None => Ok(CacheType::F16),
-        }
-    };
     Ok(Setup {
         context,
         slots,
         sequences: spec.sequences,
         batch,
         ubatch: spec.ubatch.unwrap_or(worker::UBATCH_DEFAULT).min(batch),
-        types: Types {
-            keys: kv_type(spec.kv_type_k)?,
-            values: kv_type(spec.kv_type_v)?,
-        },
+        types: worker::types_asked(spec).map_err(|failure| fault(Code::Usage, failure.message))?,
         window: match spec.swa_full {
             Some(true) => WindowCells::Full,
             _ => WindowCells::Window,

@@ -107,8 +107,10 @@ fn row(model: &Value) -> Vec<String> {
         Value::String(text) => text.clone(),
         value => value.to_string(),
     };
-    let kv = match (facts["kv_type_k"].as_str(), facts["kv_type_v"].as_str()) {
-        (Some(k), Some(v)) => format!("{k}/{v}"),
+    let of = |name: &str| facts[name].as_str();
+    let kv = match (of("kv_plan"), of("kv_type_k"), of("kv_type_v")) {
+        (Some(plan), _, _) => plan.to_owned(),
+        (None, Some(k), Some(v)) => format!("{k}/{v}"),
         _ => "-".into(),
     };
     vec![

@@ -6,9 +6,10 @@ use std::sync::{Arc, LazyLock};
 
 use config::{Config, FleetTables, Preset};
 use gateway::EMBEDDED;
+use kv::CacheType;
 use models::{Environment, Facts, Found};
 use planner::{Kind, Place, Placed, Term};
-use proto::{CacheType, GpuPlacement, LoadFailure, LoadFailureKind, LoadSpec};
+use proto::{GpuPlacement, LoadFailure, LoadFailureKind, LoadSpec};
 use supervisor::{DeviceMemory, Keep, Listing, MemoryCost, ModelTraits, Placement};
 
 use crate::gpu::{self, Memory, Share};
@@ -269,15 +270,17 @@ fn placed(one: &Placed, memory: Memory) -> Placement {
 /// Of a model whose caches nobody knows: every layer remembers all.
 fn upper_bound(spec: &mut LoadSpec, facts: &Facts, budget: &Budget) -> MemoryCost {
     let context = context(spec, facts);
-    let of = |numbers: u64, cache: Option<CacheType>| {
-        let bits = u64::from(bits(cache.unwrap_or(CacheType::F16)));
+    // Layers that differ need to be known; without them the load is refused.
+    let types = worker::types_asked(spec).ok();
+    let types = types.and_then(|plan| plan.as_uniform()).unwrap_or_default();
+    let of = |numbers: u64, cache: CacheType| {
         let numbers = numbers.saturating_mul(u64::from(context));
-        numbers.saturating_mul(bits) / 8
+        cache.row_bytes(numbers)
     };
     let kv_bytes = match facts.is_embedder {
         true => 0,
-        false => of(facts.kv_values.keys, spec.kv_type_k)
-            .saturating_add(of(facts.kv_values.values, spec.kv_type_v)),
+        false => of(facts.kv_values.keys, types.keys)
+            .saturating_add(of(facts.kv_values.values, types.values)),
     };
     let mut cost = MemoryCost {
         weights_bytes: facts.weights_bytes.0,
@@ -304,21 +307,6 @@ fn context(spec: &LoadSpec, facts: &Facts) -> u32 {
         .map_or(u32::MAX, |length| u32::try_from(length).unwrap_or(u32::MAX));
     spec.context
         .unwrap_or_else(|| trained.min(worker::CONTEXT_DEFAULT_MAX))
-}
-
-/// Bits of a number in the cache, with the scales of its block.
-fn bits(cache: CacheType) -> u32 {
-    let block = |bytes: u32| bytes * 8;
-    match cache {
-        CacheType::F32 => 32,
-        CacheType::F16 | CacheType::Bf16 => 16,
-        // Blocks of 32, rounded up.
-        CacheType::Q8_0 => block(34).div_ceil(32),
-        CacheType::Q5_0 => block(22).div_ceil(32),
-        CacheType::Q5_1 => block(24).div_ceil(32),
-        CacheType::Q4_0 | CacheType::Iq4Nl => block(18).div_ceil(32),
-        CacheType::Q4_1 => block(20).div_ceil(32),
-    }
 }
 
 fn traits(spec: &LoadSpec, facts: &Facts) -> ModelTraits {

@@ -15,6 +15,9 @@ pub(crate) fn run(matches: &clap::ArgMatches) -> Outcome {
         let devices = serde_json::to_value(worker::devices())?;
         return Ok(output::json(&devices)?);
     }
+    if matches.get_flag("compare") {
+        return crate::kv_plans::answer();
+    }
     // A terminal sends Ctrl-C to every process of its group, and a service manager
     // SIGTERM to all of a service. What they mean is the supervisor's to decide: it
     // drains this worker, or closes the socket, which ends it.

@@ -36,6 +36,7 @@ fn arg(setting: &Setting) -> Arg {
         Kind::Count { .. } => "N",
         Kind::Bytes { .. } => "BYTES",
         Kind::Cpus => "CPUS",
+        Kind::KvPlan => "PLAN",
         Kind::Switch => "BOOL",
         Kind::Choice(_) => "WORD",
     };

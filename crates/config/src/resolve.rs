@@ -68,6 +68,8 @@ pub struct Config {
     pub cpus_batch: Option<String>,
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
+    /// As it was given; it can be read.
+    pub kv_plan: Option<String>,
     pub flash_attention: Option<FlashAttention>,
     pub sequences: Option<u32>,
     pub kernels: Option<Kernels>,
@@ -324,6 +326,7 @@ impl Reader<'_> {
             cpus_batch: self.cpus("cpus_batch"),
             kv_type_k: self.choice("kv_type_k", CacheType::from_word),
             kv_type_v: self.choice("kv_type_v", CacheType::from_word),
+            kv_plan: self.kv_plan("kv_plan"),
             flash_attention: self.choice("flash_attention", FlashAttention::from_word),
             sequences: self.count("sequences"),
             kernels: self.choice("kernels", Kernels::from_word),
@@ -482,6 +485,23 @@ impl Reader<'_> {
             let set: hardware::CpuSet = text.parse().ok()?;
             (!set.is_empty()).then(|| set.to_string())
         })
+    }
+
+    /// What it names is checked with the model, which has the layers.
+    fn kv_plan(&mut self, name: &'static str) -> Option<String> {
+        let mut fault = None;
+        let text = self.with(name, |_, text| match text.parse::<kv::TypePlan>() {
+            Ok(_) => Some(text.to_owned()),
+            Err(error) => {
+                fault = Some(error);
+                None
+            }
+        });
+        // The problem that was just noted is told in full.
+        if let (Some(fault), Some(problem)) = (fault, self.problems.last_mut()) {
+            problem.push_str(&format!(": {fault}"));
+        }
+        text
     }
 
     fn url(&mut self, name: &'static str) -> Option<String> {

@@ -57,6 +57,8 @@ pub enum Kind {
     },
     /// Numbers of CPUs, such as `0-3,7`.
     Cpus,
+    /// Types of the KV cache by layer.
+    KvPlan,
     /// `true` or `false`.
     Switch,
     Choice(&'static [&'static str]),
@@ -127,6 +129,10 @@ impl Kind {
                 "a list of CPUs such as 0-3,7, each below {}",
                 hardware::CPUS_MAX
             ),
+            Self::KvPlan => {
+                "a plan such as k=q8_0,v=q4_0;k[18,20-23]=f16, a pair of types or first-third"
+                    .into()
+            }
             Self::Switch => "true or false".into(),
             Self::Choice(words) => format!("one of {}", words.join(", ")),
         }
@@ -549,6 +555,16 @@ pub const SETTINGS: &[Setting] = &[
         doc: "Type of the values in the KV cache. A quantised one needs flash attention.",
         kind: CACHE_TYPES,
         unset: "the worker chooses",
+        ..BASE
+    },
+    Setting {
+        name: "kv_plan",
+        group: Group::Engine,
+        doc: "Types of the KV cache by layer, such as `k=q8_0,v=q4_0;k[18,20-23]=f16`, a pair such \
+              as `q8_0/q4_0`, or `first-third`. It stands before `kv_type_k` and `kv_type_v`, \
+              which say what it leaves open. See docs/kv-plans.md.",
+        kind: Kind::KvPlan,
+        unset: "the same types in every layer",
         ..BASE
     },
     Setting {

@@ -39,6 +39,7 @@ fn sample(setting: &Setting) -> String {
         Kind::Count { max, .. } => max.to_string(),
         Kind::Bytes { .. } => "1MiB".into(),
         Kind::Cpus => "0-3,7".into(),
+        Kind::KvPlan => "k=q8_0;v[3]=q4_0".into(),
         Kind::Switch if setting.default == Some("true") => "false".into(),
         Kind::Switch => "true".into(),
         Kind::Choice(words) => {
@@ -219,6 +220,7 @@ zzz = 1
     --body-bytes-max: `body_bytes_max` is `9GiB`; it must be a number of bytes from 1.0 KiB to 48.0 MiB, such as 16MiB (bytes)
     --context: `context` is `many`; it must be a whole number from 8 to 16777216 (tokens)
     ");
+    insta::assert_snapshot!(errors(&from_flags(&["--kv-plan=k=q8_0;x[1]=f16"])), @"--kv-plan: `kv_plan` is `k=q8_0;x[1]=f16`; it must be a plan such as k=q8_0,v=q4_0;k[18,20-23]=f16, a pair of types or first-third: `x[1]=f16` is no rule of a KV plan; write `k=TYPE`, `v=TYPE` or `kv=TYPE`, with the layers it is for in brackets, as in `k=q8_0,v=q4_0;k[18,20-23]=f16`");
     insta::assert_snapshot!(errors(&from_env(&[("SEXTANT_MMAP", "yes"), ("SEXTANT_API_KEY", " ")])), @r"
     SEXTANT_API_KEY: `api_key` is `****`; it must be a text that is not empty
     SEXTANT_MMAP: `mmap` is `yes`; it must be true or false

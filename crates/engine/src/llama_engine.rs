@@ -10,8 +10,9 @@ use std::time::Instant;
 
 use kv::state::{Form, Kinds};
 use llama::{
-    Batch, CacheType, Context, ContextParams, Extent, FlashAttention, HugePages, LoadError,
-    LoadMode, Model, ModelParams, Offload, Placement, Pooling, TokenKind,
+    Batch, CacheTypes, Context, ContextError, ContextParams, Extent, FlashAttention, HugePages,
+    LayerReport, LoadError, LoadMode, Model, ModelParams, Offload, Placement, Pooling, TokenKind,
+    Types,
 };
 use prefix::{Needs, Plane};
 use thiserror::Error;
@@ -41,8 +42,7 @@ pub struct OpenOptions {
     pub batch: u32,
     pub ubatch: u32,
     pub placement: Placement,
-    pub type_k: CacheType,
-    pub type_v: CacheType,
+    pub types: CacheTypes,
     pub flash_attention: FlashAttention,
     /// Layers on a GPU; `None`: none.
     pub offload: Option<Offload>,
@@ -58,6 +58,9 @@ pub enum OpenError {
     Model(#[from] LoadError),
     #[error("llama.cpp could not create a context of {context} tokens for {slots} slots")]
     Context { context: u32, slots: u32 },
+    /// Layers of the KV cache have other types than were chosen.
+    #[error(transparent)]
+    Types(ContextError),
     #[error("the context must be between 8 and {max} tokens, {given} was asked for")]
     ContextSetting { given: u32, max: u32 },
     #[error("batch is {batch}, it must be at least {sequences}: one token of each sequence")]
@@ -89,6 +92,8 @@ pub struct EngineFacts {
     pub batch: u32,
     pub ubatch: u32,
     pub sequences: u32,
+    /// What each layer keeps, where its types were chosen; else nothing.
+    pub layers: Vec<LayerReport>,
     pub load_ms: f64,
 }
 
@@ -123,15 +128,17 @@ impl LlamaEngine {
             Purpose::Generate => Some(LlamaDecoder::open(options, &model, context)?),
             Purpose::Embed(_) => None,
         };
-        let report = decoder
-            .as_ref()
-            .and_then(|decoder| Some(decoder.context.as_ref()?.report()));
+        let opened = decoder.as_ref();
+        let opened = opened.and_then(|decoder| decoder.context.as_ref());
+        let report = opened.map(Context::report);
+        let layers = opened.map_or_else(Vec::new, |context| context.layers().to_vec());
         let embedder = LlamaEmbedder::new(&model, options, context, purpose);
         let facts = EngineFacts {
             context: decoder.as_ref().map_or(context, |decoder| decoder.limit),
             batch: report.map_or(options.batch, |report| report.batch),
             ubatch: report.map_or(options.ubatch, |report| report.ubatch),
             sequences: report.map_or(1, |report| report.sequences),
+            layers,
             load_ms: started.elapsed().as_secs_f64() * 1e3,
             model: model.clone(),
         };
@@ -194,8 +201,7 @@ fn base_params(options: &OpenOptions) -> ContextParams {
         sequences: 1,
         outputs: 1,
         placement: options.placement.clone(),
-        type_k: options.type_k,
-        type_v: options.type_v,
+        types: options.types.clone(),
         flash_attention: options.flash_attention,
         swa_full: options.swa_full,
         embeddings: None,
@@ -243,11 +249,13 @@ impl LlamaDecoder {
             ..base_params(options)
         };
         let abort = Arc::new(AtomicBool::new(false));
-        let context = Context::with_abort(model, &params, Arc::clone(&abort)).map_err(|_| {
-            OpenError::Context {
+        let context = Context::with_abort(model, &params, Arc::clone(&abort));
+        let context = context.map_err(|error| match error {
+            ContextError::Types(_) => OpenError::Types(error),
+            ContextError::Refused => OpenError::Context {
                 context: limit,
                 slots: options.slots,
-            }
+            },
         })?;
         let report = context.report();
         let shape = Shape {
@@ -425,8 +433,9 @@ fn position(at: usize) -> i32 {
     i32::try_from(at).unwrap_or(i32::MAX)
 }
 
-/// What states of the model look like, if they can be taken apart.
-fn find_form(model: &Model, context: &mut Context) -> Option<Form> {
+/// What states of the model look like, if they can be taken apart. Sequence 0 must hold some
+/// tokens.
+pub fn find_form(model: &Model, context: &mut Context) -> Option<Form> {
     // What an encoder leaves is no part of a sequence's state.
     if model.has_encoder() {
         return None;
@@ -498,8 +507,7 @@ impl LlamaEmbedder {
             ubatch: tokens,
             sequences: 1,
             outputs: tokens,
-            type_k: CacheType::F16,
-            type_v: CacheType::F16,
+            types: CacheTypes::Uniform(Types::default()),
             embeddings: Some(pooling),
             ..base_params(options)
         };

@@ -8,7 +8,7 @@ mod tiny_model;
 use std::sync::Arc;
 
 use engine::{Decoder, LlamaDecoder, LlamaEngine, Pieces, Place, Row, TokenId};
-use llama::CacheType;
+use llama::{CacheType, CacheTypes, LayerTypes, Types};
 use prefix::{BLOCK_TOKENS, Content, Needs, Plane};
 use testkit::tiny::{Family, Purpose};
 use tiny_model::TinyModel;
@@ -46,12 +46,20 @@ fn read(decoder: &mut LlamaDecoder, sequence: i32, from: usize, to: usize) -> Ve
 }
 
 fn open(model: &TinyModel, types: CacheType) -> LlamaDecoder {
+    let both = Types {
+        keys: types,
+        values: types,
+    };
+    open_with(model, &CacheTypes::Uniform(both))
+}
+
+fn open_with(model: &TinyModel, types: &CacheTypes) -> LlamaDecoder {
     llama::init(|_, _| {}, llama::Kernels::Own);
+    let is_exact = |types: &Types| types.values == CacheType::F32;
     let options = engine::OpenOptions {
-        type_k: types,
-        type_v: types,
+        types: types.clone(),
         flash_attention: match types {
-            CacheType::F32 => llama::FlashAttention::Off,
+            CacheTypes::Uniform(types) if is_exact(types) => llama::FlashAttention::Off,
             _ => llama::FlashAttention::Auto,
         },
         ..tiny_model::options(model, 512, 2)
@@ -112,9 +120,9 @@ fn distance(got: &[f32], expected: &[f32]) -> f32 {
 
 /// Saves in one engine, restores in another one, and compares bytes and what comes next. `None`:
 /// what comes next is no number, so that it tells less.
-fn check(model: &TinyModel, types: CacheType, what: &str) -> Option<Needs> {
+fn check(model: &TinyModel, types: &CacheTypes, what: &str) -> Option<Needs> {
     let len = BLOCKS * BLOCK_TOKENS;
-    let mut first = open(model, types);
+    let mut first = open_with(model, types);
     let needs = first
         .needs()
         .unwrap_or_else(|| panic!("{what}: states cannot be taken apart"));
@@ -126,7 +134,7 @@ fn check(model: &TinyModel, types: CacheType, what: &str) -> Option<Needs> {
     let pieces = save(&mut first, &needs, with_scratch, BLOCKS);
     let expected = read(&mut first, 0, len, len + TAIL);
 
-    let mut second = open(model, types);
+    let mut second = open_with(model, types);
     // Other tokens in the way, so that the cells are not the same ones.
     read(&mut second, 2, 0, 40);
     let place = Place {
@@ -144,7 +152,7 @@ fn check(model: &TinyModel, types: CacheType, what: &str) -> Option<Needs> {
     assert!(far < 2e-3, "{what}: logits differ by {far}");
 
     // In an empty context the cells are the same ones, and so is every bit that follows.
-    let mut third = open(model, types);
+    let mut third = open_with(model, types);
     assert!(third.restore(place, 0..BLOCKS, &pieces));
     let got = read(&mut third, 0, len, len + TAIL);
     if needs.window_blocks == 0 {
@@ -152,7 +160,7 @@ fn check(model: &TinyModel, types: CacheType, what: &str) -> Option<Needs> {
         assert_eq!(bits(&got), bits(&expected), "{what}: other logits");
     }
     // In two parts it is the same.
-    let mut fourth = open(model, types);
+    let mut fourth = open_with(model, types);
     if needs.rows {
         let first = Pieces {
             rows: pieces.rows[..2].to_vec(),
@@ -197,7 +205,11 @@ fn states_of_every_family_come_back_to_the_bit() {
             _ => &[CacheType::F32, CacheType::F16],
         };
         for types in types {
-            let needs = check(&model, *types, &format!("{what} {types:?}"));
+            let both = CacheTypes::Uniform(Types {
+                keys: *types,
+                values: *types,
+            });
+            let needs = check(&model, &both, &format!("{what} {types:?}"));
             let shape = |needs: Needs| (needs.rows, needs.window_blocks > 0, needs.state);
             shapes.extend(needs.map(shape));
         }
@@ -211,6 +223,197 @@ fn states_of_every_family_come_back_to_the_bit() {
         (true, false, true),
     ] {
         assert!(shapes.contains(&shape), "{shape:?}");
+    }
+}
+
+/// The layers of a family that keep keys, in the order of their tensors.
+fn key_layers(family: Family) -> &'static [u32] {
+    match family {
+        // The sixth sees all tokens, the others a window.
+        Family::Gemma3 => &[5, 0, 1, 2, 3, 4],
+        Family::FalconH1 => &[0, 1],
+        _ => &[0, 1, 2],
+    }
+}
+
+/// Bytes that a token of a sequence takes, by llama.cpp's own count.
+fn state_bytes_a_token(model: &TinyModel, types: CacheTypes) -> usize {
+    let params = llama::ModelParams {
+        load_mode: llama::LoadMode::Mmap,
+        offload: None,
+    };
+    let loaded = llama::Model::load(model.path(), params, |_| true).expect("it loads");
+    let params = llama::ContextParams {
+        cells: 256,
+        batch: 16,
+        ubatch: 16,
+        sequences: 1,
+        outputs: 1,
+        placement: llama::Placement::default(),
+        types,
+        flash_attention: llama::FlashAttention::On,
+        swa_full: false,
+        embeddings: None,
+    };
+    let mut context = llama::Context::new(&loaded, &params).expect("it can be made");
+    let mut after = |from: i32| {
+        let mut batch = llama::Batch::default();
+        for at in from..from + 8 {
+            batch.push(4 + at, at, 0, at == from + 7);
+        }
+        context.decode(&mut batch).expect("it is read");
+        let state = context.state(0, llama::Extent::Whole);
+        state.expect("there is one").len()
+    };
+    let eight = after(0);
+    (after(8) - eight) / 8
+}
+
+/// A cell of a state, besides its keys and values.
+const CELL_BYTES: usize = 12;
+
+#[test]
+fn layers_of_different_types_are_kept_and_come_back() {
+    llama::init(|_, _| {}, llama::Kernels::Own);
+    let types = |keys, values| Types { keys, values };
+    let mixed = [
+        types(CacheType::F16, CacheType::Q4_0),
+        types(CacheType::Q8_0, CacheType::F16),
+        types(CacheType::Q5_1, CacheType::Iq4Nl),
+    ];
+    for family in [Family::Llama, Family::Gemma3, Family::FalconH1] {
+        let what = format!("{family:?}");
+        let model = TinyModel::write(family, Purpose::default());
+        let layers = key_layers(family).iter().zip(mixed.iter().cycle());
+        let layers = layers.map(|(layer, types)| LayerTypes {
+            layer: *layer,
+            types: *types,
+        });
+        let layers = CacheTypes::Layers(layers.collect());
+        check_bytes(&model, &layers, &what);
+    }
+    // Only one of two sides that are alike is another: a swap would show.
+    let model = TinyModel::write(Family::Llama, Purpose::default());
+    let of = |second: Types| {
+        let base = types(CacheType::F16, CacheType::F16);
+        let each = [base, second, base].into_iter().zip(0..);
+        let layers = each.map(|(types, layer)| LayerTypes { layer, types });
+        state_bytes_a_token(&model, CacheTypes::Layers(layers.collect()))
+    };
+    // Two heads of 32 values a side.
+    let row = |of: CacheType| usize::try_from(of.row_bytes(64)).expect("few");
+    let plain = CELL_BYTES + 6 * row(CacheType::F16);
+    let keys = of(types(CacheType::Q8_0, CacheType::F16));
+    assert_eq!(keys, plain - row(CacheType::F16) + row(CacheType::Q8_0));
+    let values = of(types(CacheType::F16, CacheType::Q4_0));
+    assert_eq!(values, plain - row(CacheType::F16) + row(CacheType::Q4_0));
+}
+
+/// What a comparison takes for the noise of 16 bits.
+#[test]
+fn a_nudge_changes_the_last_bit_of_every_second_value() {
+    let model = TinyModel::write(Family::Gemma3, Purpose::default());
+    let params = llama::ModelParams {
+        load_mode: llama::LoadMode::Mmap,
+        offload: None,
+    };
+    let loaded = llama::Model::load(model.path(), params, |_| true).expect("it loads");
+    for attention in [llama::FlashAttention::On, llama::FlashAttention::Off] {
+        let params = llama::ContextParams {
+            cells: 256,
+            batch: 16,
+            ubatch: 16,
+            sequences: 1,
+            outputs: 1,
+            placement: llama::Placement::default(),
+            types: CacheTypes::Uniform(Types::default()),
+            flash_attention: attention,
+            swa_full: false,
+            embeddings: None,
+        };
+        let mut context = llama::Context::new(&loaded, &params).expect("it can be made");
+        let mut batch = llama::Batch::default();
+        for at in 0..12 {
+            batch.push(4 + at, at, 0, at == 11);
+        }
+        context.decode(&mut batch).expect("it is read");
+        let form = engine::find_form(&loaded, &mut context).expect("it can be taken apart");
+        let before = context
+            .state(0, llama::Extent::Whole)
+            .expect("there is one");
+        let mut state = before.clone();
+        // Two heads of 64 values a side in six layers; eight of twelve cells.
+        let changed = form.nudge(&mut state, 4).expect("it is of this form");
+        assert_eq!(changed, 8 * 6 * 2 * 128 / 2);
+        let differing = before.iter().zip(&state).filter(|(a, b)| a != b);
+        let differing: Vec<_> = differing.map(|(a, b)| a ^ b).collect();
+        assert_eq!(differing, vec![1; changed]);
+        assert!(context.set_state(0, &state));
+        let after = context
+            .state(0, llama::Extent::Whole)
+            .expect("there is one");
+        assert_eq!(after, state, "{attention:?}");
+        form.nudge(&mut state, 4).expect("it is of this form");
+        assert_eq!(state, before, "twice is not at all");
+    }
+}
+
+/// Saved and restored bytes are the same, and in the same cells so is every bit that follows.
+fn check_bytes(model: &TinyModel, types: &CacheTypes, what: &str) {
+    let len = BLOCKS * BLOCK_TOKENS;
+    let mut first = open_with(model, types);
+    let needs = first.needs().expect("states can be taken apart");
+    read(&mut first, 0, 0, len);
+    let at = |scratch| Place {
+        sequence: 0,
+        scratch,
+    };
+    let pieces = save(&mut first, &needs, at(Some(SCRATCH)), BLOCKS);
+    let expected = read(&mut first, 0, len, len + TAIL);
+    let mut second = open_with(model, types);
+    assert!(second.restore(at(None), 0..BLOCKS, &pieces), "{what}");
+    let again = save(&mut second, &needs, at(Some(SCRATCH)), BLOCKS);
+    assert_eq!(bytes(&again), bytes(&pieces), "{what}: other bits");
+    let got = read(&mut second, 0, len, len + TAIL);
+    if needs.window_blocks == 0 {
+        let bits = |logits: &[f32]| logits.iter().map(|one| one.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&got), bits(&expected), "{what}: other logits");
+    }
+    // Of other types they are not taken.
+    let mut stranger = open(model, CacheType::F16);
+    assert!(!stranger.restore(at(None), 0..BLOCKS, &pieces), "{what}");
+}
+
+/// A plan for layers that are not there is no plan that took effect.
+#[test]
+fn a_plan_that_the_engine_does_not_follow_is_refused() {
+    let model = TinyModel::write(Family::Llama, Purpose::default());
+    llama::init(|_, _| {}, llama::Kernels::Own);
+    let pair = |values| Types {
+        keys: CacheType::F16,
+        values,
+    };
+    let layers = |numbers: &[u32]| {
+        let types = [CacheType::Q8_0, CacheType::F16].into_iter().cycle();
+        let each = numbers.iter().zip(types).map(|(layer, values)| LayerTypes {
+            layer: *layer,
+            types: pair(values),
+        });
+        CacheTypes::Layers(each.collect())
+    };
+    for (numbers, told) in [
+        (&[0, 2, 1][..], "another order"),
+        (&[0, 1, 2, 3][..], "8 were planned"),
+    ] {
+        let options = engine::OpenOptions {
+            types: layers(numbers),
+            flash_attention: llama::FlashAttention::On,
+            ..tiny_model::options(&model, 512, 2)
+        };
+        let error = LlamaEngine::open(&options, |_| true).expect_err("it is refused");
+        let error = error.to_string();
+        assert!(error.contains("did not take effect"), "{error}");
+        assert!(error.contains(told), "{error}");
     }
 }
 

@@ -48,6 +48,8 @@ pub struct PlanAsk {
     pub ubatch: Option<u32>,
     pub kv_type_k: Option<String>,
     pub kv_type_v: Option<String>,
+    /// Types by layer; they stand before those two.
+    pub kv_plan: Option<String>,
     pub gpu_layers: Option<u32>,
     pub swa_full: Option<bool>,
     /// Bytes to plan against; absent: what this machine has left for models.

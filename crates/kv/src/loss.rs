@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::cache_type::CacheType;
-use crate::plan::{Part, Plan, Request, WindowCells};
+use crate::plan::{Part, Plan, Request, Types, WindowCells};
 use crate::shape::{KeysValues, Layer, Shape};
 
 /// Heads are rotated in blocks of at least this many values (`llama_kv_cache`).
@@ -30,6 +30,9 @@ pub enum NoShift {
     UnrotatedKeys,
     /// Quantised latent keys: positions would be wrong.
     LatentKeys,
+    /// Some keys are quantised and the others are rotated with them, which llama.cpp forgets
+    /// when it moves those.
+    MixedKeys,
 }
 
 /// Who computes attention.
@@ -70,24 +73,23 @@ pub enum Loss {
     },
     /// Layers with a window hold as much as the others.
     NoWindowSaving,
+    /// There is a GPU, and the types of layers differ.
+    MixedStaysOnHost,
 }
 
 /// What is lost by a choice, most important first.
 #[must_use]
 pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attention) -> Vec<Loss> {
     let mut losses = Vec::new();
-    losses.extend(slow_attention(request, attention));
+    losses.extend(slow_attention(plan, attention));
     let sides = [
-        (Side::Keys, request.types.keys, shape.first_head.key_width),
-        (
-            Side::Values,
-            request.types.values,
-            shape.first_head.value_width,
-        ),
+        (Side::Keys, shape.first_head.key_width),
+        (Side::Values, shape.first_head.value_width),
     ];
-    for (side, cache_type, head_width) in sides {
-        let has_cache = shape.layers_with_keys() > 0 && !(shape.is_latent && side == Side::Values);
-        if has_cache && cache_type.is_quantised() && !is_rotated(shape, cache_type, side) {
+    for (side, head_width) in sides {
+        let has_cache = !(shape.is_latent && side == Side::Values);
+        let quantised = first_quantised(plan, side).filter(|_| has_cache);
+        if let Some(cache_type) = quantised.filter(|_| !is_rotated(shape, side)) {
             losses.push(Loss::NoRotation {
                 side,
                 cache_type,
@@ -113,13 +115,19 @@ pub fn losses(shape: &Shape, request: &Request, plan: &Plan, attention: Attentio
             },
         });
     }
-    losses.extend(no_shift(shape, request, plan).map(Loss::CannotShift));
+    losses.extend(no_shift(shape, plan).map(Loss::CannotShift));
     losses
 }
 
-/// Whether llama.cpp rotates that side: quantised, the first layer's heads of whole blocks, and
-/// all layers of a cache alike. Layers with a window have a cache, and so a width, of their own.
-fn is_rotated(shape: &Shape, cache_type: CacheType, side: Side) -> bool {
+fn first_quantised(plan: &Plan, side: Side) -> Option<CacheType> {
+    let mut types = plan.layers.iter().map(|layer| layer.types.side(side));
+    types.find(|of| of.is_quantised())
+}
+
+/// Whether llama.cpp rotates that side where it is quantised: the first layer's heads of whole
+/// blocks, and all layers of a cache alike. Layers with a window have a cache, and so a width, of
+/// their own. What is not quantised is rotated with the rest.
+fn is_rotated(shape: &Shape, side: Side) -> bool {
     let width = |head: KeysValues| match side {
         Side::Keys => head.key_width,
         Side::Values => head.value_width,
@@ -132,19 +140,17 @@ fn is_rotated(shape: &Shape, cache_type: CacheType, side: Side) -> bool {
         let first = widths.next();
         widths.all(|width| Some(width) == first)
     };
-    cache_type.is_quantised()
-        && width(shape.first_head).is_multiple_of(ROTATION_MIN)
-        && is_alike(false)
-        && is_alike(true)
+    width(shape.first_head).is_multiple_of(ROTATION_MIN) && is_alike(false) && is_alike(true)
 }
 
-fn no_shift(shape: &Shape, request: &Request, plan: &Plan) -> Option<NoShift> {
+fn no_shift(shape: &Shape, plan: &Plan) -> Option<NoShift> {
     let cells = |part| {
         let of_part = plan.caches.iter().find(|cache| cache.part == part);
         of_part.map(|cache| cache.cells)
     };
-    let keys = request.types.keys;
-    if shape.layers_with_keys() == 0 {
+    let is_quantised = first_quantised(plan, Side::Keys).is_some();
+    let are_all = plan.layers.iter().all(|it| it.types.keys.is_quantised());
+    if plan.layers.is_empty() {
         return None;
     }
     if shape.has_many_positions {
@@ -153,26 +159,33 @@ fn no_shift(shape: &Shape, request: &Request, plan: &Plan) -> Option<NoShift> {
         Some(NoShift::LayerPositions)
     } else if cells(Part::Window).is_some_and(|window| Some(window) != cells(Part::Tokens)) {
         Some(NoShift::WindowCells)
-    } else if keys.is_quantised() && shape.is_latent {
+    } else if is_quantised && shape.is_latent {
         Some(NoShift::LatentKeys)
-    } else if keys.is_quantised() && !is_rotated(shape, keys, Side::Keys) {
+    } else if is_quantised && !is_rotated(shape, Side::Keys) {
         Some(NoShift::UnrotatedKeys)
+    } else if is_quantised && !are_all {
+        Some(NoShift::MixedKeys)
     } else {
         None
     }
 }
 
 /// ggml's fast paths take keys and values of one type that is f16 or f32; ours are measured in
-/// `docs/internals/kernels.md`.
-fn slow_attention(request: &Request, attention: Attention) -> Option<Loss> {
-    let (keys, values) = (request.types.keys, request.types.values);
+/// `docs/internals/kernels.md`. Told once for each pair of types.
+fn slow_attention(plan: &Plan, attention: Attention) -> Vec<Loss> {
+    let mut slow = Vec::new();
+    if attention != Attention::Ggml {
+        return slow;
+    }
     let is_fast = |cache: CacheType| matches!(cache, CacheType::F16 | CacheType::F32);
-    let leaves = keys != values || !is_fast(keys);
-    let slow = match attention {
-        Attention::Ggml => leaves,
-        Attention::Own | Attention::Device => false,
-    };
-    slow.then_some(Loss::SlowAttention { keys, values })
+    for layer in &plan.layers {
+        let Types { keys, values } = layer.types;
+        let loss = Loss::SlowAttention { keys, values };
+        if (keys != values || !is_fast(keys)) && !slow.contains(&loss) {
+            slow.push(loss);
+        }
+    }
+    slow
 }
 
 impl fmt::Display for NoShift {
@@ -185,6 +198,9 @@ impl fmt::Display for NoShift {
                 "quantised keys are not rotated here, and llama.cpp fails on moving those"
             }
             Self::LatentKeys => "quantised latent keys would be moved wrongly",
+            Self::MixedKeys => {
+                "keys of some layers are quantised and those of others are not, and llama.cpp would move the latter wrongly"
+            }
         })
     }
 }
@@ -224,6 +240,9 @@ impl fmt::Display for Loss {
             Self::WindowReuse { tokens } => write!(
                 f,
                 "a kept prefix is reused only while its last {tokens} tokens are still held by the layers with a sliding window"
+            ),
+            Self::MixedStaysOnHost => f.write_str(
+                "no layer goes to the GPU: the KV plan has several types, and layers there take one pair for all",
             ),
             Self::NoWindowSaving => f.write_str(
                 "layers with a sliding window hold as many tokens as the others: their saving is not used",

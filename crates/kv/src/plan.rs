@@ -1,9 +1,13 @@
 //! The caches that llama.cpp allocates for a context, and their bytes.
 
+use std::fmt;
+
 use thiserror::Error;
 
 use crate::cache_type::CacheType;
+use crate::loss::Side;
 use crate::shape::{KeysValues, Layer, Shape};
+use crate::type_plan::TypePlan;
 
 /// Cells are allocated in groups of this many (`llama_context`, `llama_kv_cache_iswa`).
 const CELLS_STEP: u64 = 256;
@@ -21,6 +25,38 @@ const BYTES_MAX: u64 = 1 << 56;
 pub struct Types {
     pub keys: CacheType,
     pub values: CacheType,
+}
+
+impl Types {
+    pub(crate) const fn side(self, side: Side) -> CacheType {
+        match side {
+            Side::Keys => self.keys,
+            Side::Values => self.values,
+        }
+    }
+
+    pub(crate) const fn side_mut(&mut self, side: Side) -> &mut CacheType {
+        match side {
+            Side::Keys => &mut self.keys,
+            Side::Values => &mut self.values,
+        }
+    }
+}
+
+impl Default for Types {
+    /// What the worker takes where nothing is set.
+    fn default() -> Self {
+        Self {
+            keys: CacheType::F16,
+            values: CacheType::F16,
+        }
+    }
+}
+
+impl fmt::Display for Types {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.keys, self.values)
+    }
 }
 
 /// Whether sequences share the cells.
@@ -42,7 +78,7 @@ pub enum WindowCells {
 }
 
 /// A context as it is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Tokens over all sequences.
     pub context: u64,
@@ -51,7 +87,7 @@ pub struct Request {
     /// Tokens of one call, and of one pass through the model.
     pub batch: u64,
     pub ubatch: u64,
-    pub types: Types,
+    pub types: TypePlan,
     pub pool: Pool,
     pub window: WindowCells,
     /// Whether attention is one fused operation; without it values are stored transposed.
@@ -95,6 +131,25 @@ impl Cache {
     }
 }
 
+/// Keys and values of one layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerCache {
+    pub layer: u32,
+    /// [`Part::Tokens`] or [`Part::Window`].
+    pub part: Part,
+    pub types: Types,
+    pub keys_bytes: u64,
+    /// 0 where the model is latent.
+    pub values_bytes: u64,
+}
+
+impl LayerCache {
+    #[must_use]
+    pub const fn bytes(&self) -> u64 {
+        self.keys_bytes.saturating_add(self.values_bytes)
+    }
+}
+
 /// All caches of a context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
@@ -105,6 +160,9 @@ pub struct Plan {
     /// Tokens of one pass in force.
     pub ubatch: u64,
     pub caches: Vec<Cache>,
+    /// Those that keep keys, in the order in which llama.cpp makes their tensors: of all tokens
+    /// before those of a window.
+    pub layers: Vec<LayerCache>,
 }
 
 /// A context that llama.cpp would refuse, or that has no meaning.
@@ -134,6 +192,24 @@ pub enum PlanError {
         "values are {values} and flash attention is off: a quantised value cache needs it; turn it on or use f16 values"
     )]
     NeedsFlash { values: CacheType },
+    #[error("the KV plan names layer {layer}, this model has layers 0 to {last}")]
+    NoSuchLayer { layer: u32, last: usize },
+    #[error(
+        "the KV plan names layer {layer}, which keeps no keys and values; those that do are {with}"
+    )]
+    LayerWithoutKeys { layer: u32, with: String },
+    /// The engine has one type for the whole cache there.
+    #[error(
+        "the KV plan has several types, and this model keeps keys and values in one vector (MLA), \
+         of which all layers have the same type; use one type for all, such as `q8_0`"
+    )]
+    LatentMixed,
+    /// Which pairs a GPU's attention takes depends on how it was compiled.
+    #[error(
+        "the KV plan has several types and gpu_layers is {gpu_layers}: layers on a GPU take one \
+         pair of types for all; set gpu_layers to 0, or use one pair, such as `q8_0/q8_0`"
+    )]
+    MixedOnDevice { gpu_layers: u32 },
     #[error(
         "the caches would take more than {max} bytes, which no memory has: ask for less context, or get another conversion if the file's figures are wrong"
     )]
@@ -151,7 +227,8 @@ impl Plan {
     /// # Errors
     /// [`PlanError`]: what llama.cpp refuses, with the limit and the value.
     pub fn new(shape: &Shape, request: &Request) -> Result<Self, PlanError> {
-        check(shape, request)?;
+        let types = request.types.of(shape)?;
+        check(shape, request, &types)?;
         let padded = request.context.next_multiple_of(CELLS_STEP);
         let (streams, cells) = match request.pool {
             Pool::Shared => (1, padded),
@@ -171,14 +248,18 @@ impl Plan {
         let builder = Builder {
             shape,
             request,
+            types: &types,
             streams,
         };
         let mut caches = Vec::new();
-        let is_windowed = |layer: &Layer| shape.window.is_some() && layer.is_windowed;
-        if !shape.is_encoder && shape.layers.iter().any(|layer| layer.keys_values.is_some()) {
-            caches.push(builder.keys_values(Part::Tokens, cells, |layer| !is_windowed(layer)));
+        let mut layers = Vec::new();
+        if !shape.is_encoder && shape.layers_with_keys() > 0 {
+            layers = builder.layers(Part::Tokens, cells);
+            caches.push(builder.keys_values(Part::Tokens, cells, &layers));
             if shape.window.is_some() {
-                caches.push(builder.keys_values(Part::Window, window_cells, is_windowed));
+                let windowed = builder.layers(Part::Window, window_cells);
+                caches.push(builder.keys_values(Part::Window, window_cells, &windowed));
+                layers.extend(windowed);
             }
             if shape.layers.iter().any(|layer| layer.index_width.is_some()) {
                 caches.push(builder.index(cells));
@@ -192,6 +273,7 @@ impl Plan {
             context_per_sequence: cells,
             ubatch,
             caches,
+            layers,
         };
         // Sums stop at the largest number, so that they cannot come out small.
         match plan.bytes() {
@@ -212,6 +294,20 @@ impl Plan {
     pub fn bytes_of(&self, part: Part) -> u64 {
         let of_part = self.caches.iter().filter(|cache| cache.part == part);
         of_part.map(Cache::bytes).fold(0, u64::saturating_add)
+    }
+
+    /// The pair of types that all layers have; `None` where they differ, or there are none.
+    #[must_use]
+    pub fn uniform_types(&self) -> Option<Types> {
+        let first = self.layers.first()?.types;
+        let is_alike = self.layers.iter().all(|layer| layer.types == first);
+        is_alike.then_some(first)
+    }
+
+    /// Whether layers differ in their types.
+    #[must_use]
+    pub fn is_mixed(&self) -> bool {
+        !self.layers.is_empty() && self.uniform_types().is_none()
     }
 }
 
@@ -236,25 +332,45 @@ fn window_cells(shape: &Shape, request: &Request, cells: u64, ubatch: u64) -> u6
 struct Builder<'a> {
     shape: &'a Shape,
     request: &'a Request,
+    /// Of each layer of the shape.
+    types: &'a [Types],
     streams: u64,
 }
 
 impl Builder<'_> {
-    fn keys_values(&self, part: Part, cells: u64, takes: impl Fn(&Layer) -> bool) -> Cache {
-        let layers = self.shape.layers.iter().filter(|layer| takes(layer));
-        let mut cache = self.empty(part, cells);
-        for layer in layers.filter_map(|layer| layer.keys_values) {
-            cache.layers += 1;
-            let keys = layer.heads.saturating_mul(layer.key_width);
-            let keys = self.tensor(self.request.types.keys, keys, cells);
-            cache.keys_bytes = cache.keys_bytes.saturating_add(keys);
-            if !self.shape.is_latent {
-                let values = self.value_row(layer);
-                let values = self.tensor(self.request.types.values, values, cells);
-                cache.values_bytes = cache.values_bytes.saturating_add(values);
-            }
+    fn layers(&self, part: Part, cells: u64) -> Vec<LayerCache> {
+        let is_windowed = |layer: &Layer| self.shape.window.is_some() && layer.is_windowed;
+        let each = self.shape.layers.iter().zip(self.types).zip(0_u32..);
+        let here = each.filter(|((layer, _), _)| is_windowed(layer) == (part == Part::Window));
+        let caches = here.filter_map(|((layer, types), at)| {
+            let of = layer.keys_values?;
+            let keys = of.heads.saturating_mul(of.key_width);
+            let values = match self.shape.is_latent {
+                true => 0,
+                false => self.tensor(types.values, self.value_row(of), cells),
+            };
+            Some(LayerCache {
+                layer: at,
+                part,
+                types: *types,
+                keys_bytes: self.tensor(types.keys, keys, cells),
+                values_bytes: values,
+            })
+        });
+        caches.collect()
+    }
+
+    fn keys_values(&self, part: Part, cells: u64, layers: &[LayerCache]) -> Cache {
+        let sum = |bytes: fn(&LayerCache) -> u64| {
+            let each = layers.iter().map(bytes);
+            each.fold(0, u64::saturating_add)
+        };
+        Cache {
+            layers: layers.len() as u64,
+            keys_bytes: sum(|layer| layer.keys_bytes),
+            values_bytes: sum(|layer| layer.values_bytes),
+            ..self.empty(part, cells)
         }
-        cache
     }
 
     /// Values of a row; transposed rows are all as wide as the widest.
@@ -268,14 +384,11 @@ impl Builder<'_> {
 
     fn index(&self, cells: u64) -> Cache {
         let mut cache = self.empty(Part::Index, cells);
-        for width in self
-            .shape
-            .layers
-            .iter()
-            .filter_map(|layer| layer.index_width)
-        {
+        let layers = self.shape.layers.iter().zip(self.types);
+        let widths = layers.filter_map(|(layer, types)| Some((layer.index_width?, types)));
+        for (width, types) in widths {
             cache.layers += 1;
-            let keys = self.tensor(self.request.types.keys, width, cells);
+            let keys = self.tensor(types.keys, width, cells);
             cache.keys_bytes = cache.keys_bytes.saturating_add(keys);
         }
         cache
@@ -319,7 +432,7 @@ impl Builder<'_> {
     }
 }
 
-fn check(shape: &Shape, request: &Request) -> Result<(), PlanError> {
+fn check(shape: &Shape, request: &Request, types: &[Types]) -> Result<(), PlanError> {
     let ranges = [
         ("the context", request.context, 1, CONTEXT_MAX),
         (
@@ -341,22 +454,51 @@ fn check(shape: &Shape, request: &Request) -> Result<(), PlanError> {
             });
         }
     }
-    let Types { keys, values } = request.types;
-    if shape.is_latent && keys != values {
-        return Err(PlanError::LatentTypes { keys, values });
+    check_types(shape, request, types)
+}
+
+fn check_types(shape: &Shape, request: &Request, types: &[Types]) -> Result<(), PlanError> {
+    let kept = shape.key_layers().filter_map(|at| types.get(at as usize));
+    let mut kept: Vec<Types> = kept.copied().collect();
+    if kept.is_empty() {
+        // Of a model without keys llama.cpp checks the types all the same.
+        kept.extend(types.first());
     }
-    if values.is_quantised() && shape.architecture == "grok" {
-        return Err(PlanError::NoFlash {
-            architecture: shape.architecture.clone(),
-            values,
-        });
+    let Some(first) = kept.first().copied() else {
+        return Ok(());
+    };
+    if shape.is_latent {
+        let Types { keys, values } = first;
+        if kept.iter().any(|types| *types != first) {
+            return Err(PlanError::LatentMixed);
+        }
+        if keys != values {
+            return Err(PlanError::LatentTypes { keys, values });
+        }
     }
-    if values.is_quantised() && !request.has_flash_attention {
-        return Err(PlanError::NeedsFlash { values });
+    let quantised = |side| {
+        let mut types = kept.iter().map(|types| types.side(side));
+        types.find(|of| of.is_quantised())
+    };
+    if let Some(values) = quantised(Side::Values) {
+        if shape.architecture == "grok" {
+            return Err(PlanError::NoFlash {
+                architecture: shape.architecture.clone(),
+                values,
+            });
+        }
+        if !request.has_flash_attention {
+            return Err(PlanError::NeedsFlash { values });
+        }
     }
+    // llama.cpp checks all layers by the one type that it is told for a side.
     if request.has_flash_attention {
-        widths(shape, "key", keys, |layer| layer.key_width)?;
-        widths(shape, "value", values, |layer| layer.value_width)?;
+        if let Some(keys) = quantised(Side::Keys) {
+            widths(shape, "key", keys, |layer| layer.key_width)?;
+        }
+        if let Some(values) = quantised(Side::Values) {
+            widths(shape, "value", values, |layer| layer.value_width)?;
+        }
     }
     Ok(())
 }

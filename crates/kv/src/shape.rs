@@ -130,8 +130,13 @@ impl Shape {
     /// Layers that keep keys, with a window or without.
     #[must_use]
     pub fn layers_with_keys(&self) -> usize {
-        let with_keys = |layer: &&Layer| layer.keys_values.is_some();
-        self.layers.iter().filter(with_keys).count()
+        self.key_layers().count()
+    }
+
+    /// Their places, from the first.
+    pub(crate) fn key_layers(&self) -> impl Iterator<Item = u32> {
+        let layers = self.layers.iter().zip(0_u32..);
+        layers.filter_map(|(layer, at)| layer.keys_values.map(|_| at))
     }
 }
 

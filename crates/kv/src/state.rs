@@ -24,6 +24,7 @@ const ROW_BYTES_MAX: u64 = 1 << 24;
 /// The most layers.
 const LAYERS_MAX: u32 = 4096;
 const EXT_BYTES: usize = 12;
+const GGML_TYPE_F16: u32 = 1;
 const PRELUDE_BYTES: usize = 8;
 
 /// What a model's states look like.
@@ -146,6 +147,43 @@ impl Form {
             state.extend(part);
         }
         state
+    }
+
+    /// Changes the last bit of every second 16-bit value in the cells from that position on: what
+    /// the rounding of a cache in 16 bits may be off by. `None` if it is no state of this form;
+    /// else how many values were changed.
+    pub fn nudge(&self, state: &mut [u8], from: usize) -> Option<usize> {
+        let start = state.as_ptr() as usize;
+        let mut places = Vec::new();
+        let parts = self.parts(state)?;
+        for section in [parts.rows, parts.window].into_iter().flatten() {
+            let n_cells = section.n_cells();
+            let is_new = |cell: &usize| {
+                usize::try_from(section.position(*cell)).is_ok_and(|position| position >= from)
+            };
+            let cells: Vec<usize> = (0..n_cells).filter(is_new).collect();
+            for tensor in section
+                .tensors()
+                .filter(|one| le32(one.head, 0) == GGML_TYPE_F16)
+            {
+                let first = tensor.data.as_ptr() as usize - start;
+                for run in 0..tensor.runs {
+                    let run_start = first + run * n_cells * tensor.unit;
+                    let units = cells.iter().map(|cell| run_start + cell * tensor.unit);
+                    // Transposed, a unit is one value, and every second run has its turn.
+                    let skip = if tensor.runs > 1 { run % 2 * 2 } else { 0 };
+                    places.extend(units.map(|unit| (unit + skip, unit + tensor.unit)));
+                }
+            }
+        }
+        let mut n_changed = 0;
+        for (from, to) in places {
+            for value in state.get_mut(from..to)?.chunks_exact_mut(2).step_by(2) {
+                value[0] ^= 1;
+                n_changed += 1;
+            }
+        }
+        Some(n_changed)
     }
 
     fn section<'a>(&self, bytes: &'a [u8]) -> Option<(Section<'a>, &'a [u8])> {

@@ -5,9 +5,11 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use kv::{LayerTypes, Types};
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
+use crate::layer_types::{self, LayerReport};
 use crate::threads::{Placement, Threads};
 use crate::{Batch, Model};
 
@@ -17,6 +19,11 @@ pub enum ContextError {
     /// attention path cannot take.
     #[error("llama.cpp could not create the context")]
     Refused,
+    /// The context was made and freed again: its layers have other types than were chosen.
+    #[error(
+        "the KV plan did not take effect: {0}; use one type for all keys and one for all values"
+    )]
+    Types(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
@@ -31,17 +38,14 @@ pub enum DecodeError {
     Failed(i32),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CacheType {
-    F32,
-    F16,
-    Bf16,
-    Q8_0,
-    Q5_0,
-    Q5_1,
-    Q4_0,
-    Q4_1,
-    Iq4Nl,
+/// The types of the KV cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheTypes {
+    /// The same in every layer.
+    Uniform(Types),
+    /// Of each layer that keeps keys, in the order in which llama.cpp makes them
+    /// (`kv::Plan::layers`). Not every program can: [`crate::can_choose_layer_types`].
+    Layers(Vec<LayerTypes>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,8 +73,7 @@ pub struct ContextParams {
     /// Most rows of one batch that ask for logits; bounds the output buffer.
     pub outputs: u32,
     pub placement: Placement,
-    pub type_k: CacheType,
-    pub type_v: CacheType,
+    pub types: CacheTypes,
     pub flash_attention: FlashAttention,
     pub swa_full: bool,
     /// `Some`: an embedding context, which gives vectors instead of logits.
@@ -119,6 +122,7 @@ pub struct Context {
     retired: Vec<Threads>,
     sequence_pointers: Vec<*mut i32>,
     sequence_counts: Vec<i32>,
+    layers: Vec<LayerReport>,
 }
 
 // SAFETY: llama.cpp ties a context to no thread; `&mut self` on every call that
@@ -145,8 +149,22 @@ impl Context {
     ) -> Result<Self, ContextError> {
         let raw = raw_params(params, &abort);
         // SAFETY: the model is live and held by the new value; `abort` too.
-        let context = unsafe { sys::llama_init_from_model(model.raw(), raw) };
+        let make = || unsafe { sys::llama_init_from_model(model.raw(), raw) };
+        let (context, made) = match &params.types {
+            CacheTypes::Uniform(_) => (make(), Vec::new()),
+            CacheTypes::Layers(layers) => layer_types::choosing(layers, make),
+        };
         let context = NonNull::new(context).ok_or(ContextError::Refused)?;
+        let layers = match &params.types {
+            CacheTypes::Uniform(_) => Ok(Vec::new()),
+            // SAFETY: they are this context's, which lives.
+            CacheTypes::Layers(layers) => unsafe { layer_types::check(layers, &made) },
+        };
+        let layers = layers.map_err(|why| {
+            // SAFETY: it was just made and nothing else knows of it.
+            unsafe { sys::llama_free(context.as_ptr()) };
+            ContextError::Types(why)
+        })?;
         let Some(threads) = Threads::start(params.placement.clone()) else {
             // SAFETY: it was just made and nothing else knows of it.
             unsafe { sys::llama_free(context.as_ptr()) };
@@ -162,7 +180,14 @@ impl Context {
             retired: Vec::new(),
             sequence_pointers: Vec::new(),
             sequence_counts: Vec::new(),
+            layers,
         })
+    }
+
+    /// What each layer keeps where they were chosen; else nothing.
+    #[must_use]
+    pub fn layers(&self) -> &[LayerReport] {
+        &self.layers
     }
 
     #[must_use]
@@ -383,8 +408,12 @@ fn raw_params(params: &ContextParams, abort: &Arc<AtomicBool>) -> sys::llama_con
     raw.n_outputs_max = params.outputs;
     raw.n_threads = i32::try_from(params.placement.threads).unwrap_or(1);
     raw.n_threads_batch = i32::try_from(params.placement.threads_batch).unwrap_or(1);
-    raw.type_k = ggml_type(params.type_k);
-    raw.type_v = ggml_type(params.type_v);
+    let Types { keys, values } = match &params.types {
+        CacheTypes::Uniform(types) => *types,
+        CacheTypes::Layers(layers) => layer_types::told(layers),
+    };
+    raw.type_k = layer_types::ggml_type(keys);
+    raw.type_v = layer_types::ggml_type(values);
     raw.flash_attn_type = match params.flash_attention {
         FlashAttention::Auto => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
         FlashAttention::On => sys::LLAMA_FLASH_ATTN_TYPE_ENABLED,
@@ -410,18 +439,4 @@ extern "C" fn on_abort_check(data: *mut c_void) -> bool {
     // SAFETY: `data` is the `AtomicBool` that the context holds an `Arc` of. An
     // atomic load cannot panic.
     unsafe { (*data.cast::<AtomicBool>()).load(Ordering::Relaxed) }
-}
-
-fn ggml_type(cache: CacheType) -> sys::ggml_type {
-    match cache {
-        CacheType::F32 => sys::GGML_TYPE_F32,
-        CacheType::F16 => sys::GGML_TYPE_F16,
-        CacheType::Bf16 => sys::GGML_TYPE_BF16,
-        CacheType::Q8_0 => sys::GGML_TYPE_Q8_0,
-        CacheType::Q5_0 => sys::GGML_TYPE_Q5_0,
-        CacheType::Q5_1 => sys::GGML_TYPE_Q5_1,
-        CacheType::Q4_0 => sys::GGML_TYPE_Q4_0,
-        CacheType::Q4_1 => sys::GGML_TYPE_Q4_1,
-        CacheType::Iq4Nl => sys::GGML_TYPE_IQ4_NL,
-    }
 }

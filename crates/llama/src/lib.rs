@@ -12,6 +12,7 @@ mod batch;
 mod context;
 mod device;
 mod ffi;
+mod layer_types;
 mod log;
 mod model;
 mod plugin;
@@ -19,10 +20,12 @@ mod threads;
 
 pub use batch::Batch;
 pub use context::{
-    CacheType, Context, ContextError, ContextParams, ContextReport, DecodeError, Extent,
+    CacheTypes, Context, ContextError, ContextParams, ContextReport, DecodeError, Extent,
     FlashAttention, Pooling,
 };
 pub use device::{Device, DeviceKind, devices};
+pub use kv::{CacheType, LayerTypes, Types};
+pub use layer_types::{LayerReport, can_choose_layer_types};
 pub use log::{Level, LogSink};
 pub use model::{LoadError, LoadMode, Model, ModelParams, Offload, Token, TokenKind};
 pub use threads::Placement;

@@ -4,8 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use llama::{
-    CacheType, Context, ContextParams, FlashAttention, Kernels, Level, LoadMode, Model,
-    ModelParams, Placement,
+    CacheTypes, Context, ContextParams, FlashAttention, Kernels, Level, LoadMode, Model,
+    ModelParams, Placement, Types,
 };
 use std::sync::Mutex;
 use testkit::sized::WeightKind;
@@ -40,8 +40,7 @@ fn splits(family: Family, flash_attention: FlashAttention) -> String {
         sequences: 1,
         outputs: 1,
         placement: Placement::default(),
-        type_k: CacheType::F16,
-        type_v: CacheType::F16,
+        types: CacheTypes::Uniform(Types::default()),
         flash_attention,
         swa_full: false,
         embeddings: None,

@@ -1,6 +1,6 @@
 //! Does it fit, how much would, and what must change.
 
-use kv::{CacheType, Loss, Plan, PlanError, Types};
+use kv::{CacheType, Loss, Plan, PlanError, TypePlan, Types};
 
 use crate::ledger::{Ledger, Others, Place};
 use crate::model::Model;
@@ -140,16 +140,21 @@ pub fn answer(
         available,
         others,
     };
-    let setup = planner.with_gpu_layers(*setup)?;
+    let setup = planner.with_gpu_layers(setup.clone())?;
     let (plan, ledger) = planner.plan(&setup)?;
     let fit = planner.fit(&setup, &ledger);
     let request = setup.request(model);
+    let mut losses = kv::losses(&model.shape, &request, &plan, setup.attention());
+    let may_go = available.device > 0 && available.layers == Layers::AsFit;
+    if may_go && plan.is_mixed() {
+        losses.insert(0, Loss::MixedStaysOnHost);
+    }
     Ok(Answer {
         fit,
+        losses,
         context_max: planner.context_max(&setup),
         slots_max: planner.slots_max(&setup),
         types: planner.types(&setup),
-        losses: kv::losses(&model.shape, &request, &plan, setup.attention()),
         changes: match fit {
             Fit::No { .. } => planner.changes(&setup),
             Fit::Fast | Fit::Spills { .. } => Vec::new(),
@@ -183,22 +188,22 @@ pub fn sparing(model: &Model, setup: &Setup, available: Available, open: Open) -
     if planner.fits(setup) {
         return None;
     }
-    let fewer = |setup: Setup| {
-        let found = planner.sequences(&setup).filter(|_| open.sequences)?;
+    let fewer = |setup: &Setup| {
+        let found = planner.sequences(setup).filter(|_| open.sequences)?;
         Some(Setup {
             sequences: Some(found),
-            ..setup
+            ..setup.clone()
         })
     };
     let ggml = Setup {
         compute: Compute::Ggml,
-        ..*setup
+        ..setup.clone()
     };
     let may_change = open.compute && setup.compute == Compute::Own;
     let ggml = may_change.then_some(ggml);
-    fewer(*setup)
-        .or_else(|| ggml.filter(|ggml| planner.fits(ggml)))
-        .or_else(|| fewer(ggml?))
+    fewer(setup)
+        .or_else(|| ggml.clone().filter(|ggml| planner.fits(ggml)))
+        .or_else(|| fewer(ggml.as_ref()?))
 }
 
 /// The longest context, in whole steps, with which a setup fits once what is open was chosen
@@ -218,7 +223,10 @@ pub fn context_sparing(
     let steps = setup.context.div_ceil(CONTEXT_STEP).saturating_sub(1);
     let found = largest(1, steps, |step| {
         let context = step.saturating_mul(CONTEXT_STEP);
-        let setup = Setup { context, ..*setup };
+        let setup = Setup {
+            context,
+            ..setup.clone()
+        };
         planner.fits(&setup) || sparing(model, &setup, available, open).is_some()
     })?;
     Some(found.saturating_mul(CONTEXT_STEP))
@@ -239,11 +247,11 @@ pub fn placements(
         available,
         others: &Others::default(),
     };
-    let most = planner.with_gpu_layers(*setup)?.gpu_layers;
+    let most = planner.with_gpu_layers(setup.clone())?.gpu_layers;
     let each = (0..=most).rev().map(|gpu_layers| {
         let setup = Setup {
             gpu_layers,
-            ..*setup
+            ..setup.clone()
         };
         let (_, ledger) = planner.plan(&setup)?;
         Ok(Placed { gpu_layers, ledger })
@@ -260,6 +268,10 @@ struct Planner<'a> {
 impl Planner<'_> {
     fn plan(&self, setup: &Setup) -> Result<(Plan, Ledger), PlanError> {
         let plan = Plan::new(&self.model.shape, &setup.request(self.model))?;
+        if setup.gpu_layers > 0 && plan.is_mixed() {
+            let gpu_layers = setup.gpu_layers;
+            return Err(PlanError::MixedOnDevice { gpu_layers });
+        }
         let ledger = Ledger::of(self.model, setup, &plan, self.others);
         Ok((plan, ledger))
     }
@@ -284,7 +296,7 @@ impl Planner<'_> {
 
     fn fits(&self, setup: &Setup) -> bool {
         let planned = self
-            .with_gpu_layers(*setup)
+            .with_gpu_layers(setup.clone())
             .and_then(|setup| self.plan(&setup));
         planned.is_ok_and(|(_, ledger)| self.missing(&ledger) == 0)
     }
@@ -304,13 +316,16 @@ impl Planner<'_> {
         }
         let mut best = Setup {
             gpu_layers: 0,
-            ..setup
+            ..setup.clone()
         };
+        if self.plan(&best)?.0.is_mixed() {
+            return Ok(best);
+        }
         // Layers differ, so that halving could miss; there are at most a few hundred.
         for gpu_layers in 1..=layers {
             let more = Setup {
                 gpu_layers,
-                ..setup
+                ..setup.clone()
             };
             let (_, ledger) = self.plan(&more)?;
             // All of them may take less than all but one, which needs room to copy a matrix.
@@ -346,7 +361,10 @@ impl Planner<'_> {
         let steps = trained.max(setup.context).div_ceil(CONTEXT_STEP);
         let fits = |step: u32| {
             let context = step.saturating_mul(CONTEXT_STEP);
-            self.fits(&Setup { context, ..*setup })
+            self.fits(&Setup {
+                context,
+                ..setup.clone()
+            })
         };
         let found = largest(1, steps, fits)?;
         Some(
@@ -359,13 +377,18 @@ impl Planner<'_> {
     fn slots_max(&self, setup: &Setup) -> Option<u32> {
         // A slot has a sequence at least.
         let most = setup.sequences.unwrap_or(SLOTS_MAX).min(SLOTS_MAX);
-        largest(1, most, |slots| self.fits(&Setup { slots, ..*setup }))
+        largest(1, most, |slots| {
+            self.fits(&Setup {
+                slots,
+                ..setup.clone()
+            })
+        })
     }
 
     fn types(&self, setup: &Setup) -> Vec<TypeChoice> {
         let choices = PAIRS.into_iter().filter_map(|(keys, values)| {
             let types = Types { keys, values };
-            let setup = Setup { types, ..*setup };
+            let setup = with_types(setup, types);
             let (plan, _) = self.plan(&setup).ok()?;
             let request = setup.request(self.model);
             Some(TypeChoice {
@@ -384,7 +407,7 @@ impl Planner<'_> {
         largest(least, most, |sequences| {
             self.fits(&Setup {
                 sequences: Some(sequences),
-                ..*setup
+                ..setup.clone()
             })
         })
     }
@@ -392,23 +415,25 @@ impl Planner<'_> {
     /// Single changes first; if none is enough, how much is missing at the least.
     fn changes(&self, setup: &Setup) -> Vec<Change> {
         let mut changes = Vec::new();
-        let fitting = PAIRS.into_iter().find(|(keys, values)| {
-            let types = Types {
-                keys: *keys,
-                values: *values,
-            };
-            types != setup.types && self.fits(&Setup { types, ..*setup })
-        });
-        changes.extend(fitting.map(|(keys, values)| Change::Types(Types { keys, values })));
+        let mut pairs = PAIRS
+            .map(|(keys, values)| Types { keys, values })
+            .into_iter();
+        let now = setup.types.as_uniform();
+        let fitting =
+            pairs.find(|types| Some(*types) != now && self.fits(&with_types(setup, *types)));
+        changes.extend(fitting.map(Change::Types));
         changes.extend(self.context_max(setup).map(Change::Context));
         let fewer = largest(1, setup.slots.saturating_sub(1), |slots| {
-            self.fits(&Setup { slots, ..*setup })
+            self.fits(&Setup {
+                slots,
+                ..setup.clone()
+            })
         });
         changes.extend(fewer.map(Change::Slots));
         changes.extend(self.sequences(setup).map(Change::Sequences));
         let ggml = Setup {
             compute: Compute::Ggml,
-            ..*setup
+            ..setup.clone()
         };
         if setup.compute == Compute::Own && self.fits(&ggml) {
             changes.push(Change::GgmlKernels);
@@ -417,7 +442,7 @@ impl Planner<'_> {
             *ubatch < setup.ubatch
                 && self.fits(&Setup {
                     ubatch: *ubatch,
-                    ..*setup
+                    ..setup.clone()
                 })
         });
         changes.extend(ubatch.map(Change::Ubatch));
@@ -425,7 +450,7 @@ impl Planner<'_> {
             let fewer = (0..setup.gpu_layers).rev().find(|gpu_layers| {
                 self.fits(&Setup {
                     gpu_layers: *gpu_layers,
-                    ..*setup
+                    ..setup.clone()
                 })
             });
             changes.extend(fewer.map(Change::GpuLayers));
@@ -442,7 +467,7 @@ impl Planner<'_> {
         let sparing = Setup {
             sequences: Some(sequences),
             compute: Compute::Ggml,
-            ..*setup
+            ..setup.clone()
         };
         if let Some(context) = self.context_max(&sparing) {
             return Change::Together { context, sequences };
@@ -457,6 +482,13 @@ impl Planner<'_> {
             .plan(&least)
             .map_or(0, |(_, ledger)| self.missing(&ledger));
         Change::SmallerModel { missing }
+    }
+}
+
+fn with_types(setup: &Setup, types: Types) -> Setup {
+    Setup {
+        types: TypePlan::uniform(types),
+        ..setup.clone()
     }
 }
 

@@ -91,7 +91,7 @@ impl Buffers {
         let computed = computed.min(plan.ubatch);
         let outputs = logits(computed).saturating_add(streams(OUTPUT_STREAMS, model.n_embd));
         let input = streams(INPUT_STREAMS, model.n_embd);
-        let attention = match leaves_device(setup) {
+        let attention = match leaves_device(setup, plan) {
             true => streams(1, queries),
             false => 0,
         };
@@ -231,8 +231,9 @@ fn scores(model: &Model, setup: &Setup, plan: &Plan) -> u64 {
 }
 
 /// Whether ggml computes attention between operations of ours, which costs copies.
-fn leaves_device(setup: &Setup) -> bool {
+fn leaves_device(setup: &Setup, plan: &Plan) -> bool {
     let is_ours = |of: CacheType| matches!(of, CacheType::F32 | CacheType::F16 | CacheType::Bf16);
-    matches!(setup.compute, Compute::Own)
-        && !(is_ours(setup.types.keys) && is_ours(setup.types.values))
+    let types = || plan.layers.iter().map(|layer| layer.types);
+    let are_ours = types().all(|types| is_ours(types.keys) && is_ours(types.values));
+    matches!(setup.compute, Compute::Own) && !are_ours
 }

@@ -1,6 +1,6 @@
 //! Everything that a model takes, as named terms.
 
-use kv::{Part, Plan};
+use kv::{Part, Plan, TypePlan};
 use stdx::Bytes;
 
 use crate::buffers::Buffers;
@@ -230,7 +230,7 @@ struct HostCaches {
 
 /// A layer's caches lie where the layer is: on the host those of the first ones.
 fn split_kv(model: &Model, setup: &Setup, plan: &Plan) -> (u64, HostCaches) {
-    let on_host = (setup.gpu_layers > 0).then(|| host_plan(model, setup));
+    let on_host = (setup.gpu_layers > 0).then(|| host_plan(model, setup, plan));
     let host = on_host.flatten();
     let host = host.as_ref().unwrap_or(plan);
     let caches = HostCaches {
@@ -243,12 +243,17 @@ fn split_kv(model: &Model, setup: &Setup, plan: &Plan) -> (u64, HostCaches) {
 }
 
 /// The caches of the layers that stay on the host.
-fn host_plan(model: &Model, setup: &Setup) -> Option<Plan> {
+fn host_plan(model: &Model, setup: &Setup, plan: &Plan) -> Option<Plan> {
     let mut shape = model.shape.clone();
     let first = usize::try_from(setup.first_on_device(model)).unwrap_or(usize::MAX);
     for layer in shape.layers.iter_mut().skip(first) {
         *layer = kv::Layer::default();
     }
+    let mut request = setup.request(model);
+    // Layers that a plan names are gone; beside a GPU all have the same types.
+    if let Some(types) = plan.uniform_types() {
+        request.types = TypePlan::uniform(types);
+    }
     // It was planned with all of them, which is more.
-    Plan::new(&shape, &setup.request(model)).ok()
+    Plan::new(&shape, &request).ok()
 }

@@ -1,6 +1,6 @@
 //! How a model is to be run.
 
-use kv::{Attention, CacheType, Cut, Pool, Request, Types, WindowCells};
+use kv::{Attention, CacheType, Cut, Pool, Request, TypePlan, Types, WindowCells};
 
 use crate::model::Model;
 
@@ -31,7 +31,7 @@ pub enum Purpose {
 }
 
 /// Settings of one model, as the worker resolves them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Setup {
     pub purpose: Purpose,
     /// Tokens of the KV cache, over all slots.
@@ -41,7 +41,7 @@ pub struct Setup {
     pub sequences: Option<u32>,
     pub batch: u32,
     pub ubatch: u32,
-    pub types: Types,
+    pub types: TypePlan,
     pub window: WindowCells,
     pub has_flash_attention: bool,
     pub compute: Compute,
@@ -54,6 +54,11 @@ pub struct Setup {
     pub prompt_cache: u64,
 }
 
+const PLAIN: TypePlan = TypePlan::uniform(Types {
+    keys: CacheType::F16,
+    values: CacheType::F16,
+});
+
 impl Setup {
     /// What a worker takes where nothing is set but the context, with one slot and our kernels.
     #[must_use]
@@ -65,10 +70,7 @@ impl Setup {
             sequences: None,
             batch: 2048,
             ubatch: 512,
-            types: Types {
-                keys: CacheType::F16,
-                values: CacheType::F16,
-            },
+            types: PLAIN,
             window: WindowCells::Window,
             has_flash_attention: true,
             compute: Compute::Own,
@@ -99,13 +101,9 @@ impl Setup {
     /// The context as llama.cpp is asked for it.
     #[must_use]
     pub fn request(&self, model: &Model) -> Request {
-        let in_one_pass = Types {
-            keys: CacheType::F16,
-            values: CacheType::F16,
-        };
         let (batch, ubatch, types) = match self.purpose {
-            Purpose::Generate => (self.batch, self.ubatch, self.types),
-            Purpose::Embed => (self.context, self.context, in_one_pass),
+            Purpose::Generate => (self.batch, self.ubatch, self.types.clone()),
+            Purpose::Embed => (self.context, self.context, PLAIN),
         };
         Request {
             context: u64::from(self.context),

@@ -89,6 +89,10 @@ pub struct LoadSpec {
     pub cpus_batch: Option<String>,
     pub kv_type_k: Option<CacheType>,
     pub kv_type_v: Option<CacheType>,
+    /// Types by layer, as `kv::TypePlan` reads them. It stands before the two above, which say
+    /// what it leaves open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_plan: Option<String>,
     pub flash_attention: Option<FlashAttention>,
     /// Sequences of the KV cache: of running jobs, and of prefixes for later ones.
     pub sequences: Option<u32>,
@@ -180,6 +184,16 @@ pub enum Kernels {
     Ggml,
 }
 
+/// Keys and values of one layer.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KvLayerFacts {
+    pub layer: u32,
+    pub keys: String,
+    pub values: String,
+    /// Of its two tensors.
+    pub bytes: u64,
+}
+
 /// What the engine reports after loading: values in force, never wishes.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -210,8 +224,15 @@ pub struct ModelFacts {
     pub mmap: bool,
     pub mlock: bool,
     pub huge_pages: bool,
+    /// `mixed` where layers differ; then [`ModelFacts::kv_layers`] says more.
     pub kv_type_k: String,
     pub kv_type_v: String,
+    /// Where layers differ, the plan in full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv_plan: Option<String>,
+    /// Where layers differ, those that keep keys, as the engine reports them; else none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kv_layers: Vec<KvLayerFacts>,
     pub kv_bytes: u64,
     pub flash_attention: bool,
     /// Layers that the engine put on a GPU, the output among them.

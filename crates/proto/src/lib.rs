@@ -9,15 +9,17 @@
 //! [`Job`] and every answer comes back as [`Event`]s. Fields mean what their
 //! OpenAI namesakes mean unless the doc comment says otherwise.
 
+pub mod compare;
 pub mod control;
 pub mod event;
 pub mod frame;
 pub mod job;
 
+pub use compare::{CompareKind, CompareReport, CompareRequest, CompareRow, DivergenceFacts};
 pub use control::{
     BufferFacts, CacheType, DeviceFacts, DeviceKind, FlashAttention, FromWorker, GpuPlacement,
-    Holds, Kernels, KvUse, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, Placement,
-    PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
+    Holds, Kernels, KvLayerFacts, KvUse, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
+    Placement, PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
     Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixReport, SamplingValues,

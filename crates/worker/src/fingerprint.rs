@@ -26,10 +26,21 @@ pub(crate) fn of(path: &Path, facts: &ModelFacts) -> io::Result<Fingerprint> {
         "{} {} {} {} {} {context:?}",
         facts.kv_type_k, facts.kv_type_v, facts.flash_attention, facts.kernels, facts.gpu_layers
     );
+    let layers = layers(facts);
     let mut parts: Vec<(&str, &[u8])> = files.iter().map(|file| ("file", &file[..])).collect();
     parts.push(("build", build.as_bytes()));
     parts.push(("how", how.as_bytes()));
+    if !layers.is_empty() {
+        parts.push(("layers", layers.as_bytes()));
+    }
     Ok(Fingerprint::of(parts))
+}
+
+/// The types of each layer, where they differ.
+fn layers(facts: &ModelFacts) -> String {
+    let layers = facts.kv_layers.iter();
+    let each = layers.map(|layer| format!("{}:{}/{}", layer.layer, layer.keys, layer.values));
+    each.collect::<Vec<_>>().join(",")
 }
 
 fn files_of(path: &Path) -> Vec<PathBuf> {

@@ -14,6 +14,7 @@
 //! nothing above it sees a token scheduler, nothing below it a wire message.
 
 mod answer;
+mod compare;
 mod engine_thread;
 mod fingerprint;
 mod landed;
@@ -22,12 +23,14 @@ mod place;
 mod prefixes;
 mod prepare;
 mod serve;
+mod types;
 
 use std::path::Path;
 
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
     BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader,
@@ -35,6 +38,7 @@ pub use load::{
 };
 pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};
+pub use types::types_asked;
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,
 /// which the supervisor keeps the end of.

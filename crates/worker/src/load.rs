@@ -7,16 +7,15 @@ use engine::{
     Decoder, Embedder, EngineFacts, LlamaDecoder, LlamaEngine, OpenError, OpenOptions, PrefixStore,
     Vocabulary,
 };
-use llama::LoadError;
+use llama::{CacheTypes, LoadError};
 use models::ArtifactFault;
 use proto::{
-    CacheType, DeviceFacts, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts,
-    SamplingValues,
+    DeviceFacts, FlashAttention, LoadFailure, LoadFailureKind, LoadSpec, ModelFacts, SamplingValues,
 };
 use sampling::Params;
 
 use crate::prefixes::DiskStore;
-use crate::{fingerprint, landed, place};
+use crate::{fingerprint, landed, place, types};
 
 /// Context when none was asked for: what most chats need, and 16 times what some
 /// peers cut prompts to; larger ones are one setting away.
@@ -64,13 +63,14 @@ pub struct LlamaLoader;
 impl Loader for LlamaLoader {
     fn load(self, spec: &LoadSpec, progress: &mut dyn FnMut(f32)) -> Result<Loaded, LoadFailure> {
         let file = check_file(spec)?;
-        let mut options = options(spec)?;
+        let mut options = options(spec, types::chosen(spec, &file)?)?;
         if options.huge_pages {
             allow_huge_pages();
         }
         clear_log();
         llama::init(crate::log_line, kernels(spec, &file));
         options.offload = offload(spec, &file)?;
+        types::check_device(&options)?;
         let engine = LlamaEngine::open(&options, |fraction| {
             progress(fraction);
             true
@@ -121,12 +121,12 @@ pub fn allow_huge_pages() {
     }
 }
 
-fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
+pub(crate) fn failure(kind: LoadFailureKind, message: String) -> LoadFailure {
     LoadFailure { kind, message }
 }
 
 /// Faults that are clearer said by us than by llama.cpp.
-fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
+pub(crate) fn check_file(spec: &LoadSpec) -> Result<models::Facts, LoadFailure> {
     models::diagnose(&spec.path).map_err(|fault| {
         let kind = match fault {
             ArtifactFault::NotFound { .. } | ArtifactFault::Unreadable { .. } => {
@@ -148,7 +148,7 @@ pub fn build() -> String {
 /// What was asked for, else our own where they multiply nine tenths of the weights: a graph
 /// that changes hands at most products loses more than it gains. A worker loads one model,
 /// so this is the process's choice.
-fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
+pub(crate) fn kernels(spec: &LoadSpec, file: &models::Facts) -> llama::Kernels {
     match kernels_of(spec, file) {
         proto::Kernels::Own => llama::Kernels::Own,
         proto::Kernels::Ggml => llama::Kernels::Ggml,
@@ -185,21 +185,10 @@ pub fn kernels_of(spec: &LoadSpec, file: &models::Facts) -> proto::Kernels {
     }
 }
 
-fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
+fn options(spec: &LoadSpec, types: CacheTypes) -> Result<OpenOptions, LoadFailure> {
     let placement = place::choose(spec, &hardware::DefaultCores::read())?;
     let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
-    let type_v = spec.kv_type_v.unwrap_or(CacheType::F16);
     let flash_attention = spec.flash_attention.unwrap_or(FlashAttention::Auto);
-    let is_quantised = !matches!(type_v, CacheType::F32 | CacheType::F16 | CacheType::Bf16);
-    if is_quantised && flash_attention == FlashAttention::Off {
-        return Err(failure(
-            LoadFailureKind::Setting,
-            format!(
-                "kv_type_v is {type_v:?} and flash_attention is off: a quantised value cache needs \
-                 flash attention; turn it on or use f16 values"
-            ),
-        ));
-    }
     if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
         return Err(failure(
             LoadFailureKind::Setting,
@@ -222,8 +211,7 @@ fn options(spec: &LoadSpec) -> Result<OpenOptions, LoadFailure> {
         batch,
         ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
         placement,
-        type_k: cache_type(spec.kv_type_k.unwrap_or(CacheType::F16)),
-        type_v: cache_type(type_v),
+        types,
         flash_attention: match flash_attention {
             FlashAttention::Auto => llama::FlashAttention::Auto,
             FlashAttention::On => llama::FlashAttention::On,
@@ -332,36 +320,6 @@ fn in_short(n: u64) -> String {
     }
 }
 
-fn cache_type(cache: CacheType) -> llama::CacheType {
-    match cache {
-        CacheType::F32 => llama::CacheType::F32,
-        CacheType::F16 => llama::CacheType::F16,
-        CacheType::Bf16 => llama::CacheType::Bf16,
-        CacheType::Q8_0 => llama::CacheType::Q8_0,
-        CacheType::Q5_0 => llama::CacheType::Q5_0,
-        CacheType::Q5_1 => llama::CacheType::Q5_1,
-        CacheType::Q4_0 => llama::CacheType::Q4_0,
-        CacheType::Q4_1 => llama::CacheType::Q4_1,
-        CacheType::Iq4Nl => llama::CacheType::Iq4Nl,
-    }
-}
-
-/// The name by which the setting takes it.
-fn type_name(cache: llama::CacheType) -> String {
-    let name = match cache {
-        llama::CacheType::F32 => "f32",
-        llama::CacheType::F16 => "f16",
-        llama::CacheType::Bf16 => "bf16",
-        llama::CacheType::Q8_0 => "q8_0",
-        llama::CacheType::Q5_0 => "q5_0",
-        llama::CacheType::Q5_1 => "q5_1",
-        llama::CacheType::Q4_0 => "q4_0",
-        llama::CacheType::Q4_1 => "q4_1",
-        llama::CacheType::Iq4Nl => "iq4_nl",
-    };
-    name.to_owned()
-}
-
 fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
     let log = log_lines();
     let said: Vec<&str> = log
@@ -398,6 +356,7 @@ fn explain(spec: &LoadSpec, error: &OpenError) -> LoadFailure {
             LoadFailureKind::Resources,
             "; use a smaller context, fewer slots or a smaller KV type",
         ),
+        OpenError::Types(_) => (LoadFailureKind::Setting, ""),
         OpenError::Pooling { .. } => (LoadFailureKind::Artifact, ""),
         OpenError::WarmUp(_) => (LoadFailureKind::Resources, ""),
     };
@@ -415,7 +374,7 @@ fn facts(
     let text = |token: Option<i32>| {
         token.map(|token| String::from_utf8_lossy(&model.piece(token, true)).into_owned())
     };
-    ModelFacts {
+    let facts = ModelFacts {
         name: spec.name.clone(),
         path: spec.path.clone(),
         architecture: model.meta("general.architecture").unwrap_or_default(),
@@ -438,8 +397,6 @@ fn facts(
         mmap: options.mmap,
         mlock: options.mlock,
         huge_pages: options.huge_pages,
-        kv_type_k: type_name(options.type_k),
-        kv_type_v: type_name(options.type_v),
         kv_bytes: landed::kv_bytes(&devices),
         flash_attention: reported_flash_attention(options.flash_attention),
         gpu_layers: landed::gpu_layers(&devices),
@@ -457,7 +414,8 @@ fn facts(
         load_ms: engine.load_ms,
         tuned: spec.tuned.clone(),
         ..ModelFacts::default()
-    }
+    };
+    types::told(facts, (spec, options), engine)
 }
 
 /// The engine's sampling defaults, overridden by what the GGUF recommends. A value
@@ -556,16 +514,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kv_types_are_told_as_the_setting_takes_them() {
-        for name in [
-            "f32", "f16", "bf16", "q8_0", "q5_0", "q5_1", "q4_0", "q4_1", "iq4_nl",
-        ] {
-            let setting: CacheType = serde_json::from_value(name.into()).unwrap();
-            assert_eq!(type_name(cache_type(setting)), name);
-        }
-    }
-
-    #[test]
     fn a_bad_recommendation_spoils_no_other() {
         let meta = |key: &str| match key.strip_prefix("general.sampling.")? {
             "temp" => Some("0.5".to_owned()),
@@ -586,24 +534,13 @@ mod tests {
     }
 
     #[test]
-    fn a_quantised_value_cache_without_flash_attention_is_refused() {
-        let spec = LoadSpec {
-            kv_type_v: Some(CacheType::Q4_0),
-            flash_attention: Some(FlashAttention::Off),
-            ..LoadSpec::default()
-        };
-        let failure = options(&spec).unwrap_err();
-        assert_eq!(failure.kind, LoadFailureKind::Setting);
-        assert!(failure.message.contains("flash_attention is off"));
-    }
-
-    #[test]
     fn settings_out_of_range_name_the_range() {
         let spec = LoadSpec {
             slots: Some(0),
             ..LoadSpec::default()
         };
-        let failure = options(&spec).unwrap_err();
+        let types = CacheTypes::Uniform(llama::Types::default());
+        let failure = options(&spec, types).unwrap_err();
         assert_eq!(failure.message, "slots is 0, it must be between 1 and 64");
     }
 

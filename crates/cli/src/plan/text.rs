@@ -2,7 +2,7 @@
 
 use gateway::Planned;
 use gateway::wire::plan::{basis, place};
-use kv::Types;
+use kv::{LayerCache, Types};
 use planner::{Answer, Band, Change, Fit, Place};
 use stdx::Bytes;
 
@@ -12,7 +12,6 @@ use crate::output::line;
 pub(super) fn write(planned: &Planned) -> Outcome {
     let answer = &planned.answer;
     let setup = &answer.setup;
-    let Types { keys, values } = setup.types;
     pair(
         "model",
         &format!("{} ({})", planned.model, planned.architecture),
@@ -20,10 +19,14 @@ pub(super) fn write(planned: &Planned) -> Outcome {
     pair(
         "settings",
         &format!(
-            "context {}, {} slots ({} sequences), KV {keys}/{values}",
-            setup.context, setup.slots, planned.sequences
+            "context {}, {} slots ({} sequences), KV {}",
+            setup.context,
+            setup.slots,
+            planned.sequences,
+            types(answer)
         ),
     )?;
+    layers(answer)?;
     pair("fits", &fit(answer))?;
     for term in &answer.ledger.terms {
         let size = term.bytes.to_string();
@@ -62,6 +65,41 @@ pub(super) fn write(planned: &Planned) -> Outcome {
         pair("to fit", &change(*one))?;
     }
     speed(planned)
+}
+
+fn types(answer: &Answer) -> String {
+    let uniform = answer.plan.uniform_types();
+    let uniform = uniform.or(answer.setup.types.as_uniform());
+    match uniform {
+        Some(types) => types.to_string(),
+        None => answer.setup.types.to_string(),
+    }
+}
+
+/// Of a plan whose layers differ, what those of one pair of types take.
+fn layers(answer: &Answer) -> Outcome {
+    if !answer.plan.is_mixed() {
+        return Ok(());
+    }
+    let mut layers = answer.plan.layers.clone();
+    layers.sort_by_key(|layer| layer.layer);
+    for run in layers.chunk_by(|a, b| a.types == b.types && a.part == b.part) {
+        let [first, ..] = run else { continue };
+        let which = match run {
+            [.., last] if last.layer != first.layer => format!("{}-{}", first.layer, last.layer),
+            _ => first.layer.to_string(),
+        };
+        let sum = |bytes: fn(&LayerCache) -> u64| Bytes(run.iter().map(bytes).sum());
+        let (keys, values) = (sum(|one| one.keys_bytes), sum(|one| one.values_bytes));
+        pair(
+            "layers",
+            &format!(
+                "{which:<10} {:<13} {keys} and {values}",
+                first.types.to_string()
+            ),
+        )?;
+    }
+    Ok(())
 }
 
 fn pair(name: &str, text: &str) -> Outcome {

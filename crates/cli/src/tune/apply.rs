@@ -67,7 +67,7 @@ fn merged(mut spec: LoadSpec, tuned: &LoadSpec, drafts: Drafts) -> LoadSpec {
         (spec.threads_batch, spec.cpus_batch) = (tuned.threads_batch, tuned.cpus_batch.clone());
         names.extend(["threads", "threads_batch", "cpus", "cpus_batch"]);
     }
-    let has_types = spec.kv_type_k.is_some() || spec.kv_type_v.is_some();
+    let has_types = spec.kv_type_k.is_some() || spec.kv_type_v.is_some() || spec.kv_plan.is_some();
     let has_attention = spec.flash_attention.is_some();
     // The two were measured together, and not every pair of them is one.
     if !has_types && !has_attention {

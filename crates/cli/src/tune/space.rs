@@ -253,7 +253,7 @@ fn attention_axes(ground: &Ground<'_>) -> Vec<AxisOf> {
     let (given, facts) = (ground.given, ground.facts);
     let is_on = given.flash_attention.is_none() && facts.flash_attention;
     let off = when(is_on, vec![Value::FlashAttention(FlashAttention::Off)]);
-    let is_open = given.kv_type_k.is_none() && given.kv_type_v.is_none();
+    let is_open = given.kv_type_k.is_none() && given.kv_type_v.is_none() && given.kv_plan.is_none();
     let types = when(is_open, kv_values(ground.kv_loss_max));
     vec![
         ("flash attention", Phase::Both, Switch::Load, off),
@@ -325,7 +325,7 @@ fn default_label(name: &str, facts: &ModelFacts) -> String {
         DECODE_CORES => cores(facts.threads, &facts.cpus),
         PREFILL_CORES => cores(facts.threads_batch, &facts.cpus_batch),
         "flash attention" => switch(facts.flash_attention),
-        "KV types" => format!("{}/{}", facts.kv_type_k, facts.kv_type_v),
+        "KV types" => crate::load::kv_in_short(facts),
         "ubatch" => facts.ubatch.to_string(),
         "batch" => facts.batch.to_string(),
         "huge pages" => switch(facts.huge_pages),

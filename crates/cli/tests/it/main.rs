@@ -10,6 +10,7 @@
 mod bench;
 mod confine;
 mod doctor;
+mod kv_plans;
 mod plan;
 mod sandbox;
 mod speed;

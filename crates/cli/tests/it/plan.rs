@@ -46,6 +46,63 @@ fn what_does_not_fit_says_what_must_change() {
 }
 
 #[test]
+fn a_plan_by_layer_is_told_by_runs_of_layers_and_one_by_one() {
+    let sandbox = sandbox();
+    let plan = [
+        "plan",
+        "plain",
+        "--memory",
+        "1GiB",
+        "--context",
+        "4096",
+        "--slots",
+        "1",
+    ];
+    let kv = ["--kv", "k=q8_0,v=q4_0;k[0]=f16"];
+    let ran = sandbox.run(&[&plan[..], &kv].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let told: Vec<_> = ran
+        .stdout
+        .lines()
+        .filter(|line| line.starts_with("layers"))
+        .collect();
+    // Two heads of 32 values: 128, 68 and 36 bytes a row.
+    assert_eq!(
+        told,
+        [
+            "layers        0          f16/q4_0      512.0 KiB and 144.0 KiB",
+            "layers        1-2        q8_0/q4_0     544.0 KiB and 288.0 KiB",
+        ]
+    );
+    let shown = "KV k=q8_0,v=q4_0;k[0]=f16";
+    assert!(ran.stdout.contains(shown), "{}", ran.stdout);
+    let ran = sandbox.run(&[&plan[..], &kv, &["--json"]].concat());
+    let value: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    let layer = &value["kv_layers"][0];
+    assert_eq!(
+        (layer["kv_type_k"].as_str(), &layer["layer"]),
+        (Some("f16"), &0.into())
+    );
+    assert_eq!(
+        (layer["keys_bytes"].as_u64(), layer["values_bytes"].as_u64()),
+        (Some(512 << 10), Some(144 << 10))
+    );
+    let settings = &value["settings"];
+    assert_eq!(
+        (&settings["kv_type_k"], &settings["kv_type_v"]),
+        (&"mixed".into(), &"q4_0".into())
+    );
+    let bytes: u64 = (0..3)
+        .flat_map(|at| ["keys_bytes", "values_bytes"].map(|side| &value["kv_layers"][at][side]))
+        .map(|bytes| bytes.as_u64().unwrap())
+        .sum();
+    assert_eq!(value["caches"][0]["bytes"], bytes);
+    // The setting means the same; the flag for all layers stands before it.
+    let set = sandbox.run(&[&plan[..], &["--kv-plan", kv[1]]].concat());
+    assert!(set.stdout.contains(shown), "{}", set.stdout);
+}
+
+#[test]
 fn json_has_every_figure() {
     let ran = sandbox().run(&[
         "plan",
@@ -78,7 +135,7 @@ fn json_has_every_figure() {
 #[test]
 fn bad_input_names_the_limit_the_value_and_the_fix() {
     let sandbox = sandbox();
-    let cases: [(&[&str], i32, &str); 6] = [
+    let cases: [(&[&str], i32, &str); 8] = [
         (
             &["--kv", "q6_k"],
             2,
@@ -96,6 +153,23 @@ fn bad_input_names_the_limit_the_value_and_the_fix() {
             "--memory is `much`; it must be a number of bytes",
         ),
         (&["--beside", "stranger"], 3, "stranger"),
+        (
+            &["--kv", "k[3]=q8_0"],
+            2,
+            "names layer 3, this model has layers 0 to 2",
+        ),
+        (
+            &[
+                "--kv",
+                "kv=f16;k[1]=q8_0",
+                "--gpu-layers",
+                "2",
+                "--gpu-bytes",
+                "1GiB",
+            ],
+            2,
+            "set gpu_layers to 0",
+        ),
         (
             &["--kv", "f16/q8_0", "--flash-attention", "off"],
             2,

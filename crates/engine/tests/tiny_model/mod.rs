@@ -41,8 +41,10 @@ pub(crate) fn options(model: &TinyModel, context: u32, slots: u32) -> engine::Op
             threads_batch: 1,
             ..engine::Placement::default()
         },
-        type_k: llama::CacheType::F32,
-        type_v: llama::CacheType::F32,
+        types: llama::CacheTypes::Uniform(llama::Types {
+            keys: llama::CacheType::F32,
+            values: llama::CacheType::F32,
+        }),
         flash_attention: llama::FlashAttention::Off,
         offload: None,
         mmap: false,

@@ -46,6 +46,9 @@ pub(crate) struct LoadRequest {
     kv_type_k: Option<CacheType>,
     #[schema(value_type = Option<String>)]
     kv_type_v: Option<CacheType>,
+    /// Types by layer, such as `k=q8_0,v=q4_0;k[18,20-23]=f16`. It stands before the two above,
+    /// which say what it leaves open.
+    kv_plan: Option<String>,
     /// `auto`, `on` or `off`
     #[schema(value_type = Option<String>)]
     flash_attention: Option<FlashAttention>,
@@ -85,6 +88,7 @@ impl LoadRequest {
             ("cpus_batch", self.cpus_batch.is_some()),
             ("kv_type_k", self.kv_type_k.is_some()),
             ("kv_type_v", self.kv_type_v.is_some()),
+            ("kv_plan", self.kv_plan.is_some()),
             ("flash_attention", self.flash_attention.is_some()),
             ("kernels", self.kernels.is_some()),
             ("mmap", self.mmap.is_some()),
@@ -99,6 +103,9 @@ impl LoadRequest {
     /// `models` are those that may be loaded by their name alone.
     fn into_order(self, models: &[ModelStatus]) -> Result<LoadOrder, ApiError> {
         let given = self.given();
+        check_plan(self.kv_plan.as_deref())?;
+        // Who asks for types of all layers does not mean the plan that was set before.
+        let has_types = self.kv_type_k.is_some() || self.kv_type_v.is_some();
         let path = self.path.filter(|path| !path.as_os_str().is_empty());
         let name = self.model.filter(|name| !name.is_empty());
         let known = match (&path, &name) {
@@ -139,6 +146,7 @@ impl LoadRequest {
             cpus_batch: self.cpus_batch.or(known.cpus_batch),
             kv_type_k: self.kv_type_k.or(known.kv_type_k),
             kv_type_v: self.kv_type_v.or(known.kv_type_v),
+            kv_plan: self.kv_plan.or(known.kv_plan.filter(|_| !has_types)),
             flash_attention: self.flash_attention.or(known.flash_attention),
             sequences: self.sequences.or(known.sequences),
             kernels: self.kernels.or(known.kernels),
@@ -164,6 +172,17 @@ impl LoadRequest {
             pin: self.pin,
             force: self.force,
         })
+    }
+}
+
+fn check_plan(plan: Option<&str>) -> Result<(), ApiError> {
+    let Some(text) = plan else { return Ok(()) };
+    match text.parse::<kv::TypePlan>() {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let rule = format!("a KV plan: {error}");
+            Err(ApiError::invalid("kv_plan", &limits::quoted(text), &rule))
+        }
     }
 }
 

@@ -635,6 +635,12 @@ fn others() -> Vec<Case> {
         ),
         case(
             "/admin/models/load",
+            json!({ "path": "a", "kv_plan": "k[3]=q9" }),
+            "kv_plan",
+            &["k[3]=q9", "`q9` does not exist", "q8_0"],
+        ),
+        case(
+            "/admin/models/load",
             json!({ "path": "a", "model": "two\nlines" }),
             "model",
             &["control characters"],

@@ -236,6 +236,26 @@ async fn models_are_loaded_and_unloaded() {
     assert_eq!(reply.status, 404);
 }
 
+/// Types of all layers that are asked for later stand before a plan that was set earlier.
+#[tokio::test]
+async fn a_plan_is_loaded_until_somebody_asks_for_types_of_all_layers() {
+    let plan = "k=q8_0,v=q4_0;k[1]=f16";
+    let mut known = status("tiny", ModelPhase::Starting);
+    known.spec.path = "/m/tiny.gguf".into();
+    known.spec.kv_plan = Some(plan.into());
+    let backend = Scripted::with_models(vec![known]);
+    for body in [
+        r#"{"model": "tiny"}"#,
+        r#"{"model": "tiny", "kv_type_k": "q5_0"}"#,
+        r#"{"model": "tiny", "kv_type_k": "q5_0", "kv_plan": "v=q4_0"}"#,
+    ] {
+        post(&backend, "/admin/models/load", body).await;
+    }
+    let specs = std::mem::take(&mut *backend.specs.lock().unwrap());
+    let plans: Vec<_> = specs.iter().map(|spec| spec.kv_plan.as_deref()).collect();
+    assert_eq!(plans, [Some(plan), None, Some("v=q4_0")]);
+}
+
 #[tokio::test]
 async fn metrics_count_requests_tokens_and_workers() {
     let backend = Scripted::new(vec![

@@ -238,6 +238,8 @@ pub(crate) struct AnswerEngine {
     context: u32,
     kv_type_k: String,
     kv_type_v: String,
+    /// Where layers differ, the plan in full.
+    kv_plan: Option<String>,
     flash_attention: bool,
     threads: u32,
     kernels: String,
@@ -287,6 +289,7 @@ impl AnswerDetail {
                 context: facts.context,
                 kv_type_k: facts.kv_type_k.clone(),
                 kv_type_v: facts.kv_type_v.clone(),
+                kv_plan: facts.kv_plan.clone(),
                 flash_attention: facts.flash_attention,
                 threads: facts.threads,
                 kernels: facts.kernels.clone(),

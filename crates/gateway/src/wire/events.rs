@@ -189,6 +189,8 @@ pub(crate) struct AskedSettings {
     kv_type_k: Option<proto::CacheType>,
     #[schema(value_type = Option<String>)]
     kv_type_v: Option<proto::CacheType>,
+    /// Types by layer, which stand before those two.
+    kv_plan: Option<String>,
     #[schema(value_type = Option<String>)]
     flash_attention: Option<proto::FlashAttention>,
     gpu_layers: Option<u32>,
@@ -207,6 +209,7 @@ impl AskedSettings {
             threads_batch: spec.threads_batch,
             kv_type_k: spec.kv_type_k,
             kv_type_v: spec.kv_type_v,
+            kv_plan: spec.kv_plan.clone(),
             flash_attention: spec.flash_attention,
             gpu_layers: spec.gpu_layers,
             tuned: spec.tuned.clone(),
@@ -238,8 +241,13 @@ pub(crate) struct RuntimeFacts {
     mmap: bool,
     mlock: bool,
     huge_pages: bool,
+    /// `mixed` where layers differ.
     kv_type_k: String,
     kv_type_v: String,
+    /// Where layers differ, the plan in full.
+    kv_plan: Option<String>,
+    /// Where layers differ, what each that keeps keys has; else empty.
+    kv_layers: Vec<KvLayerView>,
     flash_attention: bool,
     gpu_layers: u32,
     devices: Vec<DeviceView>,
@@ -255,6 +263,15 @@ pub(crate) struct RuntimeFacts {
     speculation: Option<proto::Speculation>,
     load_ms: f64,
     tuned: Vec<String>,
+}
+
+/// Keys and values of one layer.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct KvLayerView {
+    layer: u32,
+    keys: String,
+    values: String,
+    bytes: u64,
 }
 
 /// A device, and what of the model is there.
@@ -284,6 +301,12 @@ impl RuntimeFacts {
             kv_bytes: device.kv_bytes,
             compute_bytes: device.compute_bytes,
         });
+        let layers = facts.kv_layers.iter().map(|layer| KvLayerView {
+            layer: layer.layer,
+            keys: layer.keys.clone(),
+            values: layer.values.clone(),
+            bytes: layer.bytes,
+        });
         Self {
             devices: devices.collect(),
             description: facts.description.clone(),
@@ -308,6 +331,8 @@ impl RuntimeFacts {
             huge_pages: facts.huge_pages,
             kv_type_k: facts.kv_type_k.clone(),
             kv_type_v: facts.kv_type_v.clone(),
+            kv_plan: facts.kv_plan.clone(),
+            kv_layers: layers.collect(),
             flash_attention: facts.flash_attention,
             gpu_layers: facts.gpu_layers,
             kernels: facts.kernels.clone(),

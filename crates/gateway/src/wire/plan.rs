@@ -22,6 +22,9 @@ pub(crate) struct PlanRequest {
     /// For example `f16` or `q8_0`.
     pub(crate) kv_type_k: Option<String>,
     pub(crate) kv_type_v: Option<String>,
+    /// Types by layer, such as `k=q8_0,v=q4_0;k[18,20-23]=f16`. They stand before the two above,
+    /// which say what they leave open.
+    pub(crate) kv_plan: Option<String>,
     pub(crate) gpu_layers: Option<u32>,
     pub(crate) swa_full: Option<bool>,
     /// Bytes to plan against; absent: what this machine has left for models.
@@ -46,6 +49,7 @@ impl PlanRequest {
             ubatch: self.ubatch,
             kv_type_k: self.kv_type_k,
             kv_type_v: self.kv_type_v,
+            kv_plan: self.kv_plan,
             gpu_layers: self.gpu_layers,
             swa_full: self.swa_full,
             memory_bytes: self.memory_bytes,
@@ -76,6 +80,8 @@ pub struct PlanReport {
     available_device_bytes: u64,
     ledger: Vec<PlanTerm>,
     caches: Vec<PlanCache>,
+    /// Keys and values of each layer that keeps them.
+    kv_layers: Vec<PlanLayer>,
     /// The largest context that fits with these settings; null: none.
     context_max: Option<u32>,
     slots_max: Option<u32>,
@@ -97,8 +103,11 @@ pub struct PlanSettings {
     sequences: u32,
     batch: u32,
     ubatch: u32,
+    /// `mixed` where layers differ.
     kv_type_k: &'static str,
     kv_type_v: &'static str,
+    /// Where layers differ, the plan in full.
+    kv_plan: Option<String>,
     flash_attention: bool,
     /// `own` or `ggml`
     kernels: &'static str,
@@ -125,6 +134,16 @@ pub struct PlanCache {
     streams: u64,
     layers: u64,
     bytes: u64,
+}
+
+/// Keys and values of one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct PlanLayer {
+    layer: u32,
+    kv_type_k: &'static str,
+    kv_type_v: &'static str,
+    keys_bytes: u64,
+    values_bytes: u64,
 }
 
 /// Another pair of types.
@@ -190,6 +209,7 @@ impl PlanReport {
             available_device_bytes: answer.available.device,
             ledger: answer.ledger.terms.iter().map(term).collect(),
             caches: answer.plan.caches.iter().map(cache).collect(),
+            kv_layers: layers(&answer.plan),
             context_max: answer.context_max,
             slots_max: answer.slots_max,
             kv_types: answer.types.iter().map(types).collect(),
@@ -208,14 +228,25 @@ impl PlanReport {
 
 fn settings(answer: &Answer, sequences: u32) -> PlanSettings {
     let setup = &answer.setup;
+    let uniform = answer.plan.uniform_types().or(setup.types.as_uniform());
+    let side = |of: fn(kv::Types) -> kv::CacheType| {
+        let layers = answer.plan.layers.iter().map(|layer| layer.types);
+        let mut types = layers.chain(uniform).map(of);
+        let first = types.next().unwrap_or(kv::CacheType::F16);
+        match types.all(|other| other == first) {
+            true => first.name(),
+            false => "mixed",
+        }
+    };
     PlanSettings {
         context: setup.context,
         slots: setup.slots,
         sequences,
         batch: setup.batch,
         ubatch: setup.ubatch,
-        kv_type_k: setup.types.keys.name(),
-        kv_type_v: setup.types.values.name(),
+        kv_type_k: side(|types| types.keys),
+        kv_type_v: side(|types| types.values),
+        kv_plan: answer.plan.is_mixed().then(|| setup.types.to_string()),
         flash_attention: setup.has_flash_attention,
         kernels: match setup.compute {
             Compute::Own => "own",
@@ -268,6 +299,20 @@ fn cache(cache: &kv::Cache) -> PlanCache {
         layers: cache.layers,
         bytes: cache.bytes(),
     }
+}
+
+/// From the first to the last, whatever the order of their tensors.
+fn layers(plan: &kv::Plan) -> Vec<PlanLayer> {
+    let each = plan.layers.iter().map(|layer| PlanLayer {
+        layer: layer.layer,
+        kv_type_k: layer.types.keys.name(),
+        kv_type_v: layer.types.values.name(),
+        keys_bytes: layer.keys_bytes,
+        values_bytes: layer.values_bytes,
+    });
+    let mut layers: Vec<_> = each.collect();
+    layers.sort_by_key(|layer| layer.layer);
+    layers
 }
 
 fn types(choice: &planner::TypeChoice) -> PlanTypes {

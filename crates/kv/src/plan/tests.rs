@@ -67,10 +67,10 @@ fn request(context: u64, cache_type: CacheType) -> Request {
         sequences: 1,
         batch: 2048,
         ubatch: 512,
-        types: Types {
+        types: TypePlan::uniform(Types {
             keys: cache_type,
             values: cache_type,
-        },
+        }),
         pool: Pool::Shared,
         window: WindowCells::Window,
         has_flash_attention: true,
@@ -117,7 +117,7 @@ fn windows_hold_their_tokens_and_a_batch() {
     assert_eq!(Plan::new(&shape, &long).unwrap().bytes(), 111 * MIB);
     let full = Request {
         window: WindowCells::Full,
-        ..long
+        ..long.clone()
     };
     assert_eq!(Plan::new(&shape, &full).unwrap().bytes(), 576 * MIB);
     // In a shared pool every sequence has a window: 32 of them save nothing at 8192.
@@ -150,10 +150,15 @@ fn latent_models_have_no_values_and_one_type() {
     );
     let plan = Plan::new(&shape, &request(4096, CacheType::F16)).unwrap();
     assert_eq!(plan.bytes(), 27 * 576 * 2 * 4096);
-    let mut mixed = request(4096, CacheType::F16);
-    mixed.types.values = CacheType::Q8_0;
+    let with = |types: &str| Request {
+        types: types.parse().unwrap(),
+        ..request(4096, CacheType::F16)
+    };
+    let mixed = with("f16/q8_0");
     let error = Plan::new(&shape, &mixed).unwrap_err();
     assert!(error.to_string().contains("must be the same"), "{error}");
+    let error = Plan::new(&shape, &with("kv=f16;kv[3]=q8_0")).unwrap_err();
+    assert_eq!(error, PlanError::LatentMixed);
     let quantised = request(4096, CacheType::Q8_0);
     let plan = Plan::new(&shape, &quantised).unwrap();
     let lost = losses(&shape, &quantised, &plan, Attention::Ggml);
@@ -264,6 +269,97 @@ fn what_the_engine_refuses_is_refused_with_the_figures() {
     assert!(Plan::new(&narrow, &request(4096, CacheType::F16)).is_ok());
     let error = Plan::new(&narrow, &request(4096, CacheType::Q8_0)).unwrap_err();
     assert!(error.to_string().contains("a head of 80"), "{error}");
+}
+
+/// SmolLM2 takes 8,592 bytes a token with 8 bits in eleven layers and 4 in the others.
+#[test]
+fn layers_of_different_types_take_their_own_bytes() {
+    let shape = shape("llama", SMOLLM2);
+    let with = |types: &str| Request {
+        types: types.parse().unwrap(),
+        ..request(4096, CacheType::F16)
+    };
+    let of = |types: &str| Plan::new(&shape, &with(types)).unwrap();
+    let eleven = of("kv=q4_0;kv[0-10]=q8_0");
+    assert_eq!(eleven.bytes(), 8592 * 4096);
+    assert_eq!(of("kv=q4_0;kv[19-29]=q8_0").bytes(), eleven.bytes());
+    assert_eq!(of("k=q8_0,v=q4_0").bytes(), 9360 * 4096);
+    assert_eq!(of("first-third").bytes(), 8400 * 4096);
+    let plan = of("k=q8_0,v=q4_0;k[18,20,23]=f16");
+    assert!(plan.is_mixed() && plan.uniform_types().is_none());
+    assert_eq!(plan.layers.len(), 30);
+    assert_eq!(plan.layers[20].keys_bytes, 192 * 2 * 4096);
+    assert_eq!(plan.layers[21].keys_bytes, 204 * 4096);
+    assert_eq!(plan.layers[20].values_bytes, 108 * 4096);
+    let sum: u64 = plan.layers.iter().map(LayerCache::bytes).sum();
+    assert_eq!(sum, plan.bytes());
+    // What it comes to counts, not how it is written.
+    assert!(!of("kv=q8_0;k[1-29]=f16;k=q8_0").is_mixed());
+    assert!(!of("kv=q8_0;kv[3]=q8_0").is_mixed());
+}
+
+/// Layers without a window come first, as llama.cpp makes them.
+#[test]
+fn layers_are_in_the_order_of_their_tensors() {
+    let shape = shape("gemma3", GEMMA3_270M);
+    let plan = Plan::new(&shape, &request(4096, CacheType::F16)).unwrap();
+    let order: Vec<_> = plan.layers.iter().map(|layer| layer.layer).collect();
+    assert_eq!(order[..5], [5, 11, 17, 0, 1]);
+    assert_eq!(plan.layers[2].part, Part::Tokens);
+    assert_eq!(plan.layers[3].part, Part::Window);
+}
+
+#[test]
+fn what_a_mixed_plan_loses_is_told() {
+    let shape = shape("llama", SMOLLM2);
+    let told = |types: &str| {
+        let request = Request {
+            types: types.parse().unwrap(),
+            ..request(4096, CacheType::F16)
+        };
+        let plan = Plan::new(&shape, &request).unwrap();
+        losses(&shape, &request, &plan, Attention::Ggml)
+    };
+    let mixed = told("k=q8_0,v=f16;k[3]=f16");
+    assert_eq!(
+        mixed,
+        [
+            Loss::SlowAttention {
+                keys: CacheType::Q8_0,
+                values: CacheType::F16
+            },
+            Loss::CannotShift(NoShift::MixedKeys)
+        ]
+    );
+    assert_eq!(told("k=f16,v=q8_0;v[3]=f16").len(), 1);
+    assert!(!told("k=q8_0,v=f16;k[3]=q4_0").contains(&Loss::CannotShift(NoShift::MixedKeys)));
+}
+
+/// llama.cpp is told one type for a side, and checks all layers by it.
+#[test]
+fn one_quantised_layer_is_enough_for_the_checks() {
+    let model = shape("llama", SMOLLM2);
+    let plain = Request {
+        types: "kv=f16;v[7]=q8_0".parse().unwrap(),
+        has_flash_attention: false,
+        ..request(4096, CacheType::F16)
+    };
+    assert!(matches!(
+        Plan::new(&model, &plain),
+        Err(PlanError::NeedsFlash { .. })
+    ));
+    let narrow: Vec<_> = SMOLLM2
+        .iter()
+        .copied()
+        .chain([("attention.key_length", "80")])
+        .collect();
+    let narrow = shape("llama", &narrow);
+    let mixed = Request {
+        types: "kv=f16;k[7]=q8_0".parse().unwrap(),
+        ..request(4096, CacheType::F16)
+    };
+    let error = Plan::new(&narrow, &mixed).unwrap_err().to_string();
+    assert!(error.contains("a head of 80"), "{error}");
 }
 
 #[test]

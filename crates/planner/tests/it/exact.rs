@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use engine::{LlamaEngine, OpenOptions};
-use kv::{CacheType, Part, Plan, Types, WindowCells};
+use kv::{LayerTypes, Part, Plan, WindowCells};
 use models::Gguf;
 use planner::{Compute, Model, Setup};
 use testkit::tiny::{self, Family};
@@ -85,21 +85,20 @@ fn planned(plan: &Plan, n_layers: u64) -> Vec<Reported> {
     caches.map(of).collect()
 }
 
-fn cache_type(of: CacheType) -> llama::CacheType {
-    match of {
-        CacheType::F32 => llama::CacheType::F32,
-        CacheType::F16 => llama::CacheType::F16,
-        CacheType::Bf16 => llama::CacheType::Bf16,
-        CacheType::Q8_0 => llama::CacheType::Q8_0,
-        CacheType::Q5_1 => llama::CacheType::Q5_1,
-        CacheType::Q5_0 => llama::CacheType::Q5_0,
-        CacheType::Q4_1 => llama::CacheType::Q4_1,
-        CacheType::Q4_0 => llama::CacheType::Q4_0,
-        CacheType::Iq4Nl => llama::CacheType::Iq4Nl,
+/// As the worker tells the engine.
+fn types(plan: &Plan, setup: &Setup) -> llama::CacheTypes {
+    if !plan.is_mixed() {
+        let types = plan.uniform_types().or(setup.types.as_uniform());
+        return llama::CacheTypes::Uniform(types.unwrap_or_default());
     }
+    let layers = plan.layers.iter().map(|one| LayerTypes {
+        layer: one.layer,
+        types: one.types,
+    });
+    llama::CacheTypes::Layers(layers.collect())
 }
 
-fn open(path: &Path, setup: &Setup) -> LlamaEngine {
+fn open(path: &Path, setup: &Setup, plan: &Plan) -> LlamaEngine {
     let options = OpenOptions {
         path: path.to_owned(),
         context: Some(setup.context),
@@ -113,8 +112,7 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
             threads_batch: 1,
             ..llama::Placement::default()
         },
-        type_k: cache_type(setup.types.keys),
-        type_v: cache_type(setup.types.values),
+        types: types(plan, setup),
         flash_attention: match setup.has_flash_attention {
             true => llama::FlashAttention::On,
             false => llama::FlashAttention::Off,
@@ -128,12 +126,12 @@ fn open(path: &Path, setup: &Setup) -> LlamaEngine {
     LlamaEngine::open(&options, |_| true).expect("the engine opens the model")
 }
 
-fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup {
+fn setup(context: u32, slots: u32, types: &str) -> Setup {
     Setup {
         slots,
         batch: 512,
         ubatch: 128,
-        types: Types { keys, values },
+        types: types.parse().unwrap(),
         compute: Compute::Ggml,
         ..Setup::usual(context)
     }
@@ -141,30 +139,43 @@ fn setup(context: u32, slots: u32, keys: CacheType, values: CacheType) -> Setup 
 
 /// Every type of cache once, and what changes the cells.
 fn setups(family: Family) -> Vec<Setup> {
-    use CacheType::{Bf16, F16, F32, Iq4Nl, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
     let mut all = vec![
-        setup(16_384, 1, F16, F16),
-        setup(10_000, 4, Q8_0, Q8_0),
-        setup(100, 2, F32, F32),
-        setup(4_096, 1, Iq4Nl, Iq4Nl),
+        setup(16_384, 1, "f16"),
+        setup(10_000, 4, "q8_0"),
+        setup(100, 2, "f32"),
+        setup(4_096, 1, "iq4_nl"),
     ];
     // Latent keys and values have one type.
     if family != Family::DeepSeek2 {
-        all.push(setup(5_000, 3, Q8_0, Q4_0));
-        all.push(setup(4_096, 1, Q5_1, Q5_0));
-        all.push(setup(4_096, 1, Bf16, Q4_1));
+        all.push(setup(5_000, 3, "q8_0/q4_0"));
+        all.push(setup(4_096, 1, "q5_1/q5_0"));
+        all.push(setup(4_096, 1, "bf16/q4_1"));
+        all.push(setup(4_096, 1, "k=q8_0,v=q4_0;k[first-third]=f16"));
+        all.push(setup(
+            5_000,
+            2,
+            "kv=q4_0;v[last-third]=q5_1;k[first-third]=iq4_nl",
+        ));
+        all.push(Setup {
+            has_flash_attention: false,
+            ..setup(
+                4_096,
+                1,
+                "k=f32,v=f16;k[last-third]=f16;v[first-third]=bf16",
+            )
+        });
     }
     all.push(Setup {
         window: WindowCells::Full,
-        ..setup(4_096, 2, F16, F16)
+        ..setup(4_096, 2, "f16")
     });
     all.push(Setup {
         sequences: Some(3),
-        ..setup(4_096, 2, F16, F16)
+        ..setup(4_096, 2, "f16")
     });
     all.push(Setup {
         has_flash_attention: false,
-        ..setup(4_096, 1, F16, F16)
+        ..setup(4_096, 1, "f16")
     });
     all
 }
@@ -197,7 +208,7 @@ fn planned_rotations(model: &Model, setup: &Setup, plan: &Plan) -> [bool; 2] {
 fn caches_are_as_the_engine_reports_them() {
     llama::init(note, llama::Kernels::Ggml);
     let folder = tempfile::tempdir().unwrap();
-    let mut rotated = 0;
+    let (mut rotated, mut mixed) = (0, 0);
     for family in Family::ALL {
         let path = folder
             .path()
@@ -208,9 +219,9 @@ fn caches_are_as_the_engine_reports_them() {
         let n_layers = model.n_layers;
         for setup in setups(family) {
             LOG.lock().unwrap().clear();
-            let engine = open(&path, &setup);
-            let lines = LOG.lock().unwrap().clone();
             let plan = Plan::new(&model.shape, &setup.request(&model)).unwrap();
+            let engine = open(&path, &setup, &plan);
+            let lines = LOG.lock().unwrap().clone();
             let trunk = u64::from(engine.facts.model.n_layer());
             assert!(trunk <= n_layers);
             assert_eq!(
@@ -219,14 +230,20 @@ fn caches_are_as_the_engine_reports_them() {
                 "{family:?} with {setup:?}\n{}",
                 lines.join("\n")
             );
+            // Every tensor has the type and the bytes that were planned for its layer.
+            if plan.is_mixed() {
+                let found = engine.facts.layers.iter();
+                let found = found.map(|one| (one.layer, one.keys_bytes, one.values_bytes));
+                let wanted = plan.layers.iter();
+                let wanted = wanted.map(|one| (one.layer, one.keys_bytes, one.values_bytes));
+                assert!(found.eq(wanted), "{family:?} with {setup:?}");
+                mixed += 1;
+            }
             // Of what is not quantised the engine rotates nothing, and nothing is lost.
-            let Types { keys, values } = setup.types;
-            let of = |of: [bool; 2]| {
-                [
-                    keys.is_quantised() && of[0],
-                    values.is_quantised() && !model.shape.is_latent && of[1],
-                ]
-            };
+            let mut types = plan.layers.iter().map(|layer| layer.types);
+            let keys = types.clone().any(|types| types.keys.is_quantised());
+            let values = types.any(|types| types.values.is_quantised());
+            let of = |of: [bool; 2]| [keys && of[0], values && !model.shape.is_latent && of[1]];
             let reported = reported_rotations(&lines);
             let planned = planned_rotations(&model, &setup, &plan);
             assert_eq!(of(reported), of(planned), "{family:?} with {setup:?}");
@@ -234,4 +251,6 @@ fn caches_are_as_the_engine_reports_them() {
         }
     }
     assert!(rotated > 0, "no cache with a window was rotated");
+    // Models with one layer of keys have nothing to mix, latent ones may not.
+    assert!(mixed >= 3 * 6, "{mixed} plans were mixed");
 }

@@ -1,5 +1,6 @@
 //! How many layers go to a GPU, and what is refused.
 
+use kv::{Loss, PlanError};
 use models::Gguf;
 use planner::{
     Answer, Available, Change, DeviceMemory, Fit, Layers, Ledger, Model, Others, Place, Placed,
@@ -111,6 +112,42 @@ fn layers_that_somebody_has_set_stand_or_are_refused() {
     // More than there are is all of them.
     assert_eq!(set(9999).setup.gpu_layers, ALL);
     assert_eq!(set(0).setup.gpu_layers, 0);
+}
+
+/// Which pairs of types a GPU takes depends on how its back end was built.
+#[test]
+fn layers_of_several_types_stay_on_the_host() {
+    let model = model();
+    let mixed = |gpu_layers| Setup {
+        types: "k=q8_0,v=f16;k[1]=f16".parse().unwrap(),
+        ..setup(gpu_layers)
+    };
+    let room = available(u64::MAX, u64::MAX);
+    let found = ask(&model, mixed(0), room);
+    assert_eq!(found.setup.gpu_layers, 0);
+    assert_eq!(found.losses[0], Loss::MixedStaysOnHost);
+    let all = placements(&model, &mixed(0), room).unwrap();
+    assert_eq!(all.len(), 1);
+    // What somebody has set is refused, and none is no loss then.
+    let set = Available {
+        layers: Layers::AsSet,
+        ..room
+    };
+    let error = answer(&model, &mixed(2), set, &Others::default()).unwrap_err();
+    assert_eq!(error, PlanError::MixedOnDevice { gpu_layers: 2 });
+    let none = ask(&model, mixed(0), set);
+    assert!(!none.losses.contains(&Loss::MixedStaysOnHost));
+    // A plan that comes to one pair goes as that pair does.
+    let same = Setup {
+        types: "kv=q8_0;kv[0]=q8_0".parse().unwrap(),
+        ..setup(0)
+    };
+    let plain = Setup {
+        types: "q8_0".parse().unwrap(),
+        ..setup(0)
+    };
+    let of = |setup: &Setup| placements(&model, setup, room).unwrap();
+    assert_eq!(of(&same), of(&plain));
 }
 
 #[test]

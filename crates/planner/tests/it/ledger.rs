@@ -1,6 +1,6 @@
 //! What goes where: layers on a GPU, and models that only embed.
 
-use kv::{CacheType, Plan, Types};
+use kv::Plan;
 use models::Gguf;
 use models::gguf::write::Writer;
 use planner::{Compute, Kind, Ledger, Model, Others, Place, Purpose, Setup};
@@ -10,10 +10,7 @@ fn setup(purpose: Purpose, gpu_layers: u32) -> Setup {
     Setup {
         batch: 512,
         ubatch: 128,
-        types: Types {
-            keys: CacheType::F16,
-            values: CacheType::Q8_0,
-        },
+        types: "f16/q8_0".parse().unwrap(),
         compute: Compute::Ggml,
         gpu_layers,
         purpose,

@@ -6,7 +6,7 @@
 //! value of one layer's keys; what those are is not said. And its figures for the weights of
 //! the two models whose output is a matrix of its own leave out one table of Q6_K.
 
-use kv::{CacheType, Header, Part, Plan, Pool, Request, Shape, Types, WindowCells};
+use kv::{Header, Part, Plan, Pool, Request, Shape, WindowCells};
 use planner::{Compute, Model, Role, Setup, Tensor, device_named, predict};
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -164,10 +164,7 @@ impl Row {
             sequences: 1,
             batch: 2048,
             ubatch: 512,
-            types: Types {
-                keys: CacheType::Q4_0,
-                values: CacheType::Q4_0,
-            },
+            types: "q4_0".parse().unwrap(),
             pool: Pool::Shared,
             window: WindowCells::Window,
             has_flash_attention: true,
@@ -220,10 +217,7 @@ fn published_speeds_lie_in_the_bands() {
     for row in ROWS {
         let model = row.model();
         let setup = Setup {
-            types: Types {
-                keys: CacheType::Q4_0,
-                values: CacheType::Q4_0,
-            },
+            types: "q4_0".parse().unwrap(),
             compute: Compute::Ggml,
             ..Setup::usual(row.context as u32)
         };

@@ -54,7 +54,7 @@ fn prefixes_go_first_and_as_few_as_must() {
     assert!((5..32).contains(&kept), "{kept}");
     let more = Setup {
         sequences: Some(kept + 1),
-        ..setup
+        ..setup.clone()
     };
     assert!(needed(&model, &found) < usual && needed(&model, &more) >= usual);
     // What somebody has set stays.
@@ -79,7 +79,7 @@ fn the_longest_context_counts_what_is_chosen_sparingly() {
     let short = Setup {
         context: 8192,
         sequences: Some(8),
-        ..setup
+        ..setup.clone()
     };
     let bytes = needed(&model, &short);
     let found = context_sparing(&model, &setup, room(bytes), ALL).unwrap();
@@ -109,7 +109,7 @@ fn mapped_weights_take_the_place_of_packed_ones() {
     };
     let ggml = Setup {
         compute: Compute::Ggml,
-        ..least
+        ..least.clone()
     };
     let (own, mapped) = (needed(&model, &least), needed(&model, &ggml));
     // 32-bit weights are read where they lie by both.
@@ -157,7 +157,7 @@ fn where_no_single_change_is_enough_several_are_named() {
         context: 256,
         sequences: Some(5),
         compute: Compute::Ggml,
-        ..setup
+        ..setup.clone()
     };
     let ask = |host: u64| answer(&model, &setup, room(host), &Others::default()).unwrap();
     let enough = ask(needed(&model, &least)).changes;
@@ -167,13 +167,13 @@ fn where_no_single_change_is_enough_several_are_named() {
     let found = Setup {
         context: *context,
         sequences: Some(*sequences),
-        ..least
+        ..least.clone()
     };
     assert!(needed(&model, &found) <= needed(&model, &least));
     let one_slot = Setup {
         slots: 1,
         sequences: Some(2),
-        ..least
+        ..least.clone()
     };
     let short = ask(needed(&model, &one_slot) - 1).changes;
     assert!(

@@ -214,6 +214,9 @@ pub(crate) fn fingerprint(facts: &ModelFacts) -> String {
     )
         .hash(&mut hasher);
     (&facts.kv_type_k, &facts.kv_type_v, facts.flash_attention).hash(&mut hasher);
+    for layer in &facts.kv_layers {
+        (layer.layer, &layer.keys, &layer.values).hash(&mut hasher);
+    }
     (facts.context, facts.batch, facts.ubatch, facts.gpu_layers).hash(&mut hasher);
     format!("fp_{:016x}", hasher.finish())
 }
