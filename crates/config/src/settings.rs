@@ -560,9 +560,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "kv_plan",
         group: Group::Engine,
-        doc: "Types of the KV cache by layer, such as `k=q8_0,v=q4_0;k[18,20-23]=f16`, a pair such \
-              as `q8_0/q4_0`, or `first-third`. It stands before `kv_type_k` and `kv_type_v`, \
-              which say what it leaves open. See docs/kv-plans.md.",
+        doc: "Types of the KV cache by layer, such as `k=q8_0,v=q4_0;k[18,20-23]=f16` \
+              (docs/kv-plans.md). What it leaves open is as `kv_type_k` and `kv_type_v` say.",
         kind: Kind::KvPlan,
         unset: "the same types in every layer",
         ..BASE

@@ -236,8 +236,11 @@ fn key_layers(family: Family) -> &'static [u32] {
     }
 }
 
-/// Bytes that a token of a sequence takes, by llama.cpp's own count.
-fn state_bytes_a_token(model: &TinyModel, types: CacheTypes) -> usize {
+/// A model and a small context on it, without the engine.
+fn bare(
+    model: &TinyModel,
+    (types, attention): (CacheTypes, llama::FlashAttention),
+) -> (llama::Model, llama::Context) {
     let params = llama::ModelParams {
         load_mode: llama::LoadMode::Mmap,
         offload: None,
@@ -251,22 +254,31 @@ fn state_bytes_a_token(model: &TinyModel, types: CacheTypes) -> usize {
         outputs: 1,
         placement: llama::Placement::default(),
         types,
-        flash_attention: llama::FlashAttention::On,
+        flash_attention: attention,
         swa_full: false,
         embeddings: None,
     };
-    let mut context = llama::Context::new(&loaded, &params).expect("it can be made");
-    let mut after = |from: i32| {
-        let mut batch = llama::Batch::default();
-        for at in from..from + 8 {
-            batch.push(4 + at, at, 0, at == from + 7);
-        }
-        context.decode(&mut batch).expect("it is read");
-        let state = context.state(0, llama::Extent::Whole);
-        state.expect("there is one").len()
-    };
-    let eight = after(0);
-    (after(8) - eight) / 8
+    let context = llama::Context::new(&loaded, &params).expect("it can be made");
+    (loaded, context)
+}
+
+/// The state of a sequence after a pass over some more tokens.
+fn state_after(context: &mut llama::Context, positions: std::ops::Range<i32>) -> Vec<u8> {
+    let last = positions.end - 1;
+    let mut batch = llama::Batch::default();
+    for at in positions {
+        batch.push(4 + at, at, 0, at == last);
+    }
+    context.decode(&mut batch).expect("it is read");
+    let state = context.state(0, llama::Extent::Whole);
+    state.expect("there is one")
+}
+
+/// Bytes that a token of a sequence takes, by llama.cpp's own count.
+fn state_bytes_a_token(model: &TinyModel, types: CacheTypes) -> usize {
+    let (_, mut context) = bare(model, (types, llama::FlashAttention::On));
+    let eight = state_after(&mut context, 0..8).len();
+    (state_after(&mut context, 8..16).len() - eight) / 8
 }
 
 /// A cell of a state, besides its keys and values.
@@ -312,35 +324,13 @@ fn layers_of_different_types_are_kept_and_come_back() {
 /// What a comparison takes for the noise of 16 bits.
 #[test]
 fn a_nudge_changes_the_last_bit_of_every_second_value() {
+    llama::init(|_, _| {}, llama::Kernels::Own);
     let model = TinyModel::write(Family::Gemma3, Purpose::default());
-    let params = llama::ModelParams {
-        load_mode: llama::LoadMode::Mmap,
-        offload: None,
-    };
-    let loaded = llama::Model::load(model.path(), params, |_| true).expect("it loads");
     for attention in [llama::FlashAttention::On, llama::FlashAttention::Off] {
-        let params = llama::ContextParams {
-            cells: 256,
-            batch: 16,
-            ubatch: 16,
-            sequences: 1,
-            outputs: 1,
-            placement: llama::Placement::default(),
-            types: CacheTypes::Uniform(Types::default()),
-            flash_attention: attention,
-            swa_full: false,
-            embeddings: None,
-        };
-        let mut context = llama::Context::new(&loaded, &params).expect("it can be made");
-        let mut batch = llama::Batch::default();
-        for at in 0..12 {
-            batch.push(4 + at, at, 0, at == 11);
-        }
-        context.decode(&mut batch).expect("it is read");
+        let types = CacheTypes::Uniform(Types::default());
+        let (loaded, mut context) = bare(&model, (types, attention));
+        let before = state_after(&mut context, 0..12);
         let form = engine::find_form(&loaded, &mut context).expect("it can be taken apart");
-        let before = context
-            .state(0, llama::Extent::Whole)
-            .expect("there is one");
         let mut state = before.clone();
         // Two heads of 64 values a side in six layers; eight of twelve cells.
         let changed = form.nudge(&mut state, 4).expect("it is of this form");
@@ -349,10 +339,8 @@ fn a_nudge_changes_the_last_bit_of_every_second_value() {
         let differing: Vec<_> = differing.map(|(a, b)| a ^ b).collect();
         assert_eq!(differing, vec![1; changed]);
         assert!(context.set_state(0, &state));
-        let after = context
-            .state(0, llama::Extent::Whole)
-            .expect("there is one");
-        assert_eq!(after, state, "{attention:?}");
+        let after = context.state(0, llama::Extent::Whole);
+        assert_eq!(after.as_ref(), Some(&state), "{attention:?}");
         form.nudge(&mut state, 4).expect("it is of this form");
         assert_eq!(state, before, "twice is not at all");
     }

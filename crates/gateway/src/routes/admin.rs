@@ -103,9 +103,6 @@ impl LoadRequest {
     /// `models` are those that may be loaded by their name alone.
     fn into_order(self, models: &[ModelStatus]) -> Result<LoadOrder, ApiError> {
         let given = self.given();
-        check_plan(self.kv_plan.as_deref())?;
-        // Who asks for types of all layers does not mean the plan that was set before.
-        let has_types = self.kv_type_k.is_some() || self.kv_type_v.is_some();
         let path = self.path.filter(|path| !path.as_os_str().is_empty());
         let name = self.model.filter(|name| !name.is_empty());
         let known = match (&path, &name) {
@@ -146,7 +143,7 @@ impl LoadRequest {
             cpus_batch: self.cpus_batch.or(known.cpus_batch),
             kv_type_k: self.kv_type_k.or(known.kv_type_k),
             kv_type_v: self.kv_type_v.or(known.kv_type_v),
-            kv_plan: self.kv_plan.or(known.kv_plan.filter(|_| !has_types)),
+            kv_plan: self.kv_plan.or(earlier_plan(known.kv_plan, &given)),
             flash_attention: self.flash_attention.or(known.flash_attention),
             sequences: self.sequences.or(known.sequences),
             kernels: self.kernels.or(known.kernels),
@@ -173,6 +170,12 @@ impl LoadRequest {
             force: self.force,
         })
     }
+}
+
+/// Who asks for types of all layers does not mean the plan that was set before.
+fn earlier_plan(known: Option<String>, given: &[&str]) -> Option<String> {
+    let has_types = given.contains(&"kv_type_k") || given.contains(&"kv_type_v");
+    known.filter(|_| !has_types)
 }
 
 fn check_plan(plan: Option<&str>) -> Result<(), ApiError> {
@@ -317,6 +320,7 @@ pub(crate) async fn load(
     RawBody(body): RawBody,
 ) -> Result<Response, ApiError> {
     let request: LoadRequest = parse(&body)?;
+    check_plan(request.kv_plan.as_deref())?;
     let order = request.into_order(&state.backend().models())?;
     let model = order.spec.name.clone();
     headers.manages(&model)?;
