@@ -1,10 +1,14 @@
-// A browser, an endpoint that is running, and what tests do with both.
+// A browser, endpoints that are running, and what tests do with both.
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { chromium } from 'playwright-core';
 
 export const BASE = process.env.BASE;
 export const EMPTY = process.env.EMPTY_BASE;
+/** The file of the model that is served, on the endpoint's machine. */
+export const MODEL_PATH = process.env.MODEL_PATH;
 const SHOTS = process.env.SHOTS ?? new URL('../../target/ui-shots/', import.meta.url).pathname;
 mkdirSync(SHOTS, { recursive: true });
 
@@ -19,9 +23,19 @@ export async function browser() {
   });
 }
 
+const opened = [];
+async function fresh(browser, options) {
+  const context = await browser.newContext(options);
+  opened.push(context);
+  return context;
+}
+
+/** Ends the pages of a test, so that they ask for nothing in the next. */
+export const closeAll = () => Promise.all(opened.splice(0).map((context) => context.close()));
+
 /** A page that notes what must not happen: errors, and what the policy refused. */
 export async function open(browser, { base = BASE, path = '', size = DESKTOP, theme = 'light', context } = {}) {
-  const own = context ?? (await browser.newContext({ viewport: size, colorScheme: theme, hasTouch: size.width < 500 }));
+  const own = context ?? (await fresh(browser, { viewport: size, colorScheme: theme, hasTouch: size.width < 500 }));
   const page = await own.newPage();
   // Answers of a tame length: a small model goes on for as long as it may.
   await page.addInitScript((tokens) => {
@@ -81,4 +95,42 @@ export async function ended(page) {
     { timeout: 120_000, polling: 100 },
   );
   await page.evaluate(() => delete window.quietSince);
+}
+
+/** The text of the last message that is shown. */
+export const lastText = (page) => page.evaluate(() => [...document.querySelectorAll('article')].at(-1)?.querySelector('.prose-ours')?.textContent ?? '');
+
+/** Until the last message, which is an answer, has more than so many characters. */
+export const grown = (page, length) =>
+  page.waitForFunction((least) => ([...document.querySelectorAll('article')].at(-1)?.querySelector('.prose-ours')?.textContent.length ?? 0) > least, length, { timeout: 60_000 });
+
+const READY_MS = 60_000;
+
+/** An endpoint that a test starts and ends by itself, always at the same address. */
+export class Endpoint {
+  base = process.env.OWN_BASE;
+  #child = null;
+
+  async start() {
+    const { program, args, env } = JSON.parse(process.env.OWN_SERVER);
+    this.#child = spawn(program, args, { env: { ...process.env, ...env }, stdio: 'ignore' });
+    const until = Date.now() + READY_MS;
+    for (;;) {
+      const response = await fetch(`${this.base}/ready`).catch(() => null);
+      if (response?.ok) return;
+      if (this.#child.exitCode !== null) throw new Error(`the endpoint ended with ${this.#child.exitCode}`);
+      if (Date.now() > until) throw new Error(`the endpoint was not ready after ${READY_MS / 1000} s`);
+      await new Promise((done) => setTimeout(done, 50));
+    }
+  }
+
+  /** With SIGKILL it cannot say or write anything any more. */
+  async end(signal) {
+    const child = this.#child;
+    this.#child = null;
+    if (!child || child.exitCode !== null || child.signalCode !== null) return;
+    const ended = once(child, 'exit');
+    child.kill(signal);
+    await ended;
+  }
 }

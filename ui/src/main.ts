@@ -5,4 +5,7 @@ import { theme } from './lib/theme.svelte';
 
 theme.apply();
 const target = document.getElementById('app');
-if (target) mount(App, { target });
+if (target) {
+  mount(App, { target });
+  document.getElementById('shell')?.remove();
+}

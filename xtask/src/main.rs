@@ -28,6 +28,7 @@ mod server;
 mod shell;
 mod speed_check;
 mod stock;
+mod store_check;
 mod tidy;
 mod tools;
 mod tune_check;
@@ -95,6 +96,8 @@ enum Chore {
     MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
+    /// Fills a database with chats, and times lists, searches and openings of it.
+    StoreCheck(store_check::Arguments),
     /// What our kernels change of what models say, beside llama.cpp's own builds.
     Quality(quality::Arguments),
     /// Compares `sextant tune` with an exhaustive sweep, a part a call.
@@ -137,6 +140,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::StoreCheck(arguments) => store_check::run(&arguments),
         Chore::Quality(arguments) => quality::run(&arguments),
         Chore::TuneCheck(arguments) => tune_check::run(&arguments),
     }

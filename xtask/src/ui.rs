@@ -4,9 +4,18 @@ use crate::models::{self, SMOLLM2};
 use crate::server::{Server, free_port};
 use crate::shell::{self, cargo, program, root, sextant, target_dir};
 use anyhow::{Context, Result, bail};
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+/// What runs in the browser, in this order.
+const SUITES: [&str; 3] = [
+    "e2e/suite.test.mjs",
+    "e2e/live.test.mjs",
+    "e2e/pace.test.mjs",
+];
 
 #[derive(clap::Args, Default)]
 pub(crate) struct Arguments {
@@ -66,8 +75,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if data.exists() {
         fs::remove_dir_all(&data).with_context(|| format!("{}", data.display()))?;
     }
-    let server = serve(&data.join("one"), Some(&models::ensure(&SMOLLM2)?))?;
+    let model = models::ensure(&SMOLLM2)?;
+    let server = serve(&data.join("one"), Some(&model))?;
     let empty = serve(&data.join("empty"), None)?;
+    let port = free_port()?;
+    let own = command(&data.join("own"), Some(&model), port)?;
     let shots = arguments.shots.clone();
     let shots = shots.unwrap_or_else(|| target_dir().join("ui-shots"));
     fs::create_dir_all(&shots)?;
@@ -76,10 +88,17 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(filter) = &arguments.filter {
         suite.arg(format!("--test-name-pattern={filter}"));
     }
-    suite.arg("e2e/suite.test.mjs").current_dir(&folder);
-    suite
-        .env("BASE", &server.base)
-        .env("EMPTY_BASE", &empty.base);
+    suite.args(SUITES).current_dir(&folder);
+    for (name, value) in [
+        ("BASE", server.base.clone()),
+        ("EMPTY_BASE", empty.base.clone()),
+        ("SERVER_PID", server.pid().to_string()),
+        ("MODEL_PATH", model.to_string_lossy().into_owned()),
+        ("OWN_BASE", format!("http://127.0.0.1:{port}")),
+        ("OWN_SERVER", described(&own)),
+    ] {
+        suite.env(name, value);
+    }
     suite.env("CHROMIUM", &chromium).env("SHOTS", &shots);
     if let Err(error) = shell::run(&mut suite) {
         bail!("{error:#}; the server's last lines:\n{}", server.log_tail());
@@ -101,9 +120,19 @@ fn has(name: &str) -> bool {
 }
 
 /// A server with a home of its own, so that no model and no chat of the user's is in it.
-fn serve(home: &Path, model: Option<&Path>) -> Result<Server> {
-    fs::create_dir_all(home)?;
+pub(crate) fn serve(home: &Path, model: Option<&Path>) -> Result<Server> {
     let port = free_port()?;
+    let command = command(home, model, port)?;
+    Server::start("sextant-ui", command, port, "/health").and_then(|mut server| {
+        if model.is_some() {
+            server.wait_ready()?;
+        }
+        Ok(server)
+    })
+}
+
+fn command(home: &Path, model: Option<&Path>, port: u16) -> Result<Command> {
+    fs::create_dir_all(home)?;
     let mut command = Command::new(sextant());
     command.arg("serve");
     if let Some(model) = model {
@@ -127,12 +156,21 @@ fn serve(home: &Path, model: Option<&Path>) -> Result<Server> {
     ] {
         command.env(name, home.join(folder));
     }
-    Server::start("sextant-ui", command, port, "/health").and_then(|mut server| {
-        if model.is_some() {
-            server.wait_ready()?;
-        }
-        Ok(server)
+    Ok(command)
+}
+
+/// A command for a test that starts and kills it by itself, as JSON.
+fn described(command: &Command) -> String {
+    let words = command.get_args().map(|word| word.to_string_lossy());
+    let variables = command
+        .get_envs()
+        .filter_map(|(name, value)| Some((name.to_string_lossy(), value?.to_string_lossy())));
+    json!({
+        "program": command.get_program().to_string_lossy(),
+        "args": words.collect::<Vec<_>>(),
+        "env": variables.collect::<BTreeMap<_, _>>(),
     })
+    .to_string()
 }
 
 /// Debian's Chromium; installed where that is possible and it is missing.

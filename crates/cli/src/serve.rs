@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use clap::ArgMatches;
 use config::Config;
+use gateway::{GatewayConfig, Logs};
 use supervisor::{Fleet, Keep, Listing, LoadOrder, ModelPhase, ModelStatus};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,13 +31,13 @@ pub(crate) fn routing(config: &Config) -> Outcome<gateway::Routing> {
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
-    logging::start(config.log_level, config.log_format);
+    let logs = logging::start_kept(config.log_level, config.log_format);
     let environment = models_here::environment(&config);
     let listings = shelf::listings(&config, &environment, Missing::Refuse)?;
     let start = to_load(matches, &config, &listings)?;
     let runtime = tokio::runtime::Runtime::new()?;
     let source = Arc::new(ProcessConfig::new(matches, &config).code(Code::Usage)?);
-    runtime.block_on(serve(&config, (listings, start), source))
+    runtime.block_on(serve(&config, (listings, start), (source, logs)))
 }
 
 /// The models to begin with. There may be none where other providers or models on demand
@@ -74,15 +75,32 @@ fn to_load(matches: &ArgMatches, config: &Config, listings: &[Listing]) -> Outco
     Ok(orders.collect())
 }
 
+fn say_providers(config: &Config) {
+    for provider in &config.fleet.providers {
+        let (name, kind) = (&provider.name, &provider.kind);
+        let place = match &provider.url {
+            Some(url) => format!("at {url}"),
+            None => format!(
+                "run by us, {}",
+                provider.start.as_deref().unwrap_or("on_demand")
+            ),
+        };
+        say(&format!("provider {name}: {kind} {place}"));
+    }
+}
+
 async fn serve(
     config: &Config,
     (listings, start): (Vec<Listing>, Vec<LoadOrder>),
-    source: Arc<ProcessConfig>,
+    (source, logs): (Arc<ProcessConfig>, Logs),
 ) -> Outcome {
     let mut signals = Signals::new()?;
     let fleet = load::fleet(config)?;
     let doctor = MachineDoctor::new(source.matches(), config, &fleet);
-    let edge = endpoint::settings(config, library(config, &fleet), doctor)?;
+    let edge = GatewayConfig {
+        logs,
+        ..endpoint::settings(config, library(config, &fleet), doctor)?
+    };
     let key = match edge.asks_for_a_key() {
         true => " -H \"Authorization: Bearer $YOUR_KEY\"",
         false => "",
@@ -136,20 +154,6 @@ async fn serve(
     tokio::select! {
         served = server => Ok(served?),
         () = signals.next() => Err(cut_short()),
-    }
-}
-
-fn say_providers(config: &Config) {
-    for provider in &config.fleet.providers {
-        let (name, kind) = (&provider.name, &provider.kind);
-        let place = match &provider.url {
-            Some(url) => format!("at {url}"),
-            None => format!(
-                "run by us, {}",
-                provider.start.as_deref().unwrap_or("on_demand")
-            ),
-        };
-        say(&format!("provider {name}: {kind} {place}"));
     }
 }
 

@@ -20,6 +20,7 @@ mod kept;
 mod library;
 pub mod limits;
 mod linger;
+mod logs;
 mod metrics;
 mod names;
 mod openapi;
@@ -48,6 +49,7 @@ pub use library::{
     FileProgress, Library, LibraryFailure, LibraryFailureKind, PlanAsk, Planned, PullProgressFn,
     StoredModel,
 };
+pub use logs::{LOG_LINE_BYTES_MAX, LOG_LINES_MAX, LogLine, Logs, PAGE_LOG};
 pub use openapi::openapi_json;
 pub use reload::{Reloaded, RoutingSource};
 pub use serve::serve;

@@ -26,6 +26,8 @@ use crate::access::{Control, Visit};
 use crate::backend::EventStream;
 use crate::edge::POLLED;
 use crate::error::ApiError;
+use crate::logs::PAGE_LOG;
+use crate::ui::is_of_workbench;
 
 /// Content type of [`Metrics::text`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -267,6 +269,8 @@ impl Drop for RequestWatch {
         // Polls would bury everything else.
         if POLLED.contains(&route) {
             tracing::debug!(id, route, method, status, ms, "answered");
+        } else if is_of_workbench(route) {
+            tracing::info!(target: PAGE_LOG, id, route, method, status, ms, "answered");
         } else {
             tracing::info!(id, route, method, status, ms, "answered");
         }

@@ -3,8 +3,8 @@
 use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
-    admin, audit, chat, chats, completions, doctor, embeddings, events, health, info, machine,
-    messages, models, ollama, plan, rerank, responses, route, tokens,
+    admin, audit, chat, chats, completions, doctor, embeddings, events, health, info, logs,
+    machine, messages, models, ollama, plan, rerank, responses, route, tokens,
 };
 
 #[derive(OpenApi)]
@@ -53,6 +53,7 @@ use crate::routes::{
         events::events,
         machine::machine,
         machine::library,
+        logs::logs,
         chats::list,
         chats::create,
         chats::one,

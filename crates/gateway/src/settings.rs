@@ -7,7 +7,7 @@ use std::time::Duration;
 use stdx::Secret;
 use traces::Traces;
 
-use crate::{Control, Doctor, Library, Pages, RoutingSource, Tls};
+use crate::{Control, Doctor, Library, Logs, Pages, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -51,6 +51,8 @@ pub struct GatewayConfig {
     pub routing_source: Option<Arc<dyn RoutingSource>>,
     /// The workbench.
     pub pages: Pages,
+    /// The last lines of the log.
+    pub logs: Logs,
     /// Ports that this endpoint listens on, so that it does not find itself.
     pub own_ports: Vec<u16>,
 }
@@ -85,6 +87,7 @@ impl Default for GatewayConfig {
             traces: None,
             routing_source: None,
             pages: Pages::default(),
+            logs: Logs::default(),
             own_ports: Vec::new(),
         }
     }

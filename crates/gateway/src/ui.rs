@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::quoted;
+use crate::wire::OUR_API;
 
 /// A file of the workbench.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +60,12 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
      manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// The names of these files change with their contents.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// Whether only the workbench asks for a route.
+pub(crate) fn is_of_workbench(route: &str) -> bool {
+    let roots = ["/assets/", "/api/library"].iter().chain(&OUR_API);
+    route == "/" || roots.copied().any(|root| route.starts_with(root))
+}
 
 /// `GET /`
 pub(crate) async fn page(State(state): State<AppState>, headers: HeaderMap) -> Response {

@@ -1,5 +1,8 @@
 //! The workbench's chats: trees of messages, found again by their words.
 
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
 use router::Reach;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
@@ -8,9 +11,9 @@ use crate::{Session, StoreError};
 
 /// Chats of one page of a list.
 pub const CHATS_PAGE_MAX: u32 = 200;
-/// Messages that a search looks at, the youngest first: a word that is in most of them must not
-/// take longer than one that is rare.
-const HITS_MAX: u32 = 400;
+/// Messages that a search looks at, the youngest first, until it has the chats of a page: a word
+/// that is in most of them must not take longer than one that is rare.
+const HITS_MAX: u32 = 8192;
 /// Characters of a text around what was found.
 const EXCERPT_CHARS: usize = 120;
 
@@ -212,14 +215,15 @@ fn add_message(connection: &Connection, message: &ChatMessage) -> rusqlite::Resu
     ])?;
     match message.state {
         MessageState::Open => Ok(()),
-        _ => index(connection, connection.last_insert_rowid(), &message.text),
+        _ => index(connection, connection.last_insert_rowid()),
     }
 }
 
-fn index(connection: &Connection, n: i64, text: &str) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO message_words (rowid, text) VALUES (?1, ?2)";
-    connection.prepare_cached(sql)?.execute(params![n, text])?;
-    Ok(())
+/// Puts the words of a message that has ended into the index.
+fn index(connection: &Connection, n: i64) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO message_words (rowid, text, owner) \
+         SELECT n, text, owner FROM messages_ended WHERE n = ?1";
+    connection.prepare_cached(sql)?.execute([n]).map(drop)
 }
 
 fn end_message(connection: &Connection, message: &ChatMessage) -> rusqlite::Result<()> {
@@ -240,14 +244,14 @@ fn end_message(connection: &Connection, message: &ChatMessage) -> rusqlite::Resu
         )
         .optional()?;
     // Deleted meanwhile, where there is none.
-    n.map_or(Ok(()), |n| index(connection, n, &message.text))
+    n.map_or(Ok(()), |n| index(connection, n))
 }
 
 fn delete(connection: &Connection, id: &str) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO message_words (message_words, rowid, text) \
-         SELECT 'delete', n, text FROM messages WHERE chat = ?1 AND state <> 'open'";
-    connection.prepare_cached(sql)?.execute([id])?;
     let sqls = [
+        "INSERT INTO message_words (message_words, rowid, text, owner) \
+         SELECT 'delete', n, text, owner FROM messages_ended \
+         WHERE n IN (SELECT n FROM messages WHERE chat = ?1)",
         "DELETE FROM messages WHERE chat = ?1",
         "DELETE FROM chats WHERE id = ?1",
     ];
@@ -258,11 +262,11 @@ fn delete(connection: &Connection, id: &str) -> rusqlite::Result<()> {
 }
 
 fn cut_off(connection: &Connection) -> rusqlite::Result<()> {
-    let sql = "INSERT INTO message_words (rowid, text) SELECT n, text FROM messages \
-         WHERE state = 'open'";
-    connection.execute(sql, ())?;
-    let sql = "UPDATE messages SET state = 'cut_off' WHERE state = 'open'";
-    connection.execute(sql, ()).map(drop)
+    let sql = "UPDATE messages SET state = 'cut_off' WHERE state = 'open' RETURNING n";
+    let mut statement = connection.prepare(sql)?;
+    let rows = statement.query_map((), |row| row.get(0))?;
+    let cut: Vec<i64> = rows.collect::<rusqlite::Result<_>>()?;
+    cut.into_iter().try_for_each(|n| index(connection, n))
 }
 
 const CHAT_COLUMNS: &str = "c.id, c.owner, c.title, c.model, c.leaf, c.created_ms, c.changed_ms";
@@ -365,29 +369,46 @@ impl Session {
     /// By the youngest of their messages that has the words.
     fn chats_by_words(&self, filter: &ChatFilter, words: &str) -> Result<Vec<ChatRow>, StoreError> {
         let sql = format!(
-            "SELECT {CHAT_COLUMNS}, m.text FROM (SELECT rowid AS n FROM message_words \
-             WHERE message_words MATCH ?1 ORDER BY rowid DESC) f \
-             JOIN messages m ON m.n = f.n JOIN chats c ON c.id = m.chat \
-             WHERE c.owner IS ?2 AND c.changed_ms < ?3 ORDER BY f.n DESC LIMIT {HITS_MAX}"
+            "SELECT rowid FROM message_words WHERE message_words MATCH ?1 \
+             ORDER BY rowid DESC LIMIT {HITS_MAX}"
         );
         let mut statement = self.told(self.connection.prepare_cached(&sql))?;
-        let values = params![words, filter.owner, before(filter)];
-        let rows = statement.query_map(values, |row| {
+        let sql = "SELECT chat FROM messages WHERE n = ?1";
+        let mut chat_of = self.told(self.connection.prepare_cached(sql))?;
+        let words = whose(filter.owner.as_deref(), words);
+        let mut hits = self.told(statement.query([words]))?;
+        let (mut seen, mut found) = (HashSet::new(), Vec::new());
+        // The rows come from the index one by one, so a page that is full ends the search.
+        while found.len() < filter.limit.min(CHATS_PAGE_MAX) as usize
+            && let Some(hit) = self.told(hits.next())?
+        {
+            let n: i64 = self.told(hit.get(0))?;
+            let id = chat_of.query_row([n], |row| row.get(0)).optional();
+            let id: Option<String> = self.told(id)?;
+            let Some(id) = id.filter(|id| !seen.contains(id)) else {
+                continue;
+            };
+            found.extend(self.hit(filter, n, &id)?);
+            seen.insert(id);
+        }
+        Ok(found)
+    }
+
+    /// The chat of a message that has the words, if it is one that is looked for.
+    fn hit(&self, filter: &ChatFilter, n: i64, id: &str) -> Result<Option<ChatRow>, StoreError> {
+        let sql = format!(
+            "SELECT {CHAT_COLUMNS}, m.text FROM chats c, messages m \
+             WHERE c.id = ?1 AND c.owner IS ?2 AND c.changed_ms < ?3 AND m.n = ?4"
+        );
+        let mut statement = self.told(self.connection.prepare_cached(&sql))?;
+        let row = statement.query_row(params![id, filter.owner, before(filter), n], |row| {
             let text: String = row.get(7)?;
             Ok(ChatRow {
                 chat: chat(row)?,
                 excerpt: Some(excerpt(&text, &filter.words)),
             })
         });
-        let rows = self.told(rows)?;
-        let mut found: Vec<ChatRow> = Vec::new();
-        for row in rows {
-            let row = self.told(row)?;
-            if !found.iter().any(|one| one.chat.id == row.chat.id) {
-                found.push(row);
-            }
-        }
-        Ok(found)
+        self.told(row.optional())
     }
 }
 
@@ -420,6 +441,16 @@ fn quoted_words(text: &str) -> String {
         true => String::new(),
         false => quoted.join(" ") + "*",
     }
+}
+
+/// A query for words in texts of this owner, as the view `messages_ended` names owners.
+fn whose(owner: Option<&str>, words: &str) -> String {
+    let mut name = String::from("o");
+    for byte in owner.unwrap_or_default().bytes() {
+        // Writing to a string cannot fail.
+        let _ = write!(name, "{byte:02X}");
+    }
+    format!("owner : \"{name}\" AND text : ({words})")
 }
 
 /// The part of a text around the first of the words, in one line.

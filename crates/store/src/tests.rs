@@ -386,7 +386,7 @@ fn what_cannot_be_used_is_named_with_a_way_out() {
     connection.pragma_update(None, "user_version", 99).unwrap();
     let told = Store::open(folder.path()).unwrap_err().to_string();
     assert!(
-        told.contains("version 99") && told.contains("up to 2"),
+        told.contains("version 99") && told.contains("up to 3"),
         "{told}"
     );
     let looked = Store::inspect(folder.path()).unwrap_err().to_string();

@@ -21,6 +21,10 @@ use crate::exit::Exit;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+/// The target of the lines of workers in the log of this process, so that they are told from its
+/// own.
+pub const ENGINE_LOG: &str = "engine";
+
 /// Bytes in flight between an in-process worker and the supervisor.
 const DUPLEX_BYTES: usize = 64 << 10;
 
@@ -184,7 +188,7 @@ async fn follow_log(mut stderr: ChildStderr, request: LaunchRequest) {
     let mut splitter = LineSplitter::default();
     let mut buffer = vec![0; 4096];
     let each = |line: &str| {
-        tracing::debug!(model = %model, "{line}");
+        tracing::debug!(target: ENGINE_LOG, model = %model, "{line}");
         log.push(line);
     };
     while let Ok(n @ 1..) = stderr.read(&mut buffer).await {

@@ -22,8 +22,8 @@ use proto::{LoadFailure, LoadSpec, ModelFacts, Timings, Usage};
 
 pub use crate::driver::{Fleet, JobStream, LoadOrder};
 pub use crate::launch::{
-    BoxFuture, Connection, InProcessLauncher, LaunchError, LaunchRequest, Launched, Launcher,
-    Process, ProcessLauncher,
+    BoxFuture, Connection, ENGINE_LOG, InProcessLauncher, LaunchError, LaunchRequest, Launched,
+    Launcher, Process, ProcessLauncher,
 };
 pub use process::{LogTail, ProcessEnd};
 

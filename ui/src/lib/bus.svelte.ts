@@ -30,6 +30,8 @@ class Bus {
   answers = $derived(this.#of('answer'));
   pulls = $derived(this.#of('pull'));
   memory = $derived(this.#of('memory')[0] ?? null);
+  /** Of the log, where the key of this page may read it. */
+  log = $derived(this.#of('log')[0] ?? null);
   server = $derived(this.#of('server')[0] ?? null);
   chatChanges = $derived(this.#of('chats').reduce((sum, one) => sum + one.changes, 0));
   ready = $derived(this.models.filter((model) => model.phase === 'ready'));

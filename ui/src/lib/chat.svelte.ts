@@ -4,6 +4,8 @@
  */
 
 import { api, told, type Schemas } from './api/client';
+import { part } from './attach';
+import { cut } from './format';
 import { follow } from './sse';
 
 export type Message = Schemas['WireMessage'];
@@ -12,9 +14,18 @@ export type AnswerEvent = Schemas['AnswerEvent'];
 export type Prompt = { done: number | null; total: number; cached: number };
 
 /** What a turn is asked with, besides its text. */
-export type Settings = Partial<Omit<Schemas['Turn'], 'text' | 'parent' | 'model'>>;
+export type Settings = Partial<Omit<Schemas['Turn'], 'text' | 'parent' | 'model' | 'continues'>>;
+
+/** Something that is said, a message that is answered once more, or an answer that goes on. */
+export type Asked = { parent: string | null; text: string | null } | { continues: string };
+export interface How {
+  model: string | null;
+  settings: Settings;
+}
 
 const SILENCE_MS = 40_000;
+/** As many as the endpoint takes of a first message. */
+const TITLE_CHARS = 60;
 
 /** An answer that is being written, between what the endpoint tells of it. */
 export class Open {
@@ -146,24 +157,39 @@ export class Chat {
     return leaf;
   }
 
-  /** Says something, or with no text answers `parent` once more. */
-  async turn(parent: string | null, text: string | null, model: string | null, settings: Settings): Promise<void> {
+  async turn(asked: Asked, how: How): Promise<Schemas['TurnBegun']> {
     this.error = null;
-    const chat = this.head ?? (await this.#begin());
+    const chat = this.head ?? (await this.#begin('text' in asked ? asked.text : null));
+    const what = 'continues' in asked ? asked : { parent: asked.parent ?? undefined, text: asked.text ?? undefined };
     const begun = await api.post<Schemas['TurnBegun']>(`api/chats/${chat.id}/messages`, {
-      ...settings,
-      parent: parent ?? undefined,
-      text: text ?? undefined,
-      model: model ?? undefined,
+      ...how.settings,
+      ...what,
+      model: how.model ?? undefined,
     });
     this.head = begun.chat;
     const added = begun.message ? [begun.message, begun.answer] : [begun.answer];
     this.#take(added);
     this.leaf = begun.answer.id;
+    return begun;
   }
 
-  async #begin(): Promise<ChatHead> {
-    const { messages, ...head } = await api.post<Schemas['ChatWhole']>('api/chats', {});
+  /** Two answers to the same message, at the same time. */
+  async twice(asked: { parent: string | null; text: string }, one: How, other: How): Promise<void> {
+    const first = await this.turn(asked, one);
+    const parent = first.answer.parent ?? null;
+    try {
+      await this.turn({ parent, text: null }, other);
+    } catch (error) {
+      this.error = told(error);
+    }
+    this.leaf = first.answer.id;
+  }
+
+  async #begin(text: string | null): Promise<ChatHead> {
+    // What stands in a file would be a poor title.
+    const { text: said, files } = part(text ?? '');
+    const title = files.length ? cut(said || files.map(({ name }) => name).join(', '), TITLE_CHARS) : undefined;
+    const { messages, ...head } = await api.post<Schemas['ChatWhole']>('api/chats', { title });
     this.head = head;
     this.#take(messages);
     return head;

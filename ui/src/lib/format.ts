@@ -69,5 +69,11 @@ export function ago(ms: number, now = Date.now()): string {
   return AGO.format(Math.round(s / 31_557_600), 'year');
 }
 
+/** The beginning of a text, in one line. */
+export function cut(text: string, chars: number): string {
+  const line = text.split(/\s+/).filter(Boolean).join(' ');
+  return line.length <= chars ? line : `${line.slice(0, chars).trimEnd()}…`;
+}
+
 /** A file's or a model's name where it may break. */
 export const shortName = (name: string): string => name.replace(/\.gguf$/i, '');

@@ -4,6 +4,8 @@ import { bus } from './bus.svelte';
 
 const SAMPLES_MAX = 3600;
 const EVERY_MS = 1000;
+/** Where nothing changes charts are drawn so seldom: a page that is left open costs nothing then. */
+const IDLE_EVERY_MS = 15_000;
 
 export interface Sample {
   at: number;
@@ -18,6 +20,9 @@ export interface Sample {
 
 class History {
   samples = $state.raw<Sample[]>([]);
+  /** With those that are not drawn yet. */
+  #all: Sample[] = [];
+  #drawnMs = 0;
   #counters = { completion: 0, prompt: 0, at: 0 };
 
   start(): void {
@@ -46,7 +51,13 @@ class History {
       cached: sum((worker) => worker.kv_cells_cached),
     };
     this.#counters = { completion, prompt, at: now };
-    this.samples = [...this.samples.slice(1 - SAMPLES_MAX), sample];
+    const before = this.#all.at(-1);
+    this.#all.push(sample);
+    if (this.#all.length > SAMPLES_MAX) this.#all.shift();
+    const isSame = before !== undefined && Object.entries(sample).every(([name, value]) => name === 'at' || value === before[name as keyof Sample]);
+    if (isSame && now - this.#drawnMs < IDLE_EVERY_MS) return;
+    this.#drawnMs = now;
+    this.samples = [...this.#all];
   }
 }
 

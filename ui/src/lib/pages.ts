@@ -18,6 +18,7 @@ export const PAGES: PageEntry[] = [
   { name: 'router', title: 'Router', icon: 'router', load: () => import('../pages/RouterPage.svelte') },
   { name: 'telemetry', title: 'Telemetry', icon: 'telemetry', load: () => import('../pages/TelemetryPage.svelte') },
   { name: 'activity', title: 'Activity', icon: 'activity', load: () => import('../pages/ActivityPage.svelte') },
+  { name: 'logs', title: 'Logs', icon: 'logs', load: () => import('../pages/LogsPage.svelte') },
   { name: 'doctor', title: 'Doctor', icon: 'doctor', load: () => import('../pages/DoctorPage.svelte') },
   { name: 'settings', title: 'Settings', icon: 'settings', load: () => import('../pages/SettingsPage.svelte') },
 ];

@@ -1,21 +1,23 @@
 /** The model that the next message goes to, and how. Remembered in this browser. */
 
 import { bus, type Model } from './bus.svelte';
-import type { Settings } from './chat.svelte';
+import type { How, Settings } from './chat.svelte';
 
 const KEY = 'sextant.pick';
 
 interface Kept {
   model: string | null;
   settings: Settings;
+  /** How each message is answered a second time, to compare; `null`: it is not. */
+  other: How | null;
 }
 
 function read(): Kept {
   try {
     const kept = JSON.parse(localStorage.getItem(KEY) ?? '') as Partial<Kept>;
-    return { model: kept.model ?? null, settings: kept.settings ?? {} };
+    return { model: kept.model ?? null, settings: kept.settings ?? {}, other: kept.other ?? null };
   } catch {
-    return { model: null, settings: {} };
+    return { model: null, settings: {}, other: null };
   }
 }
 
@@ -33,6 +35,24 @@ class Pick {
 
   get settings(): Settings {
     return this.#kept.settings;
+  }
+
+  /** As the next message is answered. */
+  get how(): How {
+    return { model: this.model?.name ?? null, settings: $state.snapshot(this.#kept.settings) };
+  }
+
+  /** A model that has gone is answered for by the chosen one. */
+  get other(): How | null {
+    const other = $state.snapshot(this.#kept.other);
+    if (!other) return null;
+    const model = bus.model(other.model) ? other.model : (this.model?.name ?? null);
+    return { ...other, model };
+  }
+
+  compare(other: How | null): void {
+    this.#kept.other = other;
+    this.#keep();
   }
 
   choose(model: string): void {

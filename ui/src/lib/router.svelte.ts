@@ -24,6 +24,8 @@ class Router {
   place = $state.raw<Place>(read());
   /** The chat that was looked at last; empty: a new one. */
   chat = $state(this.place.page === 'chat' ? this.place.rest : '');
+  /** In that chat: the message whose answers stand side by side; empty: one answer at a time. */
+  beside = $state(this.place.query.get('beside') ?? '');
 
   constructor() {
     addEventListener('hashchange', () => this.#read());
@@ -38,7 +40,9 @@ class Router {
 
   #read(): void {
     this.place = read();
-    if (this.place.page === 'chat') this.chat = this.place.rest;
+    if (this.place.page !== 'chat') return;
+    this.chat = this.place.rest;
+    this.beside = this.place.query.get('beside') ?? '';
   }
 }
 

@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 53] = [
+pub(crate) const ROUTES: [(&str, Need); 54] = [
     ("/health", Need::Nothing),
     ("/", Need::Nothing),
     ("/assets/{*path}", Need::Nothing),
@@ -62,6 +62,7 @@ pub(crate) const ROUTES: [(&str, Need); 53] = [
     ("/api/pull", Need::Scope(Scope::Admin)),
     ("/api/delete", Need::Scope(Scope::Admin)),
     ("/api/doctor", Need::Scope(Scope::Admin)),
+    ("/api/logs", Need::Scope(Scope::Admin)),
     ("/v1/audit", Need::Scope(Scope::Admin)),
     ("/v1/providers/discovered", Need::Scope(Scope::Admin)),
     ("/admin/reload", Need::Scope(Scope::Admin)),

@@ -9,7 +9,9 @@ use super::{Bus, Entry, Sight};
 use crate::AppState;
 use crate::chats::now_ms;
 use crate::routes::health::inspected;
-use crate::wire::events::{BusState, MemoryState, ModelState, PullProgress, ServerState, Speeds};
+use crate::wire::events::{
+    BusState, LogState, MemoryState, ModelState, PullProgress, ServerState, Speeds,
+};
 
 /// Time between two looks.
 const SAMPLE_EVERY: Duration = Duration::from_millis(500);
@@ -134,6 +136,13 @@ impl Bus {
             (format!("pull/{spec}"), entry)
         });
         self.replace("pull/", pulls.collect());
+        let log = Entry {
+            sight: Sight::Admin,
+            state: BusState::Log(LogState {
+                latest: state.config().logs.latest(),
+            }),
+        };
+        self.replace("log", vec![("log".to_owned(), log)]);
         if let Ok(chats) = state.chats() {
             self.answers(&chats.lives());
         }

@@ -80,7 +80,12 @@ impl Live {
             owner: owner.map(str::to_owned),
             model,
             began_ms: message.created_ms,
-            progress: Mutex::default(),
+            // One that goes on with another has the text of that.
+            progress: Mutex::new(Progress {
+                text: message.text.clone(),
+                reasoning: message.reasoning.clone(),
+                ..Progress::default()
+            }),
             changed: watch::Sender::new(()),
             stop: Notify::new(),
         }

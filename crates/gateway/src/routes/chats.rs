@@ -240,26 +240,17 @@ pub(crate) async fn turn(
         "messages",
     )?;
     let model = turn.model.take().filter(|model| !model.is_empty());
-    let mut path = path_to(&messages, turn.parent.as_deref())?;
-    let text = turn.text.take().filter(|text| !text.trim().is_empty());
-    let message = text.map(|text| said(&state, &chat.id, turn.parent.clone(), text));
-    path.extend(&message);
-    let last = path.last().filter(|last| last.role == ChatRole::User);
-    let asked = last.ok_or_else(|| ApiError::missing("text", "what is said"))?;
-    let parent = asked.id.clone();
-    let kept = path.iter().map(|message| message.reach).min();
-    let job = job(turn, &path)?;
+    let asked = Asked::new(&state, &chat, &messages, &mut turn)?;
+    let kept = asked.all().map(|message| message.reach).min();
+    let job = job(turn, &asked)?;
     let question = Question::new(model.clone(), &head).within(kept.unwrap_or(Reach::Cloud));
     let call = Call::new(&state, &question, &job).await?;
     let reach = call.reach_max();
-    let message = message.map(|message| ChatMessage { reach, ..message });
-    let answer = ChatMessage {
-        id: state.stamps().id("msg_"),
-        role: ChatRole::Assistant,
-        state: MessageState::Open,
-        reach,
-        ..said(&state, &chat.id, Some(parent), String::new())
-    };
+    let answer = asked.answer(&state, &chat.id, reach);
+    let continues = asked.begun.map(|begun| begun.id.clone());
+    let message = asked
+        .message
+        .map(|message| ChatMessage { reach, ..message });
     settle(&mut chat, &message, &answer, model.as_deref());
     let response = TurnBegun {
         chat: ChatHead::new(&chat),
@@ -271,6 +262,7 @@ pub(crate) async fn turn(
         message,
         answer,
         model,
+        continues,
     };
     let outlives = begin(&state, &head, (call, job), begun).await?;
     let mut response = ok(&response);
@@ -284,6 +276,8 @@ struct Begun {
     message: Option<ChatMessage>,
     answer: ChatMessage,
     model: Option<String>,
+    /// The answer that this one goes on with.
+    continues: Option<String>,
 }
 
 /// Writes the turn down and starts the answer.
@@ -310,7 +304,7 @@ async fn begin(
         live,
         call,
         message: begun.answer,
-        detail: AnswerDetail::new(begun.model),
+        detail: AnswerDetail::new(begun.model, begun.continues),
         outlives: outlives.guard(),
     };
     let owner = head.owner().map(str::to_owned);
@@ -328,6 +322,90 @@ async fn begin(
         None => tokio::spawn(work),
     };
     Ok(outlives)
+}
+
+/// What a turn asks to have answered.
+struct Asked<'a> {
+    /// From the beginning of the chat to what was said last; what is said now is not in it.
+    path: Vec<&'a ChatMessage>,
+    /// What is said now.
+    message: Option<ChatMessage>,
+    /// The answer that is gone on with.
+    begun: Option<&'a ChatMessage>,
+}
+
+impl<'a> Asked<'a> {
+    fn new(
+        state: &AppState,
+        chat: &Chat,
+        messages: &'a [ChatMessage],
+        turn: &mut Turn,
+    ) -> Result<Self, ApiError> {
+        let text = turn.text.take().filter(|text| !text.trim().is_empty());
+        if let Some(id) = turn.continues.take() {
+            let other = match (&turn.parent, &text) {
+                (Some(_), _) => Some("parent"),
+                (None, Some(_)) => Some("text"),
+                (None, None) => None,
+            };
+            if let Some(other) = other {
+                let detail = "an answer that is gone on with has a place and a text";
+                return Err(ApiError::conflict("continues", other, detail));
+            }
+            return Self::rest_of(messages, &id);
+        }
+        let path = path_to(messages, turn.parent.as_deref())?;
+        let message = text.map(|text| said(state, &chat.id, turn.parent.clone(), text));
+        let last = message.as_ref().or(path.last().copied());
+        last.filter(|last| last.role == ChatRole::User)
+            .ok_or_else(|| ApiError::missing("text", "what is said"))?;
+        Ok(Self {
+            path,
+            message,
+            begun: None,
+        })
+    }
+
+    /// To go on with an answer that has ended.
+    fn rest_of(messages: &'a [ChatMessage], id: &str) -> Result<Self, ApiError> {
+        let mut path = path_to(messages, Some(id))?;
+        let begun = path.pop();
+        let usable = |begun: &&ChatMessage| {
+            begun.role == ChatRole::Assistant && !begun.text.trim().is_empty()
+        };
+        let Some(begun) = begun.filter(usable) else {
+            return Err(ApiError::invalid("continues", id, "an answer with text"));
+        };
+        Ok(Self {
+            path,
+            message: None,
+            begun: Some(begun),
+        })
+    }
+
+    /// All that the model reads, in its order.
+    fn all(&self) -> impl Iterator<Item = &ChatMessage> {
+        let path = self.path.iter().copied();
+        path.chain(&self.message).chain(self.begun)
+    }
+
+    /// The answer before its first word.
+    fn answer(&self, state: &AppState, chat: &str, reach: Reach) -> ChatMessage {
+        let (text, reasoning) = match self.begun {
+            Some(begun) => (begun.text.clone(), begun.reasoning.clone()),
+            None => (String::new(), String::new()),
+        };
+        let asked = self.message.as_ref().or(self.path.last().copied());
+        let parent = asked.map(|asked| asked.id.clone());
+        ChatMessage {
+            id: state.stamps().id("msg_"),
+            role: ChatRole::Assistant,
+            state: MessageState::Open,
+            reasoning,
+            reach,
+            ..said(state, chat, parent, text)
+        }
+    }
 }
 
 /// What a chat is called, who was asked last, and where it is looked at.
@@ -382,8 +460,8 @@ fn said(state: &AppState, chat: &str, parent: Option<String>, text: String) -> C
 }
 
 /// The same checks as those of `/v1/chat/completions`.
-fn job(turn: Turn, path: &[&ChatMessage]) -> Result<Job, ApiError> {
-    let messages = path.iter().filter(|message| !message.text.is_empty());
+fn job(turn: Turn, asked: &Asked<'_>) -> Result<Job, ApiError> {
+    let messages = asked.all().filter(|message| !message.text.is_empty());
     let messages = messages.map(|message| RequestMessage {
         role: Some(message.role.word().to_owned()),
         content: Some(Content::Text(message.text.clone())),
@@ -391,6 +469,7 @@ fn job(turn: Turn, path: &[&ChatMessage]) -> Result<Job, ApiError> {
     });
     let plan = chat_plan(ChatRequest {
         messages: Some(messages.collect()),
+        continue_final_message: asked.begun.map(|_| true),
         temperature: turn.temperature,
         top_p: turn.top_p,
         top_k: turn.top_k,

@@ -10,6 +10,7 @@ pub(crate) mod embeddings;
 pub(crate) mod events;
 pub(crate) mod health;
 pub(crate) mod info;
+pub(crate) mod logs;
 pub(crate) mod machine;
 pub(crate) mod messages;
 pub(crate) mod models;
@@ -54,22 +55,7 @@ const PROMPTS_AT_ONCE_MAX: usize = 8;
 
 pub(crate) fn router() -> Router<AppState> {
     Router::new()
-        .route("/", get(crate::ui::page))
-        .route("/assets/{*path}", get(crate::ui::asset))
-        .route("/api/events", get(events::events))
-        .route("/api/machine", get(machine::machine))
-        .route("/api/library", get(machine::library))
-        .route("/api/chats", get(chats::list).post(chats::create))
-        .route(
-            "/api/chats/{id}",
-            get(chats::one).post(chats::change).delete(chats::delete),
-        )
-        .route("/api/chats/{id}/messages", post(chats::turn))
-        .route("/api/chats/{id}/stop", post(chats::stop))
-        .route(
-            "/api/chats/{id}/messages/{message}/events",
-            get(chats::follow),
-        )
+        .merge(workbench())
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*id}", get(models::one))
         .route("/v1/chat/completions", post(chat::chat))
@@ -121,6 +107,28 @@ pub(crate) fn router() -> Router<AppState> {
         .route("/openapi.json", get(info::openapi))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
+}
+
+/// What the web page is made from.
+fn workbench() -> Router<AppState> {
+    Router::new()
+        .route("/", get(crate::ui::page))
+        .route("/assets/{*path}", get(crate::ui::asset))
+        .route("/api/events", get(events::events))
+        .route("/api/machine", get(machine::machine))
+        .route("/api/library", get(machine::library))
+        .route("/api/logs", get(logs::logs))
+        .route("/api/chats", get(chats::list).post(chats::create))
+        .route(
+            "/api/chats/{id}",
+            get(chats::one).post(chats::change).delete(chats::delete),
+        )
+        .route("/api/chats/{id}/messages", post(chats::turn))
+        .route("/api/chats/{id}/stop", post(chats::stop))
+        .route(
+            "/api/chats/{id}/messages/{message}/events",
+            get(chats::follow),
+        )
 }
 
 async fn no_route(request: Request) -> ApiError {

@@ -299,6 +299,65 @@ async fn what_is_stopped_keeps_what_it_has() {
 }
 
 #[tokio::test]
+async fn an_answer_that_was_stopped_goes_on_in_another_version() {
+    let cut = vec![started().into(), text(0, "Hel").into(), Step::Wait(LONG)];
+    let rest = vec![
+        started().into(),
+        text(0, "lo").into(),
+        Step::Wait(Duration::from_millis(300)),
+        finished(0, FinishReason::Stop).into(),
+        done().into(),
+    ];
+    let backend = Scripted::new(vec![cut, rest]);
+    let desk = Desk::new(&backend);
+    let (chat, first) = desk.say("Hi").await;
+    desk.when(&chat, &first, |message| message["text"] == "Hel")
+        .await;
+    let path = format!("/api/chats/{chat}/messages");
+    let early = desk
+        .send(Method::POST, &path, json!({"continues": first}), &[])
+        .await;
+    assert_eq!(early.json()["error"]["code"], "conflicting_fields");
+    desk.post(&format!("/api/chats/{chat}/stop"), json!({}))
+        .await;
+    let stopped = desk.ended(&chat, &first).await;
+    for (body, code) in [
+        (
+            json!({"continues": first, "text": "x"}),
+            "conflicting_fields",
+        ),
+        (
+            json!({"continues": first, "parent": first}),
+            "conflicting_fields",
+        ),
+        (json!({"continues": stopped["parent"]}), "invalid_value"),
+        (json!({"continues": "msg_none"}), "chat_not_found"),
+    ] {
+        let reply = desk.send(Method::POST, &path, body.clone(), &[]).await;
+        assert_eq!(reply.json()["error"]["code"], code, "{body}");
+    }
+    let turn = desk.turn(&chat, json!({"continues": first})).await;
+    assert_eq!(turn["answer"]["text"], "Hel");
+    let second = string(&turn["answer"]["id"]);
+    assert_eq!(texts(&desk.follow(&chat, &second, None).await), "Hello");
+    let ended = desk.ended(&chat, &second).await;
+    assert_eq!(
+        (&ended["text"], &ended["parent"]),
+        (&json!("Hello"), &stopped["parent"])
+    );
+    assert_eq!(ended["detail"]["continues"], json!(first));
+    assert_eq!(desk.message(&chat, &first).await["text"], "Hel");
+    let jobs = backend.jobs.lock().unwrap();
+    let Job::Chat(job) = &jobs[1].1 else { panic!() };
+    assert!(job.continues);
+    let last = job.messages.last().unwrap();
+    assert_eq!(
+        (last.role, last.content.as_deref()),
+        (Role::Assistant, Some("Hel"))
+    );
+}
+
+#[tokio::test]
 async fn a_crash_is_told_with_its_code_and_another_version_stands_beside_it() {
     let lost = FailureKind::WorkerLost {
         cause: "signal 9".into(),

@@ -73,16 +73,16 @@ async fn all_there_is_comes_once_and_then_what_changes_from_where_a_reader_was()
     assert_eq!(snapshot["type"], "snapshot");
     assert_eq!(
         keys(&snapshot),
-        ["memory", "model/big", "model/tiny", "server"]
+        ["log", "memory", "model/big", "model/tiny", "server"]
     );
-    let tiny = &snapshot["entries"][2]["state"];
+    let tiny = &snapshot["entries"][3]["state"];
     assert_eq!(
         (&tiny["kind"], &tiny["phase"]),
         (&json!("model"), &json!("ready"))
     );
     assert_eq!(tiny["facts"]["kv_type_k"], "f16");
     assert_eq!(tiny["worker"]["slots"][0]["phase"], "decode");
-    assert_eq!(snapshot["entries"][0]["state"]["memory_bytes_max"], 1000);
+    assert_eq!(snapshot["entries"][1]["state"]["memory_bytes_max"], 1000);
     // No path of the server's disk is in it.
     assert!(!snapshot.to_string().contains("/models/"));
 
@@ -99,7 +99,7 @@ async fn all_there_is_comes_once_and_then_what_changes_from_where_a_reader_was()
         let (_, event) = anew.next().await;
         assert_eq!(
             keys(&event),
-            ["memory", "model/tiny", "server"],
+            ["log", "memory", "model/tiny", "server"],
             "{unknown}"
         );
     }
@@ -152,9 +152,9 @@ async fn a_key_hears_only_of_what_it_may_use() {
     let (_, snapshot) = reading.next().await;
     assert_eq!(
         keys(&snapshot),
-        ["memory", "model/big", "model/tiny", "server"]
+        ["log", "memory", "model/big", "model/tiny", "server"]
     );
-    assert_eq!(snapshot["entries"][3]["state"]["may_manage"], true);
+    assert_eq!(snapshot["entries"][4]["state"]["may_manage"], true);
     let mut refused = request(Method::GET, "/api/events", "");
     refused
         .headers_mut()

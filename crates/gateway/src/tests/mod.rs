@@ -8,6 +8,7 @@ mod events;
 mod fault_matrix;
 mod images;
 mod large;
+mod logs;
 mod managed;
 mod ollama;
 mod properties;

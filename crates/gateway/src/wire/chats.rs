@@ -32,7 +32,8 @@ pub(crate) struct ChangedChat {
     pub(crate) leaf: Option<String>,
 }
 
-/// Body of `POST /api/chats/{id}/messages`: a message and the answer to it, or another answer.
+/// Body of `POST /api/chats/{id}/messages`: a message and the answer to it, another answer, or the
+/// rest of one.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Turn {
@@ -40,6 +41,9 @@ pub(crate) struct Turn {
     pub(crate) parent: Option<String>,
     /// What is said. Absent: `parent` is answered once more.
     pub(crate) text: Option<String>,
+    /// An answer that ended early: another version of it begins with its text and goes on where
+    /// it ended. Stands instead of `parent` and `text`.
+    pub(crate) continues: Option<String>,
     /// Absent or empty: whoever the routing rules choose.
     pub(crate) model: Option<String>,
     /// 0 to 2; absent: the model's own.
@@ -218,6 +222,8 @@ pub(crate) struct AnswerDetail {
     thinking_ms: Option<f64>,
     /// `stop` or `length`
     pub(crate) finish_reason: Option<String>,
+    /// The answer whose text this one begins with: the figures are of what came after it.
+    pub(crate) continues: Option<String>,
     /// Sampling values in force; null where another engine chose them.
     #[schema(value_type = Option<Object>)]
     pub(crate) sampling: Option<SamplingValues>,
@@ -247,10 +253,12 @@ pub(crate) struct AnswerEngine {
 }
 
 impl AnswerDetail {
-    /// Of an answer by the model that was asked for, before anything has come.
-    pub(crate) fn new(model: Option<String>) -> Self {
+    /// Of an answer by the model that was asked for, before anything has come; `continues` is the
+    /// answer that it goes on with.
+    pub(crate) fn new(model: Option<String>, continues: Option<String>) -> Self {
         Self {
             model,
+            continues,
             ..Self::default()
         }
     }

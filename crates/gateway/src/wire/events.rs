@@ -38,6 +38,7 @@ pub(crate) enum BusState {
     Pull(PullProgress),
     Answer(OpenAnswer),
     Chats(ChatsState),
+    Log(LogState),
 }
 
 /// The endpoint itself.
@@ -131,6 +132,13 @@ pub(crate) struct OpenAnswer {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct ChatsState {
     pub(crate) changes: u64,
+}
+
+/// How far the log is.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct LogState {
+    /// The number of its last line, as `/api/logs` counts them.
+    pub(crate) latest: u64,
 }
 
 /// A model of this process.

@@ -9,6 +9,7 @@ pub(crate) mod encode;
 pub(crate) mod events;
 pub(crate) mod fold;
 pub(crate) mod images;
+pub(crate) mod logs;
 pub(crate) mod ollama;
 pub mod openai;
 pub mod plan;
@@ -19,7 +20,7 @@ pub(crate) mod routing;
 use crate::error::ApiError;
 
 /// Routes below `/api` that are not Ollama's, and whose errors say more than its do.
-const OUR_API: [&str; 3] = ["/api/chats", "/api/events", "/api/machine"];
+pub(crate) const OUR_API: [&str; 4] = ["/api/chats", "/api/events", "/api/logs", "/api/machine"];
 
 /// How a client of a path spells its requests and expects its errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

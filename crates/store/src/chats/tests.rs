@@ -163,18 +163,69 @@ fn chats_are_found_by_title_and_by_words_and_a_deleted_one_leaves_no_word() {
 }
 
 #[test]
-fn an_old_database_gets_the_new_tables() {
+fn a_chat_with_many_hits_hides_no_other_and_keys_search_their_own() {
+    let folder = TempDir::new().unwrap();
+    let store = Store::open(folder.path()).unwrap();
+    let writer = store.chat_writer().unwrap();
+    let session = store.connect().unwrap();
+    let mut writes = vec![
+        ChatWrite::Chat(a_chat("rare", None, 1)),
+        ChatWrite::Message(Box::new(a_message("rare", "m", "a word"))),
+        ChatWrite::Chat(a_chat("much", None, 2)),
+    ];
+    for at in 0..1000 {
+        let message = a_message("much", &format!("m{at}"), "a word again");
+        writes.push(ChatWrite::Message(Box::new(message)));
+    }
+    for key in ["key_1", "key_2"] {
+        let id = format!("of-{key}");
+        writes.push(ChatWrite::Chat(a_chat(&id, Some(key), 3)));
+        let message = a_message(&id, &format!("m-{key}"), "a word of mine");
+        writes.push(ChatWrite::Message(Box::new(message)));
+    }
+    write(&writer, writes).unwrap();
+    assert_eq!(search(&session, None, "word"), ["much", "rare"]);
+    assert_eq!(search(&session, Some("key_1"), "wo"), ["of-key_1"]);
+    assert_eq!(search(&session, Some("key_2"), "a word"), ["of-key_2"]);
+    // The name by which the index knows an owner is no word of theirs.
+    for name in ["o6B65795F31", "key_1"] {
+        assert_eq!(search(&session, None, name), Vec::<String>::new(), "{name}");
+    }
+    write(&writer, vec![ChatWrite::Delete { id: "much".into() }]).unwrap();
+    assert_eq!(search(&session, None, "word"), ["rare"]);
+    let check = "INSERT INTO message_words (message_words, rank) VALUES ('integrity-check', 1)";
+    session.connection.execute(check, ()).unwrap();
+}
+
+#[test]
+fn an_old_database_gets_the_new_tables_and_its_words_are_found() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join(crate::FILE_NAME);
     let old = Connection::open(&path).unwrap();
     old.execute_batch(include_str!("../v1.sql")).unwrap();
-    old.pragma_update(None, "user_version", 1).unwrap();
+    old.execute_batch(include_str!("../v2.sql")).unwrap();
+    old.execute_batch(
+        "INSERT INTO chats VALUES ('c1', NULL, 'Old', NULL, NULL, 1, 2), \
+             ('c2', 'key_1', 'Theirs', NULL, NULL, 1, 3); \
+         INSERT INTO messages VALUES \
+             (1, 'm1', 'c1', NULL, 'user', 'an old word', '', 'done', 'any', NULL, 1), \
+             (2, 'm2', 'c1', 'm1', 'assistant', 'half a word', '', 'open', 'any', NULL, 1), \
+             (3, 'm3', 'c2', NULL, 'user', 'a word', '', 'done', 'any', NULL, 1); \
+         INSERT INTO message_words (rowid, text) VALUES (1, 'an old word'), (3, 'a word');",
+    )
+    .unwrap();
+    old.pragma_update(None, "user_version", 2).unwrap();
     old.pragma_update(None, "application_id", 0x5378_746e)
         .unwrap();
     drop(old);
     let store = Store::open(folder.path()).unwrap();
     let session = store.connect().unwrap();
-    assert!(session.chats(&ChatFilter::default()).unwrap().is_empty());
+    assert_eq!(search(&session, None, "word"), ["c1"]);
+    assert_eq!(search(&session, Some("key_1"), "word"), ["c2"]);
+    assert_eq!(search(&session, None, "half"), Vec::<String>::new());
+    // What was open is cut off by the next process that writes, and found from then on.
+    drop(store.chat_writer().unwrap());
+    assert_eq!(search(&session, None, "half"), ["c1"]);
     // A second look changes nothing.
     Store::open(folder.path()).unwrap();
 }

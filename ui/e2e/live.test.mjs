@@ -1,0 +1,108 @@
+// What several pages see of one endpoint, and what they do while it is away.
+import assert from 'node:assert/strict';
+import { after, afterEach, before, test } from 'node:test';
+import { api, browser as launch, closeAll, composer, DESKTOP, Endpoint, ended, grown, lastText, open, PHONE, say, shot } from './harness.mjs';
+
+const LONG = 'Write a long story about a lighthouse keeper, a storm and a lost ship. Tell every detail.';
+const fine = (page) => assert.deepEqual(page.faults, []);
+const plain = (text) => text.replace(/\s+/g, ' ').trim();
+
+let browser;
+before(async () => (browser = await launch()));
+afterEach(closeAll);
+after(async () => browser.close());
+
+/** Notes the lengths of the last answer as it grows, in the page. */
+const watch = (page) =>
+  page.evaluate(() => {
+    window.lengths = new Set();
+    const look = () => window.lengths.add([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0);
+    new MutationObserver(look).observe(document.querySelector('[role=log]'), { subtree: true, childList: true, characterData: true });
+  });
+
+test('two tabs and a phone see the same answer as it is written', async () => {
+  const desktop = await browser.newContext({ viewport: DESKTOP });
+  const one = await open(browser, { context: desktop });
+  await say(one, 'Say hello.');
+  const path = new URL(one.url()).hash.slice(2);
+  const two = await open(browser, { context: desktop, path });
+  // Another device: nothing of the browser is shared with it.
+  const phone = await open(browser, { path, size: PHONE, theme: 'dark' });
+  const pages = [one, two, phone];
+  for (const page of pages) await page.getByRole('article', { name: 'You said' }).waitFor();
+  for (const page of pages) await watch(page);
+  await composer(one).fill(LONG);
+  await composer(one).press('Enter');
+  for (const page of pages) await page.getByRole('button', { name: 'Stop' }).waitFor();
+  await grown(phone, 60);
+  await shot(phone, 'live-phone-dark');
+  for (const page of pages) await ended(page);
+  const steps = await Promise.all(pages.map((page) => page.evaluate(() => window.lengths.size)));
+  assert.ok(Math.min(...steps) >= 5, `it came in ${steps.join(', ')} steps`);
+  const texts = await Promise.all(pages.map(lastText));
+  assert.ok(texts[0].length > 60);
+  assert.deepEqual(texts.slice(1), [texts[0], texts[0]]);
+  pages.forEach(fine);
+  await desktop.close();
+  await phone.context().close();
+});
+
+test('an endpoint that is killed and started again is found again by all pages, with what was written', async () => {
+  const endpoint = new Endpoint();
+  const { base } = endpoint;
+  await endpoint.start();
+  const pages = [];
+  try {
+    const chat = await open(browser, { base });
+    pages.push(chat);
+    await say(chat, 'Say hello.');
+    const path = new URL(chat.url()).hash.slice(2);
+    const phone = await open(browser, { base, path, size: PHONE });
+    const runtime = await open(browser, { base, path: 'runtime' });
+    const activity = await open(browser, { base, path: 'activity' });
+    pages.push(phone, runtime, activity);
+    await runtime.getByRole('heading', { name: 'Slots' }).waitFor();
+    for (const page of pages) await page.evaluate(() => (window.sameDocument = true));
+
+    await composer(chat).fill(LONG);
+    await composer(chat).press('Enter');
+    for (const page of [chat, phone]) await page.getByRole('button', { name: 'Stop' }).waitFor();
+    for (const page of [chat, phone]) await grown(page, 200);
+    const seen = plain(await lastText(chat));
+    await endpoint.end('SIGKILL');
+    for (const page of pages) await page.getByText('endpoint gone, trying again').waitFor();
+    await chat.getByText('The connection is gone.').waitFor();
+    await shot(chat, 'gone-desktop-light');
+    await shot(phone, 'gone-phone-light');
+    // What is written meanwhile stays in its field.
+    await composer(phone).fill('Say goodbye.');
+    // A page that is opened meanwhile, in a tab that has it still.
+    await activity.evaluate((to) => (location.hash = `#/${to}`), path);
+    await activity.getByText('This chat cannot be opened').waitFor();
+
+    await endpoint.start();
+    for (const page of pages) await page.getByText('endpoint gone, trying again').waitFor({ state: 'detached', timeout: 30_000 });
+    for (const page of [chat, phone, activity]) await page.getByText('cut off by a restart').waitFor();
+    const kept = plain(await lastText(chat));
+    // Half a second of it may be lost, and what is not shown yet may be there.
+    const [short, long] = kept.length < seen.length ? [kept, seen] : [seen, kept];
+    assert.ok(short.length > 30 && long.startsWith(short.slice(0, short.length - 10)), `${seen}\n→ ${kept}`);
+    assert.equal(plain(await lastText(phone)), kept);
+    const id = path.split('/')[1];
+    assert.equal((await api('GET', `api/chats/${id}`, undefined, base)).messages.at(-1).state, 'cut_off');
+    await runtime.locator('.tag', { hasText: 'in memory' }).waitFor();
+
+    await phone.getByRole('button', { name: 'Send', exact: true }).click();
+    await ended(phone);
+    await chat.getByText('Say goodbye.').waitFor();
+    await ended(chat);
+    assert.equal(await lastText(chat), await lastText(phone));
+    for (const page of pages) {
+      assert.equal(await page.evaluate(() => window.sameDocument), true, 'no page was read again');
+      fine(page);
+    }
+  } finally {
+    for (const page of pages) await page.context().close();
+    await endpoint.end('SIGTERM');
+  }
+});
