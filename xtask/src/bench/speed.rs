@@ -121,7 +121,7 @@ fn ours(model: &Path, threads: u32) -> Result<Speeds> {
         ("--speculation", "off".to_owned()),
         ("--tuned", "false".to_owned()),
     ] {
-        command.args([flag, &value]);
+        command.arg(format!("{flag}={value}"));
     }
     let results: Value = serde_json::from_str(&shell::output(&mut command)?)?;
     let speed = |name: &str| {
