@@ -90,11 +90,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     // What was measured before is what it is measured against only where it is asked for.
     config.tuned = false;
     logging::start(config.log_level, config.log_format);
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
+    let found = models_here::asked(matches, &config)?;
     if matches.get_flag("forget") {
         return forget(&config, &found);
     }
