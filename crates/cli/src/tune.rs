@@ -20,7 +20,6 @@ use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Ver
 
 pub(crate) use self::apply::{apply, recheck, watch};
 use self::bench::{Bench, Shape, Text};
-pub(crate) use self::bench::{PROSE, is_hot, margin_celsius};
 use self::cache::Entry;
 pub(crate) use self::cache::Key;
 use self::space::{Ground, Reach, Values};
