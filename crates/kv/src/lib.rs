@@ -4,7 +4,7 @@
 //! a shape and the wish for a context ([`Request`]) the caches that llama.cpp will allocate, in
 //! the types of a [`TypePlan`];
 //! [`losses`] says what that choice costs besides bytes. [`state`] takes the states of
-//! sequences apart that were filled; [`turboquant`] is a codec to compare others with. Nothing
+//! sequences apart that were filled, [`parked`] puts them away in fewer bytes; [`turboquant`] is a codec to compare others with. Nothing
 //! here does input or output.
 //!
 //! The source of every formula is the pinned llama.cpp itself (`llama-hparams.cpp`,
@@ -16,7 +16,9 @@ mod cache_type;
 mod family;
 mod header;
 mod loss;
+pub mod parked;
 mod plan;
+mod rotation;
 mod sequences;
 mod shape;
 pub mod state;
@@ -28,6 +30,7 @@ pub use family::ARCHITECTURES;
 pub use header::Header;
 pub use loss::{Attention, Loss, NoShift, Side, losses};
 pub use plan::{Cache, LayerCache, Part, Plan, PlanError, Pool, Request, Types, WindowCells};
+pub use rotation::{rotate, rotation};
 pub use sequences::{Cut, output_rows, sequences, sequences_least};
 pub use shape::{KeysValues, Layer, Shape, ShapeError, State, Window};
 pub use type_plan::{LayerTypes, TypePlan, TypePlanError};

@@ -20,9 +20,9 @@
 //! for a model by reading a state of it, and gives up where that is not certain.
 
 /// The most bytes of one row: far above any model's.
-const ROW_BYTES_MAX: u64 = 1 << 24;
+pub(crate) const ROW_BYTES_MAX: u64 = 1 << 24;
 /// The most layers.
-const LAYERS_MAX: u32 = 4096;
+pub(crate) const LAYERS_MAX: u32 = 4096;
 const EXT_BYTES: usize = 12;
 const GGML_TYPE_F16: u32 = 1;
 const PRELUDE_BYTES: usize = 8;
@@ -227,10 +227,11 @@ impl Form {
 /// The part of one KV cache.
 #[derive(Debug, Clone, Copy)]
 pub struct Section<'a> {
-    bytes: &'a [u8],
-    cells: &'a [u8],
-    cell_bytes: usize,
-    head: &'a [u8],
+    pub(crate) bytes: &'a [u8],
+    pub(crate) cells: &'a [u8],
+    pub(crate) cell_bytes: usize,
+    /// Sixteen bytes, where there are cells.
+    pub(crate) head: &'a [u8],
     tensors: &'a [u8],
     n_tensors: u32,
 }
@@ -245,7 +246,7 @@ impl<'a> Section<'a> {
         le32(self.cells, cell * self.cell_bytes) as i32
     }
 
-    fn tensors(&self) -> impl Iterator<Item = Tensor<'a>> {
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = Tensor<'a>> {
         let (mut reader, n_cells) = (Reader(self.tensors), self.n_cells());
         let transposed = self.n_tensors > 0 && le32(self.head, 0) == 1;
         let layers = if self.n_tensors > 0 {
@@ -255,6 +256,14 @@ impl<'a> Section<'a> {
         };
         (0..self.n_tensors)
             .map_while(move |at| Tensor::read(&mut reader, n_cells, transposed && at >= layers))
+    }
+
+    /// From its first position to behind its last; `None` where there are none.
+    #[must_use]
+    pub fn range(&self) -> Option<std::ops::Range<usize>> {
+        let positions = (0..self.n_cells()).map(|at| self.position(at));
+        let (first, last) = (positions.clone().min()?, positions.max()?);
+        Some(usize::try_from(first).ok()?..usize::try_from(last).ok()? + 1)
     }
 
     /// Whether the positions are `from..`, in order.
@@ -341,13 +350,14 @@ pub fn join(sections: &[Section<'_>]) -> Option<Vec<u8>> {
 }
 
 /// Keys or values of one layer.
-struct Tensor<'a> {
-    head: &'a [u8],
+pub(crate) struct Tensor<'a> {
+    /// Twelve bytes.
+    pub(crate) head: &'a [u8],
     /// Bytes of one cell in one run.
     unit: usize,
     /// How often the cells follow one another: once, or transposed once an element.
     runs: usize,
-    data: &'a [u8],
+    pub(crate) data: &'a [u8],
 }
 
 impl<'a> Tensor<'a> {
