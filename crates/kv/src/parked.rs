@@ -150,8 +150,7 @@ impl FromStr for Level {
 }
 
 /// What was lost of an entry, by its own numbers: no more than that type of a live cache, with its
-/// rotation, loses of normal numbers. What those types do to predictions is measured
-/// (`docs/benchmarks/codec.md`).
+/// rotation, loses of normal numbers. What those types do to predictions `sextant kv compare` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// Nothing.

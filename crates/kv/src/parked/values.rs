@@ -36,7 +36,9 @@ pub(super) const fn of_ggml(number: u32) -> Option<CacheType> {
 pub(super) fn n_values(cache_type: CacheType, bytes: usize) -> Option<usize> {
     let block = usize::try_from(cache_type.block_bytes()).ok()?;
     let values = usize::try_from(cache_type.block_values()).ok()?;
-    (bytes % block == 0).then_some(bytes / block * values)
+    bytes
+        .is_multiple_of(block)
+        .then_some(bytes / block * values)
 }
 
 /// The numbers of whole blocks.
