@@ -9,6 +9,7 @@ mod backend_ops;
 mod bench;
 mod cache;
 mod ci;
+mod codec_check;
 mod codegen;
 mod fuzz;
 mod gpu_check;
@@ -86,6 +87,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Servers whose layers have types of their own, and what plans for the KV cache lose.
     KvCheck(kv_check::Arguments),
+    /// What it saves and loses to keep states of prompts in fewer bytes.
+    CodecCheck(codec_check::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
     /// Times prompts that were known before a crash, a restart or an unloading.
@@ -135,6 +138,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::KvCheck(arguments) => kv_check::run(&arguments),
+        Chore::CodecCheck(arguments) => codec_check::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::PrefixCheck(arguments) => prefix_check::run(&arguments),
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),

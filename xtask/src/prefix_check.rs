@@ -45,10 +45,10 @@ pub(crate) struct Arguments {
 }
 
 /// One answer: when its first text came, and the text.
-struct Answer {
-    first_ms: f64,
-    text: String,
-    restored: u64,
+pub(crate) struct Answer {
+    pub(crate) first_ms: f64,
+    pub(crate) text: String,
+    pub(crate) restored: u64,
 }
 
 /// Milliseconds of each round.
@@ -96,7 +96,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-fn setting(model: &TestModel, arguments: &Arguments, folder: &Path) -> Result<Setting> {
+/// A server with a prompt cache in the folder.
+pub(crate) fn setting(model: &TestModel, threads: u32, folder: &Path) -> Result<Setting> {
     let file = models::ensure(model)?;
     let config = folder.join("config.toml");
     let path = file.display();
@@ -115,7 +116,7 @@ fn setting(model: &TestModel, arguments: &Arguments, folder: &Path) -> Result<Se
     fs::create_dir_all(folder.join("slots"))?;
     Ok(Setting {
         model: file,
-        threads: arguments.threads,
+        threads,
         slots: 1,
         context_per_slot: CONTEXT,
         our_flags: flags.to_vec(),
@@ -128,7 +129,7 @@ fn setting(model: &TestModel, arguments: &Arguments, folder: &Path) -> Result<Se
 
 fn interruptions(model: &TestModel, peer: &Peer, arguments: &Arguments) -> Result<Samples> {
     let folder = tempfile::tempdir()?;
-    let setting = setting(model, arguments, folder.path())?;
+    let setting = setting(model, arguments.threads, folder.path())?;
     let mut samples = Samples::default();
     for round in 0..arguments.rounds {
         ours(&setting, round, &mut samples)?;
@@ -177,7 +178,7 @@ fn ours(setting: &Setting, round: usize, samples: &mut Samples) -> Result<()> {
 }
 
 /// A server with the model on its shelf, so that it can be taken out of memory and come back.
-fn start(setting: &Setting) -> Result<Server> {
+pub(crate) fn start(setting: &Setting) -> Result<Server> {
     let port = free_port()?;
     let mut command = Command::new(sextant());
     command.args(["serve", "--discovery=false", "--listen"]);
@@ -223,7 +224,7 @@ fn compare(what: &'static str, cold: &Answer, again: &Answer, samples: &mut Samp
     }
 }
 
-fn ask(server: &Server, prompt: &str) -> Result<Answer> {
+pub(crate) fn ask(server: &Server, prompt: &str) -> Result<Answer> {
     let body = json!({
         "model": model_id(server)?,
         "prompt": prompt,
@@ -255,7 +256,7 @@ fn model_id(server: &Server) -> Result<String> {
 }
 
 /// Waits until what was put away is on disk.
-fn settle(server: &Server) -> Result<()> {
+pub(crate) fn settle(server: &Server) -> Result<()> {
     let start = Instant::now();
     let mut last = (String::new(), Instant::now());
     while last.1.elapsed() < SETTLED {
@@ -278,7 +279,7 @@ fn settle(server: &Server) -> Result<()> {
     Ok(())
 }
 
-fn kill(pid: u32) -> Result<()> {
+pub(crate) fn kill(pid: u32) -> Result<()> {
     let status = program("kill", &["-KILL", &pid.to_string()]).status()?;
     ensure!(status.success(), "cannot kill {pid}");
     Ok(())
@@ -313,7 +314,7 @@ fn until_ready(server: &Server) -> Result<()> {
     Ok(())
 }
 
-fn median(samples: &[f64]) -> f64 {
+pub(crate) fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
@@ -382,7 +383,7 @@ fn shared(
     faults: &mut Vec<String>,
 ) -> Result<String> {
     let folder = tempfile::tempdir()?;
-    let setting = setting(model, arguments, folder.path())?;
+    let setting = setting(model, arguments.threads, folder.path())?;
     let cache = folder.path().join("prompts");
     let server = start(&setting)?;
     let prompts = Prompts::new(server.client.clone());

@@ -51,7 +51,8 @@ pub(crate) fn command() -> Command {
                 .action(ArgAction::Append)
                 .help(
                     "Types of keys and values, such as q8_0/q4_0, first-third or \
-                     k=q8_0,v=q4_0;k[18,20-23]=f16; may be given again [default: six usual ones]",
+                     k=q8_0,v=q4_0;k[18,20-23]=f16; or parked:4bit, what the prompt cache restores at \
+                     that level; may be given again [default: six usual ones]",
                 ),
         )
         .arg(
@@ -106,7 +107,8 @@ fn compare(matches: &ArgMatches) -> Outcome {
         answer_tokens: number("answer_tokens"),
     };
     // What cannot be read is told before a model is loaded.
-    for plan in &request.plans {
+    let types = |plan: &&String| plan.parse::<worker::Trial>().is_err();
+    for plan in request.plans.iter().filter(types) {
         plan.parse::<kv::TypePlan>().code(Code::Usage)?;
     }
     let report = ask(&request).code(Code::LoadFailed)?;

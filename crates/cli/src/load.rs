@@ -80,6 +80,7 @@ fn prefixes(config: &Config) -> Option<PrefixSettings> {
         ram_bytes: ram,
         disk_bytes: disk,
         day_bytes: cache.writes_max.0,
+        codec: cache.codec.clone(),
     })
 }
 

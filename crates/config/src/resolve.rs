@@ -270,6 +270,8 @@ pub struct PromptCache {
     /// In a day.
     pub writes_max: Bytes,
     pub dir: Option<PathBuf>,
+    /// The name of a level; `None`: as it is.
+    pub codec: Option<String>,
 }
 
 /// Reads values by name and gathers problems. After a problem it gives some value
@@ -547,6 +549,12 @@ impl Reader<'_> {
             ram_max: Bytes(self.number("prompt_cache_ram_max").unwrap_or(0)),
             writes_max: Bytes(self.number("prompt_cache_writes_max").unwrap_or(0)),
             dir: self.text("prompt_cache_dir").map(PathBuf::from),
+            codec: self
+                .with("prompt_cache_codec", |setting, word| match setting.kind {
+                    Kind::Choice(words) => words.contains(&word).then(|| word.to_owned()),
+                    _ => None,
+                })
+                .filter(|word| word != "none"),
         }
     }
 

@@ -705,6 +705,17 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "prompt_cache_codec",
+        group: Group::Engine,
+        doc: "How what is kept of prompts is made smaller, in memory and on disk: not at all, to \
+              the bit, or in about so many bits a number, which loses something: what is \
+              restored is then not quite what was computed. States in bits also go into a KV cache \
+              of other types than they came from.",
+        kind: Kind::Choice(&["none", "lossless", "8bit", "6bit", "5bit", "4bit", "3bit"]),
+        default: Some("none"),
+        ..BASE
+    },
+    Setting {
         name: "speculation",
         group: Group::Engine,
         doc: "Draft tokens by looking up n-grams of the text so far. The answers stay the same.",

@@ -16,7 +16,7 @@ mod thought;
 
 pub use llama_engine::{
     CONTEXT_MIN, EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError,
-    OpenOptions, find_form,
+    OpenOptions, StateForm, find_form,
 };
 pub use request::{JobKey, Output, Request, ThoughtSpec};
 pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};

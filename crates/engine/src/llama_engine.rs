@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
+use kv::parked::Layout;
 use kv::state::{Form, Kinds};
 use llama::{
     Batch, CacheTypes, Context, ContextError, ContextParams, Extent, FlashAttention, HugePages,
@@ -222,9 +223,28 @@ pub struct LlamaDecoder {
     sliding_window: i32,
     /// `None`: states of this model cannot be taken apart.
     form: Option<Form>,
+    layouts: [Option<Layout>; 2],
+}
+
+/// What states of a context look like.
+#[derive(Debug, Clone)]
+pub struct StateForm {
+    pub form: Form,
+    /// Of the layers that see everything; `None` where there are none.
+    pub rows: Option<Layout>,
+    /// Of those that see a window.
+    pub window: Option<Layout>,
 }
 
 impl LlamaDecoder {
+    /// What states look like; `None`: those of this model cannot be taken apart.
+    #[must_use]
+    pub fn states(&self) -> Option<StateForm> {
+        let [rows, window] = self.layouts.clone();
+        let form = self.form?;
+        Some(StateForm { form, rows, window })
+    }
+
     fn open(options: &OpenOptions, model: &Model, limit: u32) -> Result<Self, OpenError> {
         let can_cut = !model.has_recurrent_state();
         let cut = if can_cut {
@@ -279,6 +299,7 @@ impl LlamaDecoder {
             limit,
             sliding_window,
             form: None,
+            layouts: [None, None],
         };
         decoder.warm_up(model).map_err(OpenError::WarmUp)?;
         Ok(decoder)
@@ -298,6 +319,9 @@ impl LlamaDecoder {
         let result = context.decode(&mut self.batch);
         if result.is_ok() {
             self.form = find_form(model, context);
+            if let Some(form) = self.form {
+                self.layouts = layouts(&form, context);
+            }
         }
         context.clear();
         result
@@ -448,6 +472,14 @@ pub fn find_form(model: &Model, context: &mut Context) -> Option<Form> {
         recurrent: model.has_recurrent_state(),
     };
     Form::find(kinds, &whole, &partial)
+}
+
+/// Of both caches, where they are. Sequence 0 must hold some tokens.
+fn layouts(form: &Form, context: &mut Context) -> [Option<Layout>; 2] {
+    let state = context.state(0, Extent::Whole);
+    let parts = state.as_ref().and_then(|state| form.parts(state));
+    let parts = parts.unwrap_or_default();
+    [parts.rows, parts.window].map(|section| Layout::of(&section?))
 }
 
 /// The model's tokenizer.

@@ -185,6 +185,11 @@ pub trait PrefixStore: Send {
     /// Seconds that fetching so many bytes takes, by what was measured.
     fn fetch_seconds(&self, bytes: u64) -> f64;
 
+    /// Bytes that so many of what is kept have when they are fetched.
+    fn fetched_bytes(&self, bytes: u64) -> u64 {
+        bytes
+    }
+
     /// Returns when something was fetched or written, or after that time.
     fn wait(&mut self, at_most: Duration);
 

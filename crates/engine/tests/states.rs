@@ -8,6 +8,7 @@ mod tiny_model;
 use std::sync::Arc;
 
 use engine::{Decoder, LlamaDecoder, LlamaEngine, Pieces, Place, Row, TokenId};
+use kv::parked;
 use llama::{CacheType, CacheTypes, LayerTypes, Types};
 use prefix::{BLOCK_TOKENS, Content, Needs, Plane};
 use testkit::tiny::{Family, Purpose};
@@ -370,6 +371,57 @@ fn check_bytes(model: &TinyModel, types: &CacheTypes, what: &str) {
     // Of other types they are not taken.
     let mut stranger = open(model, CacheType::F16);
     assert!(!stranger.restore(at(None), 0..BLOCKS, &pieces), "{what}");
+}
+
+/// What was computed with one type and put away is gone on from with another, rotated or not, about
+/// as well as the two types agree when both compute everything.
+#[test]
+fn parked_states_go_into_a_cache_of_other_types() {
+    let len = BLOCKS * BLOCK_TOKENS;
+    let at = |scratch| Place {
+        sequence: 0,
+        scratch,
+    };
+    let pairs = [
+        (CacheType::F16, CacheType::Q8_0),
+        (CacheType::Q8_0, CacheType::F16),
+    ];
+    for family in [Family::Llama, Family::Gemma3] {
+        let model = TinyModel::write(family, Purpose::default());
+        for (of, to) in pairs {
+            let mut first = open(&model, of);
+            let needs = first.needs().expect("states can be taken apart");
+            read(&mut first, 0, 0, len);
+            let mut pieces = save(&mut first, &needs, at(Some(SCRATCH)), BLOCKS);
+            let before = read(&mut first, 0, len, len + TAIL);
+            let mut fresh = open(&model, to);
+            read(&mut fresh, 0, 0, len);
+            let expected = read(&mut fresh, 0, len, len + TAIL);
+
+            let mut second = open(&model, to);
+            let states = second.states().expect("states can be taken apart");
+            assert!(!second.restore(at(None), 0..BLOCKS, &pieces), "{family:?}");
+            let planes = [
+                (&mut pieces.rows, &states.rows),
+                (&mut pieces.window, &states.window),
+            ];
+            for (contents, layout) in planes {
+                for content in contents {
+                    let section = states.form.read(content).expect("it is a section");
+                    let options = parked::Options::new(parked::Level::Lossless);
+                    let stream = parked::encode(&section, &options);
+                    let there = parked::decode(&stream, layout.as_ref(), 1 << 24);
+                    *content = Arc::new(Content::new(there.expect("it can be changed")));
+                }
+            }
+            let what = format!("{family:?}: {of:?} into {to:?}");
+            assert!(second.restore(at(None), 0..BLOCKS, &pieces), "{what}");
+            let got = read(&mut second, 0, len, len + TAIL);
+            let bound = 4.0 * distance(&before, &expected) + 1e-3;
+            let found = distance(&got, &expected);
+            assert!(found <= bound, "{what}: {found}, bound {bound}");
+        }
+    }
 }
 
 /// A plan for layers that are not there is no plan that took effect.

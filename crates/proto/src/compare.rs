@@ -9,7 +9,8 @@ use crate::LoadSpec;
 pub struct CompareRequest {
     /// The model, and how it is computed; its types are those of the plans.
     pub spec: LoadSpec,
-    /// As `kv::TypePlan` reads them. Each is compared with f16.
+    /// As `kv::TypePlan` reads them, or `parked:LEVEL` and `turboquant:BITS`: an f16 cache of which all
+    /// was put away and restored. Each is compared with f16.
     pub plans: Vec<String>,
     pub text: String,
     /// Tokens of a piece of the text, of which the second half is judged.
@@ -54,6 +55,11 @@ pub struct CompareRow {
     /// Tokens a second while pieces were read, and while they were continued.
     pub prefill_tps: Option<f64>,
     pub decode_tps: Option<f64>,
+    /// Tokens a second that were put away and restored, where that is what was tried.
+    #[serde(default)]
+    pub save_tps: Option<f64>,
+    #[serde(default)]
+    pub load_tps: Option<f64>,
 }
 
 /// How far probabilities are from those of the base. Divergences are in nats; errors are one

@@ -133,6 +133,9 @@ pub struct PrefixSettings {
     pub disk_bytes: u64,
     /// Most bytes to write to disk in a day, by all models together.
     pub day_bytes: u64,
+    /// The level of `kv::parked` at which they are kept, by its name; `None`: as they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codec: Option<String>,
 }
 
 /// Layers on a GPU.

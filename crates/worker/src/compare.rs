@@ -10,6 +10,8 @@
 //! a key is enlarged. The floor says by how much: it is f16 with the last bit of half of its
 //! values changed.
 
+mod trial;
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, ensure};
@@ -22,6 +24,9 @@ use proto::{
 };
 
 use crate::{load, place, types};
+
+use trial::Parker;
+pub use trial::Trial;
 
 /// Rows whose logits are there at once.
 const STEP: usize = 32;
@@ -110,12 +115,18 @@ struct Reader {
     plan: String,
     token_bytes: u64,
     context: Context,
-    /// Of the floor: what its states look like.
-    form: Option<Form>,
+    change: Option<Change>,
     judged: Vec<Vec<Position>>,
     first_differences: Vec<Option<u32>>,
     prefill: Rate,
     decode: Rate,
+}
+
+/// What becomes of cells after they were computed.
+enum Change {
+    /// The floor: last bits are changed.
+    LastBits(Form),
+    Parked(Box<Parker>),
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -148,29 +159,36 @@ fn readers(
     let first = [(CompareKind::Base, BASE), (CompareKind::Floor, BASE)];
     let mut readers = Vec::new();
     for (kind, plan) in first.into_iter().chain(plans) {
+        let trial = plan.parse::<Trial>().ok();
         let spec = LoadSpec {
-            kv_plan: Some(plan.to_owned()),
+            kv_plan: Some(trial.map_or(plan, |_| BASE).to_owned()),
             ..request.spec.clone()
         };
         let types = types::chosen(&spec, file).map_err(|failure| anyhow!(failure.message))?;
         let asked = types::types_asked(&spec).map_err(|failure| anyhow!(failure.message))?;
         let mut reader = Reader {
             kind,
-            plan: asked.to_string(),
+            plan: trial.map_or_else(|| asked.to_string(), |trial| trial.to_string()),
             token_bytes: token_bytes(&asked, &shape)?,
             context: context(model, (request, types))?,
-            form: None,
+            change: None,
             judged: Vec::new(),
             first_differences: Vec::new(),
             prefill: Rate::default(),
             decode: Rate::default(),
         };
         if kind == CompareKind::Floor {
-            reader.form = form(model, &mut reader.context)?;
+            let form = form(model, &mut reader.context)?;
+            reader.change = form.map(Change::LastBits);
             // Without it nobody knows the floor.
-            if reader.form.is_none() {
+            if reader.change.is_none() {
                 continue;
             }
+        }
+        if let Some(trial) = trial {
+            let form = form(model, &mut reader.context)?;
+            let form = form.context("states of this model cannot be taken apart")?;
+            reader.change = Some(Change::Parked(Box::new(Parker::new(trial, form, &shape))));
         }
         readers.push(reader);
     }
@@ -328,15 +346,20 @@ impl Reader {
         Ok(self.context.decode(&mut batch)?)
     }
 
-    /// Of the floor: changes what was kept from that position on.
+    /// Changes what was kept from that position on, where that is wanted.
     fn nudge(&mut self, from: usize) -> anyhow::Result<()> {
-        let Some(form) = self.form else { return Ok(()) };
+        let Some(change) = &mut self.change else {
+            return Ok(());
+        };
         let state = self.context.state(0, Extent::Whole);
         let mut state = state.context("the state cannot be read")?;
-        form.nudge(&mut state, from)
-            .context("the state cannot be taken apart")?;
+        let changed = match change {
+            Change::LastBits(form) => form.nudge(&mut state, from).map(|_| state),
+            Change::Parked(parker) => parker.restored(&state, from),
+        };
+        let changed = changed.context("the state cannot be taken apart")?;
         ensure!(
-            self.context.set_state(0, &state),
+            self.context.set_state(0, &changed),
             "the state cannot be put back"
         );
         Ok(())
@@ -357,10 +380,17 @@ impl Reader {
             CompareKind::Base => None,
             CompareKind::Floor | CompareKind::Plan => Some(self.divergence()?),
         };
+        let parker = match &self.change {
+            Some(Change::Parked(parker)) => Some(&**parker),
+            _ => None,
+        };
+        let (save_tps, load_tps) = parker.and_then(Parker::speeds).unzip();
         Some(CompareRow {
             kind: self.kind,
             plan: self.plan.clone(),
-            token_bytes: self.token_bytes,
+            token_bytes: parker.map_or(self.token_bytes, Parker::token_bytes),
+            save_tps,
+            load_tps,
             divergence,
             prefill_tps: self.prefill.per_second(),
             decode_tps: self.decode.per_second(),

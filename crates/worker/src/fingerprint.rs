@@ -13,8 +13,13 @@ use proto::ModelFacts;
 const SAMPLE_BYTES: u64 = 1024;
 
 /// Of the model's files and of how they are run. The header holds the tokenizer and what
-/// positions mean.
-pub(crate) fn of(path: &Path, facts: &ModelFacts) -> io::Result<Fingerprint> {
+/// positions mean. States that are kept `inexact`, at a level of that name, go into a cache of any
+/// types.
+pub(crate) fn of(
+    path: &Path,
+    facts: &ModelFacts,
+    inexact: Option<&str>,
+) -> io::Result<Fingerprint> {
     let mut files = Vec::new();
     for file in files_of(path) {
         files.push(sample(&file)?);
@@ -22,11 +27,17 @@ pub(crate) fn of(path: &Path, facts: &ModelFacts) -> io::Result<Fingerprint> {
     let build = crate::build();
     // Some models scale positions otherwise in a context above the one they were made for.
     let context = (facts.context > facts.context_train / 2).then_some(facts.context);
+    let (types, layers) = match inexact {
+        None => (
+            format!("{} {}", facts.kv_type_k, facts.kv_type_v),
+            layers(facts),
+        ),
+        Some(level) => (format!("kept in {level}"), String::new()),
+    };
     let how = format!(
-        "{} {} {} {} {} {context:?}",
-        facts.kv_type_k, facts.kv_type_v, facts.flash_attention, facts.kernels, facts.gpu_layers
+        "{types} {} {} {} {context:?}",
+        facts.flash_attention, facts.kernels, facts.gpu_layers
     );
-    let layers = layers(facts);
     let mut parts: Vec<(&str, &[u8])> = files.iter().map(|file| ("file", &file[..])).collect();
     parts.push(("build", build.as_bytes()));
     parts.push(("how", how.as_bytes()));

@@ -19,6 +19,7 @@ mod engine_thread;
 mod fingerprint;
 mod landed;
 mod load;
+mod parking;
 mod place;
 mod prefixes;
 mod prepare;
@@ -30,7 +31,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
-pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, compare};
+pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, Trial, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
     CONTEXT_DEFAULT_MAX, Counts, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader, allow_huge_pages,

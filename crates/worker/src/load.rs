@@ -14,6 +14,7 @@ use proto::{
 };
 use sampling::Params;
 
+use crate::parking::Codec;
 use crate::prefixes::DiskStore;
 use crate::{fingerprint, landed, place, types};
 
@@ -107,10 +108,15 @@ fn prefixes(
         tracing::info!("states of this model cannot be taken apart, so no prompts are kept");
         return None;
     };
-    let fingerprint = fingerprint::of(&spec.path, facts)
+    let codec = Codec::new(settings.codec.as_deref(), decoder?.states());
+    let codec = codec
         .inspect_err(|error| tracing::warn!("no prompts are kept: {error}"))
         .ok()?;
-    Some(Box::new(DiskStore::open(settings, fingerprint, needs)))
+    let fingerprint = fingerprint::of(&spec.path, facts, codec.inexact())
+        .inspect_err(|error| tracing::warn!("no prompts are kept: {error}"))
+        .ok()?;
+    let store = DiskStore::open(settings, (fingerprint, needs), codec);
+    Some(Box::new(store))
 }
 
 /// The allocator keeps the process from large pages; who asks for them gets them.

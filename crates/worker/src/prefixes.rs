@@ -1,7 +1,7 @@
 //! The driver of the prefix cache: contents in memory, files, and the threads that read and
 //! write them. What is kept and what goes is decided by [`prefix::Cache`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::time::{Duration, Instant, SystemTime};
@@ -11,6 +11,8 @@ use prefix::{
     Action, Budgets, Cache, Content, Event, Facts, Fingerprint, Folder, Id, Key, Listed, Needs,
     Stored,
 };
+
+use crate::parking::Codec;
 
 /// Contents on their way to the disk: beyond so many bytes no more are taken until some are
 /// written.
@@ -23,6 +25,12 @@ const DISK_SHARE: u64 = 4;
 const FETCH_RATE_FIRST: f64 = 200e6;
 /// Bytes a second at which contents are checked and copied into place, beyond fetching them.
 const COPY_RATE: f64 = 1.5e9;
+/// Of an entry that is not there.
+const NOTHING: Facts = Facts {
+    depth: 0,
+    bytes: 0,
+    cost_us: 0,
+};
 /// Weight of the newest measurement.
 const EMA_WEIGHT: f64 = 0.5;
 /// Fetches of less are not measured.
@@ -53,18 +61,37 @@ enum Task {
 struct Read {
     ticket: u64,
     ids: Vec<(Id, Facts)>,
+    /// Of those that are in memory, as they are kept.
+    found: HashMap<Id, Arc<Content>>,
+}
+
+/// A content that is to be kept in fewer bytes.
+struct Park {
+    stored: Stored,
+    content: Vec<u8>,
 }
 
 enum News {
+    /// A content as it is kept, and the bytes that it had.
+    Parked(Stored, Content, u64),
     Written(Id, u64),
     NotWritten(Id, u64),
     Listed(Vec<Listed>, u64),
     Read {
         ticket: u64,
         result: Result<Vec<Arc<Content>>, Id>,
-        bytes: u64,
-        took: Duration,
+        fetched: Fetched,
     },
+}
+
+/// How much was fetched.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fetched {
+    from_disk: u64,
+    /// As it was kept, and as the context takes it.
+    kept: u64,
+    ready: u64,
+    took: Duration,
 }
 
 /// A cache with a folder, or with memory alone.
@@ -73,17 +100,24 @@ pub(crate) struct DiskStore {
     contents: HashMap<Id, Arc<Content>>,
     tickets: HashMap<u64, Ticket>,
     tasks: Option<Tasks>,
+    encodes: bool,
+    /// On their way to the form in which they are kept.
+    parking: HashSet<Id>,
     pending_bytes: u64,
     written_bytes: u64,
     read_bytes: u64,
     faulty: u64,
+    /// Bytes as they are kept that are fetched in a second.
     fetch_rate: f64,
+    /// How many times more bytes they have then.
+    ratio: f64,
     listed_at: Instant,
 }
 
 struct Tasks {
     tasks: Sender<Task>,
     reads: Sender<Read>,
+    parks: Sender<Park>,
     news: Receiver<News>,
 }
 
@@ -100,8 +134,8 @@ impl DiskStore {
     /// used, which the log then tells, states are kept in memory alone.
     pub(crate) fn open(
         settings: &proto::PrefixSettings,
-        fingerprint: Fingerprint,
-        needs: Needs,
+        (fingerprint, needs): (Fingerprint, Needs),
+        codec: Codec,
     ) -> Self {
         let folder = match &settings.folder {
             Some(path) if settings.disk_bytes > 0 => match Folder::open(path) {
@@ -120,13 +154,23 @@ impl DiskStore {
                 .map_or(0, |folder| disk_bytes(folder, settings)),
             day_bytes: settings.day_bytes,
         };
-        let tasks = folder.and_then(|folder| {
-            let started = start(folder, fingerprint, settings.day_bytes);
+        let (encodes, ratio) = (codec.encodes(), codec.ratio());
+        let has_work = folder.is_some() || encodes;
+        let keeper = Keeper {
+            folder,
+            fingerprint,
+            day_bytes: settings.day_bytes,
+            codec,
+        };
+        let tasks = has_work.then(|| start(&Arc::new(keeper)));
+        let tasks = tasks.and_then(|started| {
             started
                 .inspect_err(|error| tracing::warn!("prompts are kept in memory alone: {error}"))
                 .ok()
         });
         let mut store = Self {
+            encodes: encodes && tasks.is_some(),
+            parking: HashSet::new(),
             cache: Cache::new(fingerprint, needs, budgets),
             contents: HashMap::new(),
             tickets: HashMap::new(),
@@ -135,7 +179,8 @@ impl DiskStore {
             written_bytes: 0,
             read_bytes: 0,
             faulty: 0,
-            fetch_rate: FETCH_RATE_FIRST,
+            fetch_rate: FETCH_RATE_FIRST / ratio,
+            ratio,
             listed_at: Instant::now(),
         };
         // The listing is asked for by `start`; requests come after it.
@@ -191,6 +236,13 @@ impl DiskStore {
 
     fn hear(&mut self, news: News) {
         match news {
+            News::Parked(stored, content, bytes) => {
+                self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+                self.parking.remove(&stored.id);
+                self.learn_ratio(bytes, stored.facts.bytes);
+                self.contents.insert(stored.id, Arc::new(content));
+                self.step(Event::Stored(stored));
+            }
             News::Written(id, bytes) => {
                 self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
                 self.written_bytes += bytes;
@@ -213,22 +265,23 @@ impl DiskStore {
             News::Read {
                 ticket,
                 result,
-                bytes,
-                took,
-            } => self.take_read(ticket, result, (bytes, took)),
+                fetched,
+            } => self.take_read(ticket, result, fetched),
         }
     }
 
-    fn take_read(
-        &mut self,
-        ticket: u64,
-        result: Result<Vec<Arc<Content>>, Id>,
-        (bytes, took): (u64, Duration),
-    ) {
-        self.read_bytes += bytes;
-        if bytes >= MEASURED_BYTES_MIN && !took.is_zero() {
-            let rate = bytes as f64 / took.as_secs_f64();
+    fn learn_ratio(&mut self, ready: u64, kept: u64) {
+        if self.encodes && kept > 0 {
+            self.ratio += EMA_WEIGHT * (ready as f64 / kept as f64 - self.ratio);
+        }
+    }
+
+    fn take_read(&mut self, ticket: u64, result: Result<Vec<Arc<Content>>, Id>, fetched: Fetched) {
+        self.read_bytes += fetched.from_disk;
+        if fetched.kept >= MEASURED_BYTES_MIN && !fetched.took.is_zero() {
+            let rate = fetched.kept as f64 / fetched.took.as_secs_f64();
             self.fetch_rate += EMA_WEIGHT * (rate - self.fetch_rate);
+            self.learn_ratio(fetched.ready, fetched.kept);
         }
         if let Err(lost) = result {
             self.faulty += 1;
@@ -262,13 +315,26 @@ impl PrefixStore for DiskStore {
         self.cache.facts(id)
     }
 
+    fn has(&self, id: Id) -> bool {
+        self.parking.contains(&id) || self.cache.facts(id).is_some()
+    }
+
     fn has_room(&self) -> bool {
         self.pending_bytes < PENDING_BYTES_MAX
     }
 
     fn store(&mut self, stored: Stored, content: Vec<u8>) {
         self.look();
-        if self.cache.facts(stored.id).is_some() {
+        if self.has(stored.id) {
+            return;
+        }
+        if self.encodes
+            && let Some(tasks) = &self.tasks
+        {
+            self.pending_bytes += content.len() as u64;
+            self.parking.insert(stored.id);
+            // The threads end only after the sender is gone.
+            let _ = tasks.parks.send(Park { stored, content });
             return;
         }
         self.contents
@@ -285,18 +351,19 @@ impl PrefixStore for DiskStore {
                 (Some(content), _) => drop(found.insert(*id, Arc::clone(content))),
                 (None, Some(facts)) => lacking.push((*id, facts)),
                 // A read of nothing that fails.
-                (None, None) => {
-                    let facts = Facts {
-                        depth: 0,
-                        bytes: 0,
-                        cost_us: 0,
-                    };
-                    lacking.push((*id, facts));
-                }
+                (None, None) => lacking.push((*id, NOTHING)),
             }
         }
         for id in &ids {
             self.step(Event::Used(*id));
+        }
+        let mut parked = HashMap::new();
+        if self.encodes {
+            lacking = ids
+                .iter()
+                .map(|id| (*id, self.cache.facts(*id).unwrap_or(NOTHING)))
+                .collect();
+            parked = std::mem::take(&mut found);
         }
         let is_here = lacking.is_empty();
         let here = || ids.iter().map(|id| found.get(id).cloned()).collect();
@@ -307,8 +374,11 @@ impl PrefixStore for DiskStore {
             return;
         }
         let told = self.tasks.as_ref().map(|tasks| {
-            let ids = lacking;
-            tasks.reads.send(Read { ticket, ids })
+            tasks.reads.send(Read {
+                ticket,
+                ids: lacking,
+                found: parked,
+            })
         });
         if !matches!(told, Some(Ok(())))
             && let Some(waiting) = self.tickets.get_mut(&ticket)
@@ -329,7 +399,11 @@ impl PrefixStore for DiskStore {
     }
 
     fn fetch_seconds(&self, bytes: u64) -> f64 {
-        bytes as f64 / self.fetch_rate + bytes as f64 / COPY_RATE
+        bytes as f64 / self.fetch_rate + self.fetched_bytes(bytes) as f64 / COPY_RATE
+    }
+
+    fn fetched_bytes(&self, bytes: u64) -> u64 {
+        (bytes as f64 * self.ratio) as u64
     }
 
     fn wait(&mut self, at_most: Duration) {
@@ -387,31 +461,46 @@ fn disk_bytes(folder: &Folder, settings: &proto::PrefixSettings) -> u64 {
     most.min(settings.disk_bytes)
 }
 
-/// Starts both threads; the first news is the listing. They end with the senders.
-fn start(folder: Arc<Folder>, fingerprint: Fingerprint, day_bytes: u64) -> std::io::Result<Tasks> {
+/// What the threads work with.
+struct Keeper {
+    /// `None`: in memory alone.
+    folder: Option<Arc<Folder>>,
+    fingerprint: Fingerprint,
+    day_bytes: u64,
+    codec: Codec,
+}
+
+/// Starts the threads; the first news is the listing. They end with the senders.
+fn start(keeper: &Arc<Keeper>) -> std::io::Result<Tasks> {
     let (tasks, tasks_inbox) = channel();
     let (reads, reads_inbox) = channel::<Read>();
+    let (parks, parks_inbox) = channel::<Park>();
     let (news, outbox) = channel();
-    let of_reader = (Arc::clone(&folder), news.clone());
     let named = |name: &str| std::thread::Builder::new().name(name.into());
+    let (of_writer, to) = (Arc::clone(keeper), news.clone());
     named("prefixes-write").spawn(move || {
         let mut has_new_names = false;
-        while let Some(task) = next_task(&tasks_inbox, &mut has_new_names, &folder, &fingerprint) {
+        while let Some(task) = of_writer.next_task(&tasks_inbox, &mut has_new_names) {
             has_new_names |= matches!(task, Task::Write(..));
-            if let Some(done) = carry_out(&folder, &fingerprint, day_bytes, task)
-                && news.send(done).is_err()
+            if let Some(done) = of_writer.carry_out(task)
+                && to.send(done).is_err()
             {
                 return;
             }
         }
     })?;
+    let (of_reader, to) = (Arc::clone(keeper), news.clone());
     named("prefixes-read").spawn(move || {
-        let (folder, news) = of_reader;
         for read in reads_inbox {
-            if news
-                .send(carry_out_read(&folder, &fingerprint, &read))
-                .is_err()
-            {
+            if to.send(of_reader.read(read)).is_err() {
+                return;
+            }
+        }
+    })?;
+    let of_parker = Arc::clone(keeper);
+    named("prefixes-park").spawn(move || {
+        for park in parks_inbox {
+            if news.send(of_parker.park(park)).is_err() {
                 return;
             }
         }
@@ -421,97 +510,137 @@ fn start(folder: Arc<Folder>, fingerprint: Fingerprint, day_bytes: u64) -> std::
     Ok(Tasks {
         tasks,
         reads,
+        parks,
         news: outbox,
     })
 }
 
-/// The next task. Before it waits for one, names that were written are made to last.
-fn next_task(
-    inbox: &Receiver<Task>,
-    has_new_names: &mut bool,
-    folder: &Folder,
-    fingerprint: &Fingerprint,
-) -> Option<Task> {
-    match inbox.try_recv() {
-        Ok(task) => return Some(task),
-        Err(TryRecvError::Disconnected) => return None,
-        Err(TryRecvError::Empty) => {}
+impl Keeper {
+    /// The next task. Before it waits for one, names that were written are made to last.
+    fn next_task(&self, inbox: &Receiver<Task>, has_new_names: &mut bool) -> Option<Task> {
+        match inbox.try_recv() {
+            Ok(task) => return Some(task),
+            Err(TryRecvError::Disconnected) => return None,
+            Err(TryRecvError::Empty) => {}
+        }
+        if std::mem::take(has_new_names)
+            && let Some(folder) = &self.folder
+            && let Err(error) = folder.sync_names(&self.fingerprint)
+        {
+            tracing::warn!("names in the prompt cache may not survive a power cut: {error}");
+        }
+        inbox.recv().ok()
     }
-    if std::mem::take(has_new_names)
-        && let Err(error) = folder.sync_names(fingerprint)
-    {
-        tracing::warn!("names in the prompt cache may not survive a power cut: {error}");
-    }
-    inbox.recv().ok()
-}
 
-fn carry_out(
-    folder: &Folder,
-    fingerprint: &Fingerprint,
-    day_bytes: u64,
-    task: Task,
-) -> Option<News> {
-    match task {
-        Task::Write(id, facts, content) => {
-            let written = folder
-                .write(fingerprint, (id, &facts), &content)
-                .and_then(|()| folder.wear(facts.bytes, day_bytes));
-            Some(match written {
-                Ok(_) => News::Written(id, facts.bytes),
-                Err(error) => {
-                    tracing::warn!("a state could not be written to the prompt cache: {error}");
-                    News::NotWritten(id, facts.bytes)
+    fn carry_out(&self, task: Task) -> Option<News> {
+        let (fingerprint, day_bytes) = (&self.fingerprint, self.day_bytes);
+        let Some(folder) = &self.folder else {
+            // Without one nothing but a listing is asked for.
+            return matches!(task, Task::List).then(|| News::Listed(Vec::new(), 0));
+        };
+        match task {
+            Task::Write(id, facts, content) => {
+                let written = folder
+                    .write(fingerprint, (id, &facts), &content)
+                    .and_then(|()| folder.wear(facts.bytes, day_bytes));
+                Some(match written {
+                    Ok(_) => News::Written(id, facts.bytes),
+                    Err(error) => {
+                        tracing::warn!("a state could not be written to the prompt cache: {error}");
+                        News::NotWritten(id, facts.bytes)
+                    }
+                })
+            }
+            Task::Delete(of, id, facts) => {
+                if let Err(error) = folder.delete(&of, id, &facts) {
+                    tracing::warn!("an entry of the prompt cache could not be deleted: {error}");
                 }
-            })
-        }
-        Task::Delete(of, id, facts) => {
-            if let Err(error) = folder.delete(&of, id, &facts) {
-                tracing::warn!("an entry of the prompt cache could not be deleted: {error}");
+                None
             }
-            None
-        }
-        Task::Touch(id, facts) => {
-            // It only sorts what goes first.
-            let _ = folder.touch(fingerprint, id, &facts);
-            None
-        }
-        Task::List => {
-            let listed = folder.list().unwrap_or_else(|error| {
-                tracing::warn!("the prompt cache could not be listed: {error}");
-                Vec::new()
-            });
-            let wear = folder.wear(0, day_bytes).unwrap_or_default();
-            Some(News::Listed(listed, wear.bytes as u64))
+            Task::Touch(id, facts) => {
+                // It only sorts what goes first.
+                let _ = folder.touch(fingerprint, id, &facts);
+                None
+            }
+            Task::List => {
+                let listed = folder.list().unwrap_or_else(|error| {
+                    tracing::warn!("the prompt cache could not be listed: {error}");
+                    Vec::new()
+                });
+                let wear = folder.wear(0, day_bytes).unwrap_or_default();
+                Some(News::Listed(listed, wear.bytes as u64))
+            }
         }
     }
-}
 
-fn carry_out_read(folder: &Folder, fingerprint: &Fingerprint, read: &Read) -> News {
-    let started = Instant::now();
-    let mut contents = Vec::with_capacity(read.ids.len());
-    let mut bytes = 0;
-    let mut result = Ok(());
-    for (id, facts) in &read.ids {
-        match folder.read(fingerprint, *id, facts) {
-            Ok(file) => {
-                bytes += facts.bytes;
-                contents.push(Arc::new(Content::of_file(file)));
-            }
-            Err(lost) => {
-                tracing::warn!(
-                    "an entry of the prompt cache ({}) is left out, and the prompt computed: {lost}",
-                    id.key
-                );
-                result = Err(*id);
-                break;
+    fn park(&self, park: Park) -> News {
+        let Park {
+            mut stored,
+            content,
+        } = park;
+        let bytes = content.len() as u64;
+        let kept = self.codec.encode(stored.id, stored.facts.depth, content);
+        stored.facts.bytes = kept.len() as u64;
+        News::Parked(stored, Content::new(kept), bytes)
+    }
+
+    fn read(&self, read: Read) -> News {
+        let started = Instant::now();
+        let mut fetched = Fetched::default();
+        let mut contents = Vec::with_capacity(read.ids.len());
+        let mut result = Ok(());
+        for (id, facts) in &read.ids {
+            match self.read_one((*id, facts), read.found.get(id), &mut fetched) {
+                Ok(content) => contents.push(content),
+                Err(reason) => {
+                    tracing::warn!(
+                        "an entry of the prompt cache ({}) is left out, and the prompt computed: \
+                         {reason}",
+                        id.key
+                    );
+                    result = Err(*id);
+                    break;
+                }
             }
         }
+        fetched.took = started.elapsed();
+        News::Read {
+            ticket: read.ticket,
+            result: result.map(|()| contents),
+            fetched,
+        }
     }
-    News::Read {
-        ticket: read.ticket,
-        result: result.map(|()| contents),
-        bytes,
-        took: started.elapsed(),
+
+    /// An entry as the context takes it, or why it is not to be had.
+    fn read_one(
+        &self,
+        (id, facts): (Id, &Facts),
+        found: Option<&Arc<Content>>,
+        fetched: &mut Fetched,
+    ) -> Result<Arc<Content>, String> {
+        let kept = match (found, &self.folder) {
+            (Some(found), _) => Arc::clone(found),
+            (None, Some(folder)) => {
+                let file = folder.read(&self.fingerprint, id, facts);
+                fetched.from_disk += facts.bytes;
+                Arc::new(Content::of_file(file.map_err(|lost| lost.to_string())?))
+            }
+            (None, None) => return Err("it is gone".into()),
+        };
+        fetched.kept += kept.len() as u64;
+        let content = match self.codec.decode(id.plane, &kept) {
+            None => kept,
+            Some(Ok(content)) => Arc::new(Content::new(content)),
+            Some(Err(error)) => {
+                if let Some(folder) = &self.folder {
+                    // If it cannot be deleted it is listed and found faulty again, no more.
+                    let _ = folder.delete(&self.fingerprint, id, facts);
+                }
+                return Err(error.to_string());
+            }
+        };
+        fetched.ready += content.len() as u64;
+        Ok(content)
     }
 }
 
@@ -529,6 +658,7 @@ mod tests {
             ram_bytes: 0,
             disk_bytes: 1 << 20,
             day_bytes: 1 << 20,
+            codec: None,
         }
     }
 
@@ -537,7 +667,9 @@ mod tests {
             rows: true,
             ..Needs::default()
         };
-        DiskStore::open(settings, Fingerprint::of([("model", &b"m"[..])]), needs)
+        let fingerprint = Fingerprint::of([("model", &b"m"[..])]);
+        let codec = Codec::new(settings.codec.as_deref(), None).unwrap();
+        DiskStore::open(settings, (fingerprint, needs), codec)
     }
 
     fn keys(store: &DiskStore) -> Vec<Key> {
@@ -623,6 +755,45 @@ mod tests {
             (store.longest(&keys), store.report().ram_bytes),
             ((0, 0), 0)
         );
+    }
+
+    /// On disk and in memory, and read again without the setting.
+    #[test]
+    fn what_is_kept_in_fewer_bytes_comes_back_to_the_bit() {
+        let folder = tempfile::tempdir().unwrap();
+        let plain = settings(folder.path());
+        let smaller = proto::PrefixSettings {
+            codec: Some("lossless".into()),
+            ..plain.clone()
+        };
+        let mut first = open(&smaller);
+        fill(&mut first);
+        let keys = keys(&first);
+        assert!(ids(&keys).iter().all(|id| first.has(*id)));
+        first.flush(LONG);
+        let report = first.report();
+        assert_eq!((report.pending_bytes, report.ram_bytes), (0, 0));
+        assert!((1..2000).contains(&report.disk_bytes), "{report:?}");
+        drop(first);
+        for settings in [&smaller, &plain] {
+            let mut again = open(settings);
+            let contents = fetch(&mut again, 1, ids(&keys)).unwrap();
+            assert_eq!(
+                (&contents[0][..], &contents[3][..]),
+                (&[0; 1000][..], &[3; 1000][..])
+            );
+        }
+        let in_memory = proto::PrefixSettings {
+            ram_bytes: 1 << 20,
+            codec: smaller.codec,
+            ..proto::PrefixSettings::default()
+        };
+        let mut store = open(&in_memory);
+        fill(&mut store);
+        store.flush(LONG);
+        assert!((1..2000).contains(&store.report().ram_bytes));
+        let contents = fetch(&mut store, 1, ids(&keys)).unwrap();
+        assert_eq!(contents[2], [2; 1000]);
     }
 
     #[test]

@@ -457,7 +457,8 @@ impl Prefixes {
     fn fetch(&mut self, ticket: u64, mut restore: Restore) -> Restore {
         let from = restore.coming.end;
         let rows = self.wanted(&restore.keys, from..restore.to, Part::Middle);
-        let each = (self.bytes(&rows) / rows.len().max(1) as u64).max(1);
+        let bytes = self.store.fetched_bytes(self.bytes(&rows));
+        let each = (bytes / rows.len().max(1) as u64).max(1);
         let at_once = usize::try_from(PORTION_BYTES / each).unwrap_or(usize::MAX);
         let mut to = restore.to.min(from.saturating_add(at_once.max(1)));
         if !self.needs.rows {
