@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::progress::{Unit, bar};
-use crate::{configuration, load, models_here, output};
+use crate::{args, configuration, load, models_here, output};
 
 /// Prose, code, a log, tool calls and a table, in texts that do not change: figures of two versions
 /// can be compared.
@@ -43,12 +43,7 @@ pub(crate) fn command() -> Command {
     };
     let compare = Command::new("compare")
         .about("Tell what plans for the KV cache lose against f16, on a text, with error bars")
-        .arg(
-            Arg::new("model")
-                .value_name("MODEL")
-                .required(true)
-                .help("A model's name as `sextant ls` shows it, or the path of its file"),
-        )
+        .arg(args::model().required(true))
         .arg(
             Arg::new("plan")
                 .long("plan")
@@ -73,12 +68,7 @@ pub(crate) fn command() -> Command {
         .arg(number("answer_tokens", "64", 1, 65_536).help(
             "Tokens that each piece is continued by, to see where a plan first differs",
         ))
-        .arg(
-            Arg::new("json")
-                .long("json")
-                .action(ArgAction::SetTrue)
-                .help("Print JSON"),
-        );
+        .arg(args::json());
     let compare = augment(compare, |setting| {
         setting.name == "models_dir" || setting.group == Group::Engine
     });
@@ -98,11 +88,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 
 fn compare(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
+    let found = models_here::asked(matches, &config)?;
     let number = |name: &str| matches.get_one::<u32>(name).copied().unwrap_or(0);
     let plans = matches.get_many::<String>("plan").map_or_else(
         || PLANS.map(str::to_owned).to_vec(),
