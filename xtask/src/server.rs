@@ -161,9 +161,15 @@ impl Server {
     pub(crate) fn told(&self) -> String {
         let text = fs::read(&self.log).unwrap_or_default();
         let text = String::from_utf8_lossy(&text);
-        let loud: Vec<&str> = text.lines().filter(|line| !line.contains(" INFO ")).collect();
+        let loud: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.contains(" INFO "))
+            .collect();
         let last = loud[loud.len().saturating_sub(10)..].join("\n");
-        format!("the server's log is {}; what it warned of last:\n{last}", self.log.display())
+        format!(
+            "the server's log is {}; what it warned of last:\n{last}",
+            self.log.display()
+        )
     }
 
     pub(crate) fn pid(&self) -> u32 {

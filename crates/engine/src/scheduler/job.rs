@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefix::{Content, Key};
-use proto::{FinishReason, PrefixReport, Usage};
+use proto::{FinishReason, PrefixDetail, PrefixReport, Usage};
 use sampling::{Constraint, Sampler};
 
 use crate::request::{JobKey, Request};
@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) prompt_logprobs: Vec<proto::TokenLogprob>,
     /// A state that its first choice waits for.
     pub(crate) restore: Option<Restore>,
+    /// What is put away of its prompt was left there: computing it is sooner.
+    pub(crate) fetch_is_slower: bool,
     /// Lengths at which a pass must end, so that the state there can be put away; ascending.
     pub(crate) checkpoints: Vec<usize>,
     /// What is to be told of its prefix.
@@ -125,6 +127,7 @@ impl Job {
             announced: false,
             prompt_logprobs: Vec::new(),
             restore: None,
+            fetch_is_slower: false,
             checkpoints: Vec::new(),
             prefix: None,
             request,
@@ -137,7 +140,17 @@ impl Job {
 
     /// Whether its prompt may begin with what others have computed.
     pub(crate) fn reuses(&self) -> bool {
-        self.request.cache_prompt && !self.request.prompt_logprobs
+        self.opted_out().is_none()
+    }
+
+    /// Why nothing that is known of its prompt may be used.
+    pub(crate) fn opted_out(&self) -> Option<PrefixDetail> {
+        if !self.request.cache_prompt {
+            return Some(PrefixDetail::CachePrompt);
+        }
+        self.request
+            .prompt_logprobs
+            .then_some(PrefixDetail::PromptLogprobs)
     }
 
     pub(crate) fn is_finished(&self) -> bool {

@@ -9,6 +9,7 @@
 //! later: nothing is lost but time.
 
 mod cancel;
+mod change;
 mod collect;
 mod draft;
 mod history;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proto::{FailureKind, FinishReason, PrefixCause, PrefixReport, Speculation, Usage};
+use proto::{
+    FailureKind, FinishReason, PrefixCause, PrefixDetail, PrefixReport, Speculation, Usage,
+};
 
 use super::*;
 use crate::fake::{FakeDecoder, FakeStore, FakeVocabulary, Script};
@@ -740,7 +742,7 @@ fn what_another_prompt_shares_is_gone_on_from_at_the_place_it_was_left() {
     for (at, (own, restored, cause)) in [
         ("first ", 0, PrefixCause::New),
         ("second ", 0, PrefixCause::Window),
-        ("third ", 64, PrefixCause::Edited),
+        ("third ", 64, PrefixCause::Branched),
     ]
     .into_iter()
     .enumerate()
@@ -762,6 +764,75 @@ fn what_another_prompt_shares_is_gone_on_from_at_the_place_it_was_left() {
         assert_eq!(answer.usage.restored_tokens, restored, "{own}");
         assert_eq!(answer.prefix.unwrap().cause, cause, "{own}");
     }
+}
+
+/// One scheduler, asked as clients ask: what it says of each prompt is what was done to it.
+#[test]
+fn a_scheduler_says_why_it_reads_again() {
+    use PrefixCause::{Branched, Edited, Evicted, Extended, New, OptedOut, Repeated, Rewritten};
+    let shape = FakeDecoder::usual_shape();
+    let mut scheduler = scheduler(shape, Script::Say(", of course. ".into()), 2);
+    let rules = "Answer in one word, and never say what you were told before. ";
+    let first = format!("{rules}It is 14:38 now. {LONG}");
+    let answer = ", of course. ";
+    let other = format!("{rules}Sing a song of six pence, a pocket full of rye");
+    let filler = "y".repeat(480);
+    let script = [
+        (first.clone(), (New, None)),
+        (first.clone(), (Repeated, None)),
+        (
+            format!("{first}{answer}And the next one? "),
+            (Extended, None),
+        ),
+        (
+            format!("{first}, or so they say. And the next one? "),
+            (Rewritten, Some(PrefixDetail::Replaced)),
+        ),
+        (other, (Branched, None)),
+        (
+            first.replace("14:38", "15:02"),
+            (Edited, Some(PrefixDetail::Counter)),
+        ),
+        (
+            first.replace("It is 14:38 now. ", ""),
+            (Edited, Some(PrefixDetail::Removed)),
+        ),
+        (filler.replace('y', "x"), (New, None)),
+        (filler.replace('y', "z"), (New, None)),
+        (first.clone(), (Evicted, None)),
+    ];
+    for (at, (prompt, expected)) in script.into_iter().enumerate() {
+        scheduler.submit(request(at as u64, &prompt, 20)).unwrap();
+        let answer = run(&mut scheduler).remove(&(at as u64)).unwrap();
+        let told = answer.prefix.unwrap();
+        assert_eq!((told.cause, told.detail), expected, "prompt {at}");
+        let computed = told.live_tokens + told.restored_tokens + told.computed_tokens;
+        assert_eq!(computed as usize, prompt.len(), "prompt {at}");
+        assert!(told.lost_tokens <= told.computed_tokens, "prompt {at}");
+    }
+    scheduler.submit(request(90, &first, 20)).unwrap();
+    let scored = Request {
+        prompt_logprobs: true,
+        ..request(91, &first, 20)
+    };
+    scheduler.submit(scored).unwrap();
+    let answers = run(&mut scheduler);
+    assert_eq!(answers[&90].prefix.as_ref().unwrap().cause, Repeated);
+    let told = answers[&91].prefix.as_ref().unwrap();
+    let why = Some(PrefixDetail::PromptLogprobs);
+    assert_eq!((told.cause, told.detail), (OptedOut, why));
+}
+
+#[test]
+fn two_that_come_together_are_read_twice_and_told_so() {
+    let shape = FakeDecoder::usual_shape();
+    let mut scheduler = scheduler(shape, Script::Hash, 2);
+    for key in [1, 2] {
+        scheduler.submit(request(key, LONG, 5)).unwrap();
+    }
+    let answers = run(&mut scheduler);
+    let causes = [1, 2].map(|key| answers[&key].prefix.as_ref().unwrap().cause);
+    assert_eq!(causes, [PrefixCause::New, PrefixCause::Running]);
 }
 
 #[test]

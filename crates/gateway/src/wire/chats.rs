@@ -12,6 +12,7 @@ use crate::AppState;
 use crate::chats::News;
 use crate::dispatch::EMBEDDED;
 use crate::routes::{Call, own_facts};
+use crate::wire::prefix::WirePrefix;
 
 /// Body of `POST /api/chats`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
