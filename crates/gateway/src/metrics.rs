@@ -343,7 +343,7 @@ fn method_label(method: &Method) -> &'static str {
 /// Name, help and reading of one number a worker reports.
 type Reading<T> = (&'static str, &'static str, fn(&WorkerState) -> T);
 
-const COUNTS: [Reading<u64>; 14] = [
+const COUNTS: [Reading<u64>; 15] = [
     ("prompt_tokens", "Prompt tokens read", |s| {
         s.prompt_tokens_total
     }),
@@ -395,6 +395,11 @@ const COUNTS: [Reading<u64>; 14] = [
         "preemptions",
         "Jobs moved out of the cache for others",
         |s| s.preemptions_total,
+    ),
+    (
+        "parkings",
+        "Slots that went to a more urgent request",
+        |s| s.parkings_total,
     ),
 ];
 

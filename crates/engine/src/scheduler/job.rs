@@ -11,6 +11,7 @@ use sampling::{Constraint, Sampler};
 
 use crate::request::{JobKey, Request};
 use crate::scheduler::draft::Drafter;
+use crate::scheduler::park::Parking;
 use crate::text::TextStream;
 use crate::thought::Thought;
 use crate::{SequenceId, TokenId, Vocabulary};
@@ -34,6 +35,7 @@ pub(crate) struct Job {
     pub(crate) restore: Option<Restore>,
     /// What is put away of its prompt was left there: computing it is sooner.
     pub(crate) fetch_is_slower: bool,
+    pub(crate) parking: Parking,
     /// Lengths at which a pass must end, so that the state there can be put away; ascending.
     pub(crate) checkpoints: Vec<usize>,
     /// What is to be told of its prefix.
@@ -128,6 +130,7 @@ impl Job {
             prompt_logprobs: Vec::new(),
             restore: None,
             fetch_is_slower: false,
+            parking: Parking::default(),
             checkpoints: Vec::new(),
             prefix: None,
             request,
