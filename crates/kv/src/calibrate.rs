@@ -14,10 +14,14 @@ use thiserror::Error;
 
 use crate::allocate::{AllocateError, Allocation, Candidate, Choice, allocate};
 use crate::cache_type::{CacheType, UnknownCacheType};
+use crate::chance;
 use crate::loss::Side;
 use crate::plan::{PlanError, Types};
 use crate::shape::Shape;
 use crate::type_plan::TypePlan;
+
+/// The part of its standard error that a sensitivity is taken to be larger by.
+const PRUDENCE: f64 = 0.25;
 
 /// What was measured of the keys or the values of one layer.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,13 +40,15 @@ pub struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// What each type takes and adds. What comes out below 0 is 0.
+    /// What each type takes and adds: not less than 0, and a part of the error more, so that what
+    /// noise hides is not taken for nothing and gets bits that nobody else needs.
     #[must_use]
     pub fn choice(&self) -> Choice {
+        let slope = self.slope.max(0.0) + PRUDENCE * self.slope_error;
         let each = self.lost.iter().map(|(cache_type, lost)| Candidate {
             cache_type: *cache_type,
             bytes: cache_type.row_bytes(self.row_values),
-            excess: (self.slope * lost).max(0.0),
+            excess: slope * lost,
             error: self.slope_error * lost,
         });
         Choice {
@@ -121,6 +127,7 @@ pub fn control(
     let mut wrong = table.to_vec();
     for (to, from) in places.into_iter().zip(others) {
         wrong[to].slope = table[from].slope;
+        wrong[to].slope_error = table[from].slope_error;
     }
     calibrate(&wrong, budget)
 }
@@ -181,17 +188,12 @@ pub fn first_layers(table: &[Sensitivity], budget: u64) -> Option<Calibrated> {
     (0..=layers.len()).rev().find_map(with)
 }
 
-/// Fisher and Yates, with the numbers of SplitMix64.
+/// Fisher and Yates.
 fn shuffle(places: &mut [usize], seed: u64) {
     let mut state = seed;
     for at in (1..places.len()).rev() {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = state;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
-        let other = usize::try_from(bits % (at as u64 + 1)).unwrap_or(0);
-        places.swap(at, other);
+        let other = chance::next(&mut state) % (at as u64 + 1);
+        places.swap(at, usize::try_from(other).unwrap_or(0));
     }
 }
 

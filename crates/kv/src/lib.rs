@@ -16,6 +16,7 @@
 mod allocate;
 mod cache_type;
 pub mod calibrate;
+mod chance;
 mod family;
 mod header;
 mod loss;
