@@ -698,7 +698,7 @@ fn to_server(command: Command) -> Command {
     })
 }
 
-fn model() -> Arg {
+pub(crate) fn model() -> Arg {
     Arg::new("model")
         .value_name("MODEL")
         .help("A name as `sextant ls` shows it, a part of one, or the path of a GGUF file")
@@ -711,7 +711,7 @@ fn url() -> Arg {
         .help("The server [default: at the `listen` address]")
 }
 
-fn json() -> Arg {
+pub(crate) fn json() -> Arg {
     Arg::new("json")
         .long("json")
         .action(ArgAction::SetTrue)

@@ -15,7 +15,7 @@ use config::{Group, augment};
 use proto::{CalibrateRequest, CompareReport, CompareRequest, LoadSpec};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
-use crate::{configuration, load, models_here, output};
+use crate::{args, configuration, load, models_here, output};
 
 const COMPARE: child::Task = child::Task {
     flag: "--compare",
@@ -38,7 +38,7 @@ const PLANS: [&str; 6] = ["q8_0", "q8_0/q4_0", "q5_1", "q5_0", "q4_0", "first-th
 pub(crate) fn command() -> Command {
     let compare = Command::new("compare")
         .about("Tell what plans for the KV cache lose against f16, on a text, with error bars")
-        .arg(model())
+        .arg(args::model().required(true))
         .arg(
             Arg::new("plan")
                 .long("plan")
@@ -56,7 +56,7 @@ pub(crate) fn command() -> Command {
             number("answer_tokens", "64", 1, 65_536)
                 .help("Tokens that each piece is continued by, to see where a plan first differs"),
         )
-        .arg(json());
+        .arg(args::json());
     Command::new("kv")
         .about("What the types of the KV cache cost and lose")
         .subcommand_required(true)
@@ -78,13 +78,6 @@ fn number(name: &'static str, default: &'static str, least: i64, most: i64) -> A
         .default_value(default)
 }
 
-fn model() -> Arg {
-    Arg::new("model")
-        .value_name("MODEL")
-        .required(true)
-        .help("A model's name as `sextant ls` shows it, or the path of its file")
-}
-
 fn text_argument() -> Arg {
     Arg::new("text")
         .long("text")
@@ -99,13 +92,6 @@ fn piece_tokens() -> Arg {
     )
 }
 
-fn json() -> Arg {
-    Arg::new("json")
-        .long("json")
-        .action(ArgAction::SetTrue)
-        .help("Print JSON")
-}
-
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     match matches.subcommand() {
         Some(("compare", matches)) => compare(matches),
@@ -118,11 +104,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 /// The model that was named, as it is to be loaded.
 fn spec(matches: &ArgMatches) -> Outcome<LoadSpec> {
     let config = configuration::read(matches)?;
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
+    let found = models_here::asked(matches, &config)?;
     Ok(LoadSpec {
         path: models_here::absolute(&found.path),
         ..load::settings(&config)?

@@ -89,7 +89,6 @@ mod tests {
             state: State::default(),
             is_latent: false,
             value_row_max: 256,
-            has_varying_values: false,
             has_many_positions: false,
             is_encoder: false,
         }

@@ -35,8 +35,8 @@ pub use calibrate::{BUDGETS_MAX, calibrate};
 pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
-    BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader,
-    SLOTS_DEFAULT, UBATCH_DEFAULT, allow_huge_pages, build, devices, kernels_of,
+    CONTEXT_DEFAULT_MAX, Counts, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader, allow_huge_pages,
+    build, devices, kernels_of,
 };
 pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};

@@ -8,11 +8,12 @@ use proto::{
     VerifyKind, VerifyRow,
 };
 
+use crate::args;
 use crate::outcome::{Code, Outcome, WithCode};
 use crate::output::{self, line, table};
 
 use super::text::{above, with_error};
-use super::{child, given, json, model, number, piece_tokens, spec, text_argument, text_of};
+use super::{child, given, number, piece_tokens, spec, text_argument, text_of};
 
 const TASK: child::Task = child::Task {
     flag: "--calibrate",
@@ -25,7 +26,7 @@ const SHOWN_TYPE: &str = "q4_0";
 pub(super) fn command() -> Command {
     Command::new("calibrate")
         .about("Find the types of each layer that lose least for a budget, and judge them")
-        .arg(model())
+        .arg(args::model().required(true))
         .arg(
             Arg::new("budget")
                 .long("budget")
@@ -51,7 +52,7 @@ pub(super) fn command() -> Command {
                      chosen by chance and the wrong way round",
                 ),
         )
-        .arg(json())
+        .arg(args::json())
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Outcome {

@@ -48,7 +48,6 @@ fn shape(layers: usize) -> Shape {
         state: State::default(),
         is_latent: false,
         value_row_max: 192,
-        has_varying_values: false,
         first_head: heads,
         has_many_positions: false,
         is_encoder: false,
