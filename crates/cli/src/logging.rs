@@ -21,15 +21,17 @@ pub(crate) fn start(level: LogLevel, format: LogFormat) {
     Registry::default().with(shown(level, format)).init();
 }
 
-/// Starts the log of a server, whose last lines are kept: those of the endpoint from `info` on,
-/// whatever level is shown, without requests of the workbench, and all that engines say.
+/// Starts the log of a server, whose last lines are kept: those of the endpoint that are shown
+/// and not below `info`, without requests of the workbench, and all that engines say.
 pub(crate) fn start_kept(level: LogLevel, format: LogFormat) -> Logs {
     let logs = Logs::default();
+    // A line that nobody sees costs every request the time to write it.
+    let of_endpoint = filter(level).min(LevelFilter::INFO);
     let kept = Kept(logs.clone()).with_filter(
-        FilterFn::new(|line| match line.target() {
+        FilterFn::new(move |line| match line.target() {
             ENGINE_LOG => true,
             PAGE_LOG => false,
-            _ => *line.level() <= Level::INFO,
+            _ => *line.level() <= of_endpoint,
         })
         .with_max_level_hint(LevelFilter::DEBUG),
     );
@@ -40,14 +42,18 @@ pub(crate) fn start_kept(level: LogLevel, format: LogFormat) -> Logs {
     logs
 }
 
-fn shown(level: LogLevel, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
-    let level = match level {
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
+    }
+}
+
+fn shown(level: LogLevel, format: LogFormat) -> Box<dyn Layer<Registry> + Send + Sync> {
+    let level = filter(level);
     let log = fmt::layer().with_writer(|| LogWriter);
     match format {
         LogFormat::Text => {

@@ -5,9 +5,10 @@ use crate::noise::{Noise, middle};
 /// Standard errors by which a race of the search is decided.
 const ERRORS_SEARCH: f64 = 2.7;
 /// The last comparison is looked at after every pair, at a margin that makes up for the many
-/// looks, and once in the end at that of a single one (Haybittle and Peto).
+/// looks, and once in the end at that of a single one, with a twentieth of chance on one side
+/// (Haybittle and Peto).
 const ERRORS_FINAL: f64 = 3.2;
-const ERRORS_LAST_LOOK: f64 = 2.4;
+const ERRORS_LAST_LOOK: f64 = 1.65;
 const FINAL_PAIRS_MIN: usize = 6;
 /// Fewer show nothing, however clear they are.
 const LAST_LOOK_PAIRS_MIN: usize = 4;

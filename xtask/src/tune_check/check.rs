@@ -27,7 +27,7 @@ pub(super) const RUN_TOKENS: &str = "192:32";
 /// luck.
 pub(super) const CONTENDERS: usize = 4;
 /// What the tuner is given of the sweep's time; the rest is for starting and ending it.
-pub(super) const BUDGET_SHARE: f64 = 0.09;
+pub(super) const BUDGET_SHARE: f64 = 0.095;
 /// Points and seconds a run as they were on two cores of a virtual machine: what is expected
 /// before the first one is made.
 const POINTS_USUAL: usize = 216;

@@ -15,6 +15,8 @@ pub(super) const ROUNDS_MIN: usize = 12;
 pub(super) const PASSES_MIN: usize = 3;
 /// And no more than so many, however noisy the machine is.
 pub(super) const PASSES_MAX: usize = 12;
+/// To tell points apart that differ by [`SLOWER_MAX`], each must be known better than that.
+pub(super) const POINT_ERROR: f64 = 0.04;
 /// The standard error of a median by that of a mean, for a normal distribution.
 const OF_MEDIAN: f64 = 1.2533;
 /// After so many that count it stays as it is.
@@ -94,13 +96,13 @@ pub(super) fn scatter(sweep: &[Run]) -> f64 {
 }
 
 /// Passes that a sweep wants, by the whole ones that it has: enough that a point's median is known
-/// to the 5 % that are asked of the tuner. Of a noisier machine both sides get more time.
+/// to [`POINT_ERROR`]. Of a noisier machine both sides get more time.
 pub(super) fn passes_wanted(whole: &[Run]) -> usize {
     let passes = whole.last().map_or(0, |run| run.pass + 1);
     if passes < PASSES_MIN {
         return PASSES_MIN;
     }
-    let wanted = (OF_MEDIAN * scatter(whole) / SLOWER_MAX).powi(2).ceil() as usize;
+    let wanted = (OF_MEDIAN * scatter(whole) / POINT_ERROR).powi(2).ceil() as usize;
     wanted.clamp(PASSES_MIN, PASSES_MAX)
 }
 
@@ -354,7 +356,7 @@ mod tests {
             "one pass says nothing"
         );
         assert_eq!(passes_wanted(&sweep(3, 0.01)), PASSES_MIN);
-        assert!((5..10).contains(&passes_wanted(&sweep(3, 0.05))));
+        assert!((5..10).contains(&passes_wanted(&sweep(3, POINT_ERROR))));
         assert_eq!(passes_wanted(&sweep(3, 0.5)), PASSES_MAX);
     }
 

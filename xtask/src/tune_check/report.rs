@@ -2,8 +2,8 @@
 
 use super::check::{AXES, BUDGET_SHARE, CONTENDERS, Check, RUN_TOKENS, seconds};
 use super::judge::{
-    Counted, Judgement, PASSES_MAX, PASSES_MIN, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run, SLOWER_MAX,
-    WORKLOAD, ranking, scatter,
+    Counted, Judgement, PASSES_MAX, PASSES_MIN, POINT_ERROR, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run,
+    SLOWER_MAX, WORKLOAD, ranking, scatter,
 };
 use crate::bench::machine;
 use anyhow::{Context, Result, bail};
@@ -259,7 +259,7 @@ fn head() -> String {
          another order (points that share a process stay\n  together). The first {CONTENDERS} meet \
          in {ROUNDS_MIN} rounds of their own, and the fastest of them is the sweep's\n  best: the \
          least of many noisy figures is partly luck.\n\
-         - **`sextant tune`** has {:.0} % of the sweep's time as its `--budget`, default settings \
+         - **`sextant tune`** has {:.1} % of the sweep's time as its `--budget`, default settings \
          otherwise.\n\
          - **The meeting** comes right after each tuning: its choice, the sweep's best and the \
          defaults in fresh rounds,\n  every other one in the opposite order, {ROUNDS_MIN} at a \
@@ -284,7 +284,7 @@ fn head() -> String {
         WORKLOAD[0],
         WORKLOAD[1],
         AXES.join(", "),
-        100.0 * SLOWER_MAX,
+        100.0 * POINT_ERROR,
         100.0 * BUDGET_SHARE,
         1.0 - SLOWER_MAX,
         1.0 - SLOWER_MAX,
