@@ -14,6 +14,7 @@
 //! nothing above it sees a token scheduler, nothing below it a wire message.
 
 mod answer;
+mod calibrate;
 mod compare;
 mod engine_thread;
 mod fingerprint;
@@ -30,6 +31,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use calibrate::{BUDGETS_MAX, calibrate};
 pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
