@@ -435,6 +435,7 @@ impl Preparer {
             prompt_logprobs: false,
             speculation: generation.speculation.or(self.facts.speculation),
             cache_prompt: generation.cache_prompt.unwrap_or(true),
+            attention_sinks: generation.attention_sinks,
             ignore_eos: generation.ignore_eos,
             priority: generation.priority,
             special_text: false,

@@ -1,0 +1,51 @@
+//! Answers that go on past their context, and models that cannot.
+
+use serde_json::{Value, json};
+use testkit::tiny::Family;
+
+use super::sandbox::Sandbox;
+
+/// What a server with that model and these flags answers to a request for 200 tokens in a context
+/// of 64.
+fn ask(family: Family, flags: &[&str]) -> Value {
+    let sandbox = Sandbox::new();
+    sandbox.add_family("tiny", family);
+    let served = sandbox.serve(&[&["--context=64", "--threads", "1"][..], flags].concat());
+    let ask = json!({
+        "model": "tiny", "prompt": "a b c d", "max_tokens": 200, "ignore_eos": true,
+        "temperature": 0, "attention_sinks": 4,
+    });
+    served.ask("POST", "/v1/completions", &ask.to_string())
+}
+
+#[test]
+fn an_answer_goes_on_past_its_context_and_tells_what_it_dropped() {
+    let wide = ["--swa-full=true", "--kv-type-k=q8_0"];
+    for (family, flags) in [(Family::Llama, &[][..]), (Family::Gemma3, &wide)] {
+        let answer = ask(family, flags);
+        assert_eq!(answer["usage"]["completion_tokens"], 200, "{answer}");
+        assert_eq!(answer["choices"][0]["finish_reason"], "length");
+        let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap();
+        let dropped = answer["sextant"]["dropped_tokens"].as_u64().unwrap();
+        // What is left fits; a half of the context went each time.
+        assert_eq!(dropped % 30, 0, "{answer}");
+        assert!(prompt + 200 - dropped <= 64, "{answer}");
+    }
+}
+
+#[test]
+fn a_model_whose_positions_cannot_move_is_refused_with_the_reason() {
+    let quantised = ["--kv-type-k=q8_0"];
+    for (family, flags, reason) in [
+        (Family::Gemma3, &[][..], "swa_full = true"),
+        (Family::Qwen35, &[], "recurrent state"),
+        (Family::Llama, &quantised, "multiple of 64"),
+        (Family::DeepSeek2, &quantised, "MLA"),
+    ] {
+        let answer = ask(family, flags);
+        let error = &answer["error"];
+        assert_eq!(error["param"], "attention_sinks", "{family:?}: {answer}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains(reason), "{family:?}: {message}");
+    }
+}
