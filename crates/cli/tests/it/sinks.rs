@@ -49,3 +49,44 @@ fn a_model_whose_positions_cannot_move_is_refused_with_the_reason() {
         assert!(message.contains(reason), "{family:?}: {message}");
     }
 }
+
+#[test]
+fn what_is_left_past_the_context_is_measured() {
+    let sandbox = Sandbox::new();
+    sandbox.add_family("plain", Family::Llama);
+    sandbox.add_family("windowed", Family::Gemma3);
+    let stream = |model: &str, flags: &[&str]| {
+        let small = ["--tokens", "1000", "--threads", "1"];
+        sandbox.run(&[&["kv", "stream", model, "--json"], &small[..], flags].concat())
+    };
+    for (model, flags) in [
+        ("plain", &["--window", "128"][..]),
+        ("windowed", &["--window", "128", "--swa-full=true"]),
+    ] {
+        let ran = stream(model, flags);
+        assert_eq!(ran.code, 0, "{}", ran.stderr);
+        let report: Value = serde_json::from_str(&ran.stdout).unwrap();
+        assert_eq!(report["tokens"], 1000);
+        assert_eq!(report["positions"], 1000 - 128);
+        let rows = report["rows"].as_array().unwrap();
+        let sinks: Vec<_> = rows.iter().map(|row| row["sinks"].clone()).collect();
+        assert_eq!(sinks, [0, 4]);
+        // A model whose weights mean nothing expects as little as ever.
+        let in_context = report["in_context"].as_f64().unwrap();
+        for row in rows {
+            let ratio = row["perplexity"].as_f64().unwrap() / in_context;
+            assert!((0.8..1.25).contains(&ratio), "{row} {in_context}");
+            assert!(row["shifts"].as_u64().unwrap() >= 13, "{row}");
+            assert_eq!(row["parts"].as_array().unwrap().len(), 8);
+        }
+    }
+    for (model, flags, told) in [
+        ("windowed", &["--window", "128"][..], "swa_full"),
+        ("plain", &["--window", "128", "--sinks", "65"], "half of the context"),
+        ("plain", &["--window", "600"], "more than twice"),
+    ] {
+        let ran = stream(model, flags);
+        assert_eq!(ran.code, 6, "{}", ran.stderr);
+        assert!(ran.stderr.contains(told), "{}", ran.stderr);
+    }
+}
