@@ -642,6 +642,21 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "attention_sinks",
+        group: Group::Engine,
+        doc: "For requests that do not say: when the context is full, so many tokens at its \
+              beginning stay, the older half of the others is dropped, and the answer goes on; 0: \
+              it ends there. At most half of the context; a model whose positions cannot be moved \
+              is not loaded with it.",
+        kind: Kind::Count {
+            min: 0,
+            max: 1_048_576,
+        },
+        unit: Some("tokens"),
+        unset: "0",
+        ..BASE
+    },
+    Setting {
         name: "reasoning_budget",
         group: Group::Engine,
         doc: "Tokens of a thought after which it is closed and the answer begins, for requests \

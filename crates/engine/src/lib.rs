@@ -19,7 +19,7 @@ pub use llama_engine::{
     OpenOptions, find_form,
 };
 pub use request::{JobKey, Output, Request, ThoughtSpec};
-pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
+pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals, sinks_refusal};
 pub use seam::{
     DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Placement, PrefixStore, Row,
     SequenceId, Shape, StoreReport, TokenId, Vocabulary,

@@ -51,6 +51,30 @@ fn a_model_whose_positions_cannot_move_is_refused_with_the_reason() {
 }
 
 #[test]
+fn a_model_may_be_loaded_to_go_on_and_is_not_where_it_cannot() {
+    let sandbox = Sandbox::new();
+    sandbox.add_family("plain", Family::Llama);
+    sandbox.add_family("windowed", Family::Gemma3);
+    let served = sandbox.serve(&["--context=64", "--threads", "1", "--attention-sinks", "4"]);
+    let ask = |model: &str, fields: Value| {
+        let mut ask = json!({
+            "model": model, "prompt": "a b c d", "max_tokens": 100, "ignore_eos": true,
+            "temperature": 0,
+        });
+        ask.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        served.ask("POST", "/v1/completions", &ask.to_string())
+    };
+    let n = |answer: &Value| answer["usage"]["completion_tokens"].as_u64().unwrap();
+    assert_eq!(n(&ask("plain", json!({}))), 100);
+    assert!(n(&ask("plain", json!({ "attention_sinks": 0 }))) < 64);
+    assert!(n(&ask("plain", json!({ "n": 2 }))) < 2 * 64);
+    let refused = ask("windowed", json!({}));
+    let message = refused["error"]["message"].as_str().unwrap();
+    assert!(message.contains("attention_sinks is 4"), "{refused}");
+    assert!(message.contains("swa_full"), "{refused}");
+}
+
+#[test]
 fn what_is_left_past_the_context_is_measured() {
     let sandbox = Sandbox::new();
     sandbox.add_family("plain", Family::Llama);

@@ -39,6 +39,7 @@ use pace::Pace;
 use plan::Lease;
 use prefixes::Prefixes;
 use sequences::Sequences;
+pub use shift::sinks_refusal;
 
 /// Time since any fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send>;

@@ -8,34 +8,43 @@
 
 use proto::{FailureKind, JobFailure};
 
+use crate::Decoder;
 use crate::request::Request;
 use crate::scheduler::draft::Drafter;
 use crate::scheduler::{Scheduler, saturate};
 
+/// Why sequences of a decoder cannot go on past their context with so many first tokens kept;
+/// `None`: they can.
+#[must_use]
+pub fn sinks_refusal(decoder: &dyn Decoder, sinks: u32) -> Option<String> {
+    let context = decoder.shape().context;
+    let most = context / 2;
+    if let Some(reason) = decoder.cannot_shift() {
+        return Some(format!(
+            "attention_sinks is {sinks}, and this model cannot go on past its context: {reason}; \
+             leave attention_sinks out"
+        ));
+    }
+    let is_right = (1..=most).contains(&(sinks as usize));
+    (!is_right).then(|| {
+        format!(
+            "attention_sinks is {sinks}; with a context of {context} tokens it must be 1 to \
+             {most}, so that half of them can go"
+        )
+    })
+}
+
 impl Scheduler {
     /// Why a request cannot go on past its context; `None`: it can, or does not want to.
     pub(super) fn refuse_sinks(&self, request: &Request) -> Option<JobFailure> {
-        let sinks = request.attention_sinks? as usize;
-        let most = self.shape.context / 2;
-        let message = if let Some(reason) = self.decoder.cannot_shift() {
-            format!(
-                "attention_sinks is {sinks}, and this model cannot go on past its context: \
-                 {reason}; leave attention_sinks out"
-            )
-        } else if request.n > 1 {
+        let sinks = request.attention_sinks?;
+        let several = (request.n > 1).then(|| {
             format!(
                 "attention_sinks goes with one choice, and n is {}; ask for each by itself",
                 request.n
             )
-        } else if sinks == 0 || sinks > most {
-            format!(
-                "attention_sinks is {sinks}; with a context of {} tokens it must be 1 to {most}, \
-                 so that half of them can go",
-                self.shape.context
-            )
-        } else {
-            return None;
-        };
+        });
+        let message = several.or_else(|| sinks_refusal(&*self.decoder, sinks))?;
         Some(JobFailure {
             kind: FailureKind::InvalidRequest,
             message,

@@ -48,7 +48,7 @@ pub(crate) fn signed(value: Option<i64>) -> Option<i32> {
 
 fn attention_sinks(fields: &GenerationFields) -> Result<Option<u32>, ApiError> {
     let most = limits::ATTENTION_SINKS_MAX;
-    let sinks = integer("attention_sinks", fields.attention_sinks, 1, most)?;
+    let sinks = integer("attention_sinks", fields.attention_sinks, 0, most)?;
     Ok(unsigned(sinks))
 }
 

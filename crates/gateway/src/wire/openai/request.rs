@@ -86,7 +86,7 @@ macro_rules! shared_fields {
                 /// `false`: neither read nor leave a prefix in the cache.
                 cache_prompt: bool,
                 /// Go on past a full context: so many tokens at its beginning stay, and the
-                /// older half of the others is dropped.
+                /// older half of the others is dropped; 0: the answer ends there.
                 attention_sinks: i64,
                 /// Go on past the end-of-text token; for benchmarks.
                 ignore_eos: bool,
