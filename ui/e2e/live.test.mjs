@@ -47,6 +47,19 @@ test('two tabs and a phone see the same answer as it is written', async () => {
   await phone.context().close();
 });
 
+test('a message that is sent before the models are known goes out when they are', async () => {
+  const context = await browser.newContext({ viewport: DESKTOP });
+  await context.route(/\/api\/events/, async (route) => {
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    await route.continue();
+  });
+  const page = await open(browser, { context });
+  await say(page, 'Say hello.');
+  assert.ok((await lastText(page)).length > 0);
+  fine(page);
+  await context.close();
+});
+
 test('an endpoint that is killed and started again is found again by all pages, with what was written', async () => {
   const endpoint = new Endpoint();
   const { base } = endpoint;

@@ -14,6 +14,7 @@ mod fuzz;
 mod gpu_check;
 mod group;
 mod http;
+mod kv_calibrate;
 mod kv_check;
 mod memory_check;
 mod models;
@@ -33,6 +34,7 @@ mod tidy;
 mod tools;
 mod tune_check;
 mod ui;
+mod wiki;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -86,6 +88,8 @@ enum Chore {
     Parity(parity::Arguments),
     /// Servers whose layers have types of their own, and what plans for the KV cache lose.
     KvCheck(kv_check::Arguments),
+    /// Whether calibrated plans for the KV cache are better than pairs and rules of thumb.
+    KvCalibrate(kv_calibrate::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
     /// Times prompts that were known before a crash, a restart or an unloading.
@@ -135,6 +139,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::DummyEngine(arguments) => overhead::dummy::run(&arguments),
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::KvCheck(arguments) => kv_check::run(&arguments),
+        Chore::KvCalibrate(arguments) => kv_calibrate::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::PrefixCheck(arguments) => prefix_check::run(&arguments),
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),

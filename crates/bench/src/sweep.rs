@@ -31,14 +31,15 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// `NAME=VALUE,VALUE`; a value with commas in it stands in `[]`. Names may have `-` for `_`.
+    /// `NAME=VALUE,VALUE`; a value with commas in it stands in `[]`. Brackets that do not enclose
+    /// the whole of a value belong to it. Names may have `-` for `_`.
     ///
     /// # Errors
     /// What is wrong with the text.
     pub fn parse(text: &str) -> Result<Self, String> {
         let form = || format!("`{text}`: write NAME=VALUE,VALUE, such as threads=1,2");
         let (name, values) = text.split_once('=').ok_or_else(form)?;
-        let values = split(values).ok_or_else(form)?;
+        let values = split(values).map_err(|why| format!("`{text}`: {why}"))?;
         if name.is_empty() || values.iter().any(String::is_empty) {
             return Err(form());
         }
@@ -53,20 +54,42 @@ impl Axis {
     }
 }
 
-/// Parts between commas that are in no brackets; `None` where those do not match.
-fn split(values: &str) -> Option<Vec<String>> {
-    let mut parts = vec![String::new()];
-    let mut is_inside = false;
-    for letter in values.chars() {
-        match (letter, is_inside) {
-            ('[', false) => is_inside = true,
-            (']', true) => is_inside = false,
-            ('[', true) | (']', false) => return None,
-            (',', false) => parts.push(String::new()),
-            (letter, _) => parts.last_mut()?.push(letter),
+/// Parts between commas that are in no brackets.
+fn split(values: &str) -> Result<Vec<String>, &'static str> {
+    let commas = outer_commas(values)?;
+    let starts = std::iter::once(0).chain(commas.iter().map(|at| at + 1));
+    let ends = commas.iter().copied().chain([values.len()]);
+    let parts = starts.zip(ends).map(|(start, end)| &values[start..end]);
+    Ok(parts.map(|part| bare(part).to_owned()).collect())
+}
+
+/// Without the brackets that enclose all of it, if there are such.
+fn bare(part: &str) -> &str {
+    let inner = part
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
+    // In `[1]..[2]` the first bracket is not closed by the last.
+    inner
+        .filter(|inner| outer_commas(inner).is_ok())
+        .unwrap_or(part)
+}
+
+/// Where the commas are that are in no brackets.
+fn outer_commas(text: &str) -> Result<Vec<usize>, &'static str> {
+    let mut commas = Vec::new();
+    let mut depth = 0_usize;
+    for (at, letter) in text.char_indices() {
+        match letter {
+            '[' => depth += 1,
+            ']' => depth = depth.checked_sub(1).ok_or("a `]` has no `[` before it")?,
+            ',' if depth == 0 => commas.push(at),
+            _ => {}
         }
     }
-    (!is_inside).then_some(parts)
+    match depth {
+        0 => Ok(commas),
+        _ => Err("a `[` has no `]` after it"),
+    }
 }
 
 /// All combinations, the last axis changing fastest; one, of nothing, where nothing varies.
@@ -217,6 +240,10 @@ mod tests {
         assert_eq!(threads.name, "threads_batch");
         assert_eq!(threads.values, ["1", "2"]);
         assert_eq!(axis("cpus=[0,1],2").values, ["0,1", "2"]);
+        let nested = axis("kv-plan=[k=q8_0,v=q4_0;k[1]=f16],q8_0");
+        assert_eq!(nested.values, ["k=q8_0,v=q4_0;k[1]=f16", "q8_0"]);
+        let own = axis("kv-plan=q8_0,k[18,20-23]=f16,[0]-[1]");
+        assert_eq!(own.values, ["q8_0", "k[18,20-23]=f16", "[0]-[1]"]);
         for wrong in [
             "threads",
             "=1",
@@ -225,8 +252,19 @@ mod tests {
             "threads=1,1",
             "a=[1",
             "a=1]",
+            "a=[]",
         ] {
             assert!(Axis::parse(wrong).is_err(), "{wrong}");
+        }
+        for (wrong, missing) in [
+            ("a=[1", "no `]`"),
+            ("a=[1,[2]", "no `]`"),
+            ("a=1]", "no `[`"),
+            ("a=[1]],2", "no `[`"),
+            ("a=]1[", "no `[`"),
+        ] {
+            let why = Axis::parse(wrong).unwrap_err();
+            assert!(why.contains(missing), "{wrong}: {why}");
         }
     }
 

@@ -661,7 +661,7 @@ fn worker() -> Command {
         .arg(
             Arg::new("socket")
                 .long("socket")
-                .required_unless_present_any(["devices", "compare"])
+                .required_unless_present_any(["devices", "compare", "calibrate"])
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(
@@ -675,6 +675,12 @@ fn worker() -> Command {
                 .long("compare")
                 .action(ArgAction::SetTrue)
                 .help("Compare plans for the KV cache: a request on standard input, and end"),
+        )
+        .arg(
+            Arg::new("calibrate")
+                .long("calibrate")
+                .action(ArgAction::SetTrue)
+                .help("Make plans for the KV cache: a request on standard input, and end"),
         )
 }
 
@@ -692,7 +698,7 @@ fn to_server(command: Command) -> Command {
     })
 }
 
-fn model() -> Arg {
+pub(crate) fn model() -> Arg {
     Arg::new("model")
         .value_name("MODEL")
         .help("A name as `sextant ls` shows it, a part of one, or the path of a GGUF file")
@@ -705,7 +711,7 @@ fn url() -> Arg {
         .help("The server [default: at the `listen` address]")
 }
 
-fn json() -> Arg {
+pub(crate) fn json() -> Arg {
     Arg::new("json")
         .long("json")
         .action(ArgAction::SetTrue)

@@ -38,9 +38,7 @@ pub(crate) fn ls(matches: &ArgMatches) -> Outcome {
 pub(crate) fn rm(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
+    let name = models_here::name_in(matches);
     let removed = match remove(&environment, name) {
         Err(error @ (RemoveError::Resolve(_) | RemoveError::NotHere { .. })) => {
             Err(error).code(Code::ModelNotFound)?

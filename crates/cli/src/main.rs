@@ -35,6 +35,7 @@ mod serve;
 mod shelf;
 mod show;
 mod tether;
+mod trial;
 mod tune;
 mod worker_process;
 

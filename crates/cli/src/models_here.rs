@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ArgMatches;
 use config::Config;
 use models::pull::{Options, Puller};
 use models::{Environment, Found, Resolved, Store};
@@ -21,6 +22,18 @@ pub(crate) fn environment(config: &Config) -> Environment {
 pub(crate) fn with_settings<'a>(config: &'a Config, name: &'a str) -> (&'a str, &'a Config) {
     let preset = config.presets.iter().find(|one| one.name == name);
     preset.map_or((name, config), |preset| (&preset.model, &preset.config))
+}
+
+/// What a command is given as its model; empty where it may go without and does.
+pub(crate) fn name_in(matches: &ArgMatches) -> &str {
+    matches
+        .get_one::<String>("model")
+        .map_or("", String::as_str)
+}
+
+/// The model that a command is given, which must be here and sound.
+pub(crate) fn asked(matches: &ArgMatches, config: &Config) -> Outcome<Found> {
+    find(&environment(config), name_in(matches))
 }
 
 /// The model that `spec` names, which must be here and sound.

@@ -18,7 +18,7 @@ use planner::{
     Answer, Available, Class, Compute, DeviceMemory, Layers, Ledger, Loading, Machine, Model,
     Others, Placed, Purpose, Rates, Setup, Source, Speed,
 };
-use proto::{Kernels, LoadSpec};
+use proto::{Kernels, LoadFailure, LoadSpec};
 use worker::CONTEXT_MIN;
 
 use crate::gpu::{self, Memory, Share};
@@ -404,25 +404,15 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
         );
         return Err(fault(Code::Usage, message));
     }
-    let batch = spec.batch.unwrap_or(worker::BATCH_DEFAULT);
-    let slots = spec.slots.unwrap_or(worker::SLOTS_DEFAULT);
-    // A worker refuses these as well.
-    if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
-        let message = format!("ubatch is {ubatch}, it must be at most batch, which is {batch}");
-        return Err(fault(Code::Usage, message));
-    }
-    if let Some(sequences) = spec.sequences.filter(|sequences| *sequences < slots) {
-        let message =
-            format!("sequences is {sequences}, it must be at least slots, which is {slots}");
-        return Err(fault(Code::Usage, message));
-    }
+    let refused = |failure: LoadFailure| fault(Code::Usage, failure.message);
+    let counts = worker::Counts::of(spec).map_err(refused)?;
     Ok(Setup {
         context,
-        slots,
+        slots: counts.slots,
         sequences: spec.sequences,
-        batch,
-        ubatch: spec.ubatch.unwrap_or(worker::UBATCH_DEFAULT).min(batch),
-        types: worker::types_asked(spec).map_err(|failure| fault(Code::Usage, failure.message))?,
+        batch: counts.batch,
+        ubatch: counts.ubatch,
+        types: worker::types_asked(spec).map_err(refused)?,
         window: match spec.swa_full {
             Some(true) => WindowCells::Full,
             _ => WindowCells::Window,

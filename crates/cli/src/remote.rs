@@ -41,10 +41,7 @@ pub(crate) fn ps(matches: &ArgMatches) -> Outcome {
 pub(crate) fn load(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let server = Server::new(matches, &config)?;
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
+    let name = models_here::name_in(matches);
     let known = block_on(server.get("/admin/models"))?;
     let known = known["models"].as_array().map_or(&[][..], Vec::as_slice);
     // A model that the server knows has its settings there; those given here go before them.
@@ -53,7 +50,7 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
             name: name.to_owned(),
             ..load::settings(&config)?
         },
-        false => load::spec(&config, &models_here::find(&environment, name)?)?,
+        false => load::spec(&config, &models_here::asked(matches, &config)?)?,
     };
     let name = spec.name.clone();
     let mut body = serde_json::to_value(spec)?;
@@ -80,9 +77,7 @@ pub(crate) fn load(matches: &ArgMatches) -> Outcome {
 pub(crate) fn unload(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let server = Server::new(matches, &config)?;
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
+    let name = models_here::name_in(matches);
     let name = block_on(async {
         let name = server.model(name).await?;
         let body = json!({ "model": name });

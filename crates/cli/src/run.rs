@@ -45,9 +45,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     }
     options.system = matches.get_one::<String>("system").cloned();
     let prompt = prompt(matches)?;
-    let model = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
+    let model = models_here::name_in(matches);
 
     let runtime = Runtime::new()?;
     let backend = if matches.get_one::<String>("url").is_some() {
@@ -55,7 +53,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         let model = runtime.block_on(server.model(model))?;
         Backend::Remote { server, model }
     } else {
-        let found = models_here::find(&models_here::environment(&config), model)?;
+        let found = models_here::asked(matches, &config)?;
         let spec = load::spec(&config, &found)?;
         let model = spec.name.clone();
         let fleet = runtime.block_on(async { load::fleet(&config) })?;

@@ -14,11 +14,7 @@ const NO_TEMPLATE: &str = "none: a base model; chats go through ChatML";
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
+    let found = models_here::asked(matches, &config)?;
     let facts = diagnose(&found.path).code(Code::ModelNotFound)?;
     let gguf = Gguf::open(&facts.path).code(Code::ModelNotFound)?;
     let types = tensor_types(&gguf);

@@ -20,7 +20,6 @@ use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Ver
 
 pub(crate) use self::apply::{apply, recheck, watch};
 use self::bench::{Bench, Shape, Text};
-pub(crate) use self::bench::{PROSE, is_hot, margin_celsius};
 use self::cache::Entry;
 pub(crate) use self::cache::Key;
 use self::space::{Ground, Reach, Values};
@@ -90,11 +89,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     // What was measured before is what it is measured against only where it is asked for.
     config.tuned = false;
     logging::start(config.log_level, config.log_format);
-    let environment = models_here::environment(&config);
-    let name = matches
-        .get_one::<String>("model")
-        .map_or("", String::as_str);
-    let found = models_here::find(&environment, name)?;
+    let found = models_here::asked(matches, &config)?;
     if matches.get_flag("forget") {
         return forget(&config, &found);
     }

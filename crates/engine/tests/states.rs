@@ -346,6 +346,69 @@ fn a_nudge_changes_the_last_bit_of_every_second_value() {
     }
 }
 
+/// What a calibration measures one layer by: of its keys or values alone each row is changed, and
+/// the engine takes that back.
+#[test]
+fn the_rows_of_one_tensor_are_changed_and_no_others() {
+    use kv::Side;
+    use kv::state::Place as Tensor;
+    llama::init(|_, _| {}, llama::Kernels::Own);
+    let model = TinyModel::write(Family::Gemma3, Purpose::default());
+    let types = CacheTypes::Uniform(Types::default());
+    let (loaded, mut context) = bare(&model, (types.clone(), llama::FlashAttention::On));
+    let before = state_after(&mut context, 0..12);
+    let form = engine::find_form(&loaded, &mut context).expect("it can be taken apart");
+    let mut seen = Vec::new();
+    for is_windowed in [false, true] {
+        for (layer, side) in (0..8).flat_map(|at| [(at, Side::Keys), (at, Side::Values)]) {
+            let place = Tensor {
+                is_windowed,
+                layer,
+                side,
+            };
+            let mut state = before.clone();
+            let flip = |row: &mut [u8]| row.iter_mut().for_each(|byte| *byte ^= 0x80);
+            let Some(rows) = form.change(&mut state, (place, 4), flip) else {
+                continue;
+            };
+            assert_eq!(rows, 8, "{place:?}");
+            let pairs = before.iter().zip(&state).enumerate();
+            let places: Vec<_> = pairs
+                .filter(|(_, (a, b))| a != b)
+                .map(|(at, _)| at)
+                .collect();
+            // Two heads of 64 values of 16 bits.
+            assert_eq!(places.len(), 8 * 256, "{place:?}");
+            assert!(context.set_state(0, &state));
+            let after = context.state(0, llama::Extent::Whole);
+            assert_eq!(after.as_ref(), Some(&state), "{place:?}");
+            seen.push(places);
+        }
+    }
+    // Both sides of six layers, each with bytes of its own.
+    assert_eq!(seen.len(), 12);
+    let mut all = seen.concat();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), 12 * 8 * 256);
+    // Transposed values have no rows.
+    let (_, mut context) = bare(&model, (types, llama::FlashAttention::Off));
+    let mut state = state_after(&mut context, 0..12);
+    let place = |side| Tensor {
+        is_windowed: false,
+        layer: 0,
+        side,
+    };
+    assert_eq!(
+        form.change(&mut state, (place(Side::Values), 0), |_| {}),
+        None
+    );
+    assert_eq!(
+        form.change(&mut state, (place(Side::Keys), 0), |_| {}),
+        Some(12)
+    );
+}
+
 /// Saved and restored bytes are the same, and in the same cells so is every bit that follows.
 fn check_bytes(model: &TinyModel, types: &CacheTypes, what: &str) {
     let len = BLOCKS * BLOCK_TOKENS;

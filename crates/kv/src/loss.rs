@@ -7,7 +7,7 @@ use crate::plan::{Part, Plan, Request, Types, WindowCells};
 use crate::shape::{KeysValues, Layer, Shape};
 
 /// Heads are rotated in blocks of at least this many values (`llama_kv_cache`).
-const ROTATION_MIN: u64 = 64;
+pub(crate) const ROTATION_MIN: u64 = 64;
 
 /// Keys or values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,7 +127,7 @@ fn first_quantised(plan: &Plan, side: Side) -> Option<CacheType> {
 /// Whether llama.cpp rotates that side where it is quantised: the first layer's heads of whole
 /// blocks, and all layers of a cache alike. Layers with a window have a cache, and so a width, of
 /// their own. What is not quantised is rotated with the rest.
-fn is_rotated(shape: &Shape, side: Side) -> bool {
+pub(crate) fn is_rotated(shape: &Shape, side: Side) -> bool {
     let width = |head: KeysValues| match side {
         Side::Keys => head.key_width,
         Side::Values => head.value_width,

@@ -89,8 +89,6 @@ pub struct Shape {
     pub is_latent: bool,
     /// Values of a row in the widest layer; without flash attention all rows are as wide.
     pub value_row_max: u64,
-    /// Layers differ in the width of their values.
-    pub has_varying_values: bool,
     /// Widths of the first layer's heads: they decide whether caches are rotated.
     pub first_head: KeysValues,
     /// A position is several numbers, so that keys cannot be moved to another.
@@ -268,10 +266,8 @@ impl<'a> Reader<'a> {
                 index_width: index_width.filter(|_| attends[at]),
             })
             .collect();
-        let rows = || {
-            let all = 0..self.n_all as usize;
-            all.map(of_layer).map(|one| one.heads * one.value_width)
-        };
+        let all = (0..self.n_all as usize).map(of_layer);
+        let value_rows = all.map(|one| one.heads * one.value_width);
         let latent = self.number("attention.key_length_mla")?.unwrap_or(0) > 0
             && self.number("attention.value_length_mla")?.unwrap_or(0) > 0;
         Ok(Shape {
@@ -280,8 +276,7 @@ impl<'a> Reader<'a> {
             window,
             state: self.state(memory)?,
             is_latent: latent && family::may_be_latent(&self.architecture),
-            value_row_max: rows().max().unwrap_or(0),
-            has_varying_values: rows().min() != rows().max(),
+            value_row_max: value_rows.max().unwrap_or(0),
             first_head: of_layer(0),
             has_many_positions: self.has_many_positions(),
             is_encoder: memory == Memory::None,

@@ -9,12 +9,17 @@
 //! [`Job`] and every answer comes back as [`Event`]s. Fields mean what their
 //! OpenAI namesakes mean unless the doc comment says otherwise.
 
+pub mod calibrate;
 pub mod compare;
 pub mod control;
 pub mod event;
 pub mod frame;
 pub mod job;
 
+pub use calibrate::{
+    BudgetFacts, CalibrateReport, CalibrateRequest, GainFacts, TensorFacts, TextFacts, TypeFacts,
+    VerifyKind, VerifyRow,
+};
 pub use compare::{CompareKind, CompareReport, CompareRequest, CompareRow, DivergenceFacts};
 pub use control::{
     BufferFacts, CacheType, DeviceFacts, DeviceKind, FlashAttention, FromWorker, GpuPlacement,

@@ -357,7 +357,10 @@ fn on_a_noisy_machine_small_gains_of_several_axes_are_found() {
         (0.055, 60.0, 0.27, 190),
     ] {
         let (could, lost, far) = over_shared_machines(noise, budget_seconds);
-        println!("{noise} {budget_seconds}: lost {:.3} far {far}", lost / could);
+        println!(
+            "{noise} {budget_seconds}: lost {:.3} far {far}",
+            lost / could
+        );
         assert!(lost < share_max * could, "{noise} {budget_seconds}: {lost}");
         assert!(far <= far_max, "{noise} {budget_seconds}: {far}");
     }

@@ -14,6 +14,7 @@
 //! nothing above it sees a token scheduler, nothing below it a wire message.
 
 mod answer;
+mod calibrate;
 mod compare;
 mod engine_thread;
 mod fingerprint;
@@ -30,11 +31,12 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use calibrate::{BUDGETS_MAX, calibrate};
 pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
-    BATCH_DEFAULT, CONTEXT_DEFAULT_MAX, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader,
-    SLOTS_DEFAULT, UBATCH_DEFAULT, allow_huge_pages, build, devices, kernels_of,
+    CONTEXT_DEFAULT_MAX, Counts, HAS_GPU_BACK_END, LlamaLoader, Loaded, Loader, allow_huge_pages,
+    build, devices, kernels_of,
 };
 pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};

@@ -21,12 +21,12 @@ use crate::{fingerprint, landed, place, types};
 /// peers cut prompts to; larger ones are one setting away.
 pub const CONTEXT_DEFAULT_MAX: u32 = 8192;
 /// Requests at the same time.
-pub const SLOTS_DEFAULT: u32 = 4;
+const SLOTS_DEFAULT: u32 = 4;
 const QUEUE_DEFAULT: u32 = 64;
 /// Tokens of one call.
-pub const BATCH_DEFAULT: u32 = 2048;
+const BATCH_DEFAULT: u32 = 2048;
 /// Tokens of one pass through the model.
-pub const UBATCH_DEFAULT: u32 = 512;
+pub(crate) const UBATCH_DEFAULT: u32 = 512;
 /// Lines of llama.cpp's log kept to explain a failed load.
 const LOG_LINES_KEPT: usize = 4000;
 
@@ -196,31 +196,58 @@ pub fn kernels_of(spec: &LoadSpec, file: &models::Facts) -> proto::Kernels {
     }
 }
 
+/// Counts of a load that depend on one another, with what holds where nobody has set them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Requests at the same time.
+    pub slots: u32,
+    /// Tokens of one call.
+    pub batch: u32,
+    /// Tokens of one pass through the model, at most those of a call.
+    pub ubatch: u32,
+}
+
+impl Counts {
+    /// Those that a spec asks for.
+    ///
+    /// # Errors
+    /// A failure of [`LoadFailureKind::Setting`]: `ubatch` is set to more than `batch`, or
+    /// `sequences` to less than `slots`.
+    pub fn of(spec: &LoadSpec) -> Result<Self, LoadFailure> {
+        let refused = |message| Err(failure(LoadFailureKind::Setting, message));
+        let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
+        let slots = spec.slots.unwrap_or(SLOTS_DEFAULT);
+        if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
+            return refused(format!(
+                "ubatch is {ubatch}, it must be at most batch, which is {batch}"
+            ));
+        }
+        if let Some(sequences) = spec.sequences.filter(|sequences| *sequences < slots) {
+            return refused(format!(
+                "sequences is {sequences}, it must be at least slots, which is {slots}"
+            ));
+        }
+        Ok(Self {
+            slots,
+            batch,
+            ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
+        })
+    }
+}
+
 fn options(spec: &LoadSpec, types: CacheTypes) -> Result<OpenOptions, LoadFailure> {
     let placement = place::choose(spec, &hardware::DefaultCores::read())?;
-    let batch = spec.batch.unwrap_or(BATCH_DEFAULT);
     let flash_attention = spec.flash_attention.unwrap_or(FlashAttention::Auto);
-    if let Some(ubatch) = spec.ubatch.filter(|ubatch| *ubatch > batch) {
-        return Err(failure(
-            LoadFailureKind::Setting,
-            format!("ubatch is {ubatch}, it must be at most batch, which is {batch}"),
-        ));
-    }
     check_ranges(spec)?;
-    let slots = spec.slots.unwrap_or(SLOTS_DEFAULT);
-    if let Some(sequences) = spec.sequences.filter(|sequences| *sequences < slots) {
-        let message =
-            format!("sequences is {sequences}, it must be at least slots, which is {slots}");
-        return Err(failure(LoadFailureKind::Setting, message));
-    }
+    let counts = Counts::of(spec)?;
     Ok(OpenOptions {
         path: spec.path.clone(),
         context: spec.context,
         context_max: CONTEXT_DEFAULT_MAX,
-        slots,
+        slots: counts.slots,
         sequences: spec.sequences,
-        batch,
-        ubatch: spec.ubatch.unwrap_or(UBATCH_DEFAULT).min(batch),
+        batch: counts.batch,
+        ubatch: counts.ubatch,
         placement,
         types,
         flash_attention: match flash_attention {
@@ -555,6 +582,35 @@ mod tests {
         let types = CacheTypes::Uniform(llama::Types::default());
         let failure = options(&spec, types).unwrap_err();
         assert_eq!(failure.message, "slots is 0, it must be between 1 and 64");
+    }
+
+    #[test]
+    fn counts_that_contradict_each_other_are_refused() {
+        let counts = |batch, ubatch, slots, sequences| {
+            let spec = LoadSpec {
+                batch,
+                ubatch,
+                slots,
+                sequences,
+                ..LoadSpec::default()
+            };
+            let counts = Counts::of(&spec).map_err(|failure| failure.message)?;
+            Ok::<_, String>([counts.slots, counts.batch, counts.ubatch])
+        };
+        let usual = [SLOTS_DEFAULT, BATCH_DEFAULT, UBATCH_DEFAULT];
+        assert_eq!(counts(None, None, None, None).unwrap(), usual);
+        // A batch that is smaller than a usual pass makes the pass smaller.
+        let small = counts(Some(64), None, Some(2), Some(2)).unwrap();
+        assert_eq!(small, [2, 64, 64]);
+        for (refused, named) in [
+            (counts(Some(64), Some(65), None, None), ["65", "64"]),
+            (counts(None, Some(4096), None, None), ["4096", "2048"]),
+            (counts(None, None, Some(3), Some(2)), ["2", "3"]),
+            (counts(None, None, None, Some(3)), ["3", "4"]),
+        ] {
+            let message = refused.unwrap_err();
+            assert!(named.iter().all(|one| message.contains(one)), "{message}");
+        }
     }
 
     #[test]

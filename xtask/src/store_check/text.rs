@@ -3,6 +3,8 @@
 
 use std::ops::Range;
 
+use fastrand::Rng;
+
 /// Words of the language.
 const WORDS: u64 = 20_000;
 const ONSETS: [&str; 16] = [
@@ -12,43 +14,32 @@ const VOWELS: [&str; 5] = ["a", "e", "i", "o", "u"];
 const SYLLABLES: u64 = (ONSETS.len() * VOWELS.len()) as u64;
 
 /// Draws words, the same ones from the same seed.
-pub(super) struct Words(u64);
+pub(super) struct Words(Rng);
 
 impl Words {
     pub(super) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// SplitMix64.
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
+        Self(Rng::with_seed(seed))
     }
 
     pub(super) fn below(&mut self, limit: u64) -> u64 {
-        self.next() % limit.max(1)
+        self.0.u64(..limit.max(1))
     }
 
     /// A word of these ranks, each as likely.
     pub(super) fn ranked(&mut self, ranks: Range<u64>) -> String {
-        let rank = ranks.start + self.below(ranks.end - ranks.start);
-        word(rank)
+        word(self.0.u64(ranks))
     }
 
     /// Words of a text.
     pub(super) fn sentence(&mut self, length: Range<u64>) -> String {
-        let n_words = length.start + self.below(length.end - length.start);
+        let n_words = self.0.u64(length);
         let mut text = String::new();
         for at in 0..n_words {
             if at > 0 {
                 text.push(if at % 12 == 0 { '\n' } else { ' ' });
             }
             // A logarithm that is drawn evenly gives each word the inverse of its rank.
-            let share = self.below(1 << 20) as f64 / (1_u64 << 20) as f64;
-            let rank = (WORDS as f64).powf(share) - 1.0;
+            let rank = (WORDS as f64).powf(self.0.f64()) - 1.0;
             text.push_str(&word(rank as u64));
         }
         text

@@ -356,7 +356,7 @@ mod tests {
             "one pass says nothing"
         );
         assert_eq!(passes_wanted(&sweep(3, 0.01)), PASSES_MIN);
-        assert!((5..10).contains(&passes_wanted(&sweep(3, 0.03))));
+        assert!((5..10).contains(&passes_wanted(&sweep(3, POINT_ERROR))));
         assert_eq!(passes_wanted(&sweep(3, 0.5)), PASSES_MAX);
     }
 

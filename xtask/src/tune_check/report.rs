@@ -2,8 +2,8 @@
 
 use super::check::{AXES, BUDGET_SHARE, CONTENDERS, Check, RUN_TOKENS, seconds};
 use super::judge::{
-    Counted, Judgement, PASSES_MAX, PASSES_MIN, POINT_ERROR, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run, SLOWER_MAX,
-    WORKLOAD, ranking, scatter,
+    Counted, Judgement, PASSES_MAX, PASSES_MIN, POINT_ERROR, ROUNDS_MAX, ROUNDS_MIN, Ratios, Run,
+    SLOWER_MAX, WORKLOAD, ranking, scatter,
 };
 use crate::bench::machine;
 use anyhow::{Context, Result, bail};

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use bench::quality::{Dimension, Question, suite};
-use bench::rates::{holm, wilson};
+use bench::quality::{Question, suite};
+use bench::rates::holm;
 use bench::speeds::{Confidence, Factor, unpaired};
 use bench::sweep::Figure;
 use clap::ArgMatches;
@@ -302,24 +302,8 @@ fn pairs(first: &[Attempt], second: &[Attempt]) -> Outcome<Vec<Pair>> {
 
 fn side_by_side(pair: &Pair, suite: &[Question], attempts: &[Attempt]) -> Outcome {
     let both = [&pair.first, &pair.second].map(|model| report::result(model, suite, attempts));
-    let rows: Vec<Vec<String>> = both
-        .iter()
-        .map(|one| {
-            let (right, n) = one.all();
-            let interval = wilson(right, n);
-            let mut cells = vec![
-                one.model().to_owned(),
-                format!("{right}/{n}"),
-                format!("{:.2}-{:.2}", interval.low, interval.high),
-            ];
-            let rates = one.rates().iter();
-            cells.extend(rates.map(|(_, right, n)| format!("{right}/{n}")));
-            cells
-        })
-        .collect();
-    let mut head = vec!["MODEL", "RIGHT", "95 %"];
-    head.extend(Dimension::ALL.map(Dimension::word));
-    output::table(&head, &rows)?;
+    let rows = both.map(|one| report::rates_row(&one));
+    output::table(&report::rates_head(), &rows)?;
     let verdict = match pair.p_value < SIGNIFICANT {
         true => "they differ in quality",
         false => "they do not differ in quality, as far as the attempts tell",

@@ -87,15 +87,7 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
 }
 
 impl Summary {
-    pub(super) fn model(&self) -> &str {
-        &self.model
-    }
-
-    pub(super) fn rates(&self) -> &[(Dimension, usize, usize)] {
-        &self.rates
-    }
-
-    pub(super) fn all(&self) -> (usize, usize) {
+    fn all(&self) -> (usize, usize) {
         let rates = self.rates.iter();
         rates.fold((0, 0), |(right, n), rate| (right + rate.1, n + rate.2))
     }
@@ -179,8 +171,7 @@ pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt
     let mut ranked: Vec<&Summary> = results.iter().collect();
     ranked.sort_by(|a, b| b.score().total_cmp(&a.score()));
     let rows: Vec<Vec<String>> = ranked.iter().map(|one| row(one)).collect();
-    let mut head = vec!["MODEL", "RIGHT", "95 %"];
-    head.extend(Dimension::ALL.map(Dimension::word));
+    let mut head = rates_head();
     head.extend(["WEIGHTED", "S", "SCORE", "VOID", "LEAKED"]);
     output::table(&head, &rows)?;
     output::line("")?;
@@ -200,7 +191,15 @@ pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt
     Ok(())
 }
 
-fn row(one: &Summary) -> Vec<String> {
+/// What a table of models begins with.
+pub(super) fn rates_head() -> Vec<&'static str> {
+    let mut head = vec!["MODEL", "RIGHT", "95 %"];
+    head.extend(Dimension::ALL.map(Dimension::word));
+    head
+}
+
+/// A model under [`rates_head`].
+pub(super) fn rates_row(one: &Summary) -> Vec<String> {
     let (right, n) = one.all();
     let interval = wilson(right, n);
     let mut cells = vec![
@@ -209,6 +208,11 @@ fn row(one: &Summary) -> Vec<String> {
         format!("{:.2}-{:.2}", interval.low, interval.high),
     ];
     cells.extend(one.rates.iter().map(|(_, right, n)| format!("{right}/{n}")));
+    cells
+}
+
+fn row(one: &Summary) -> Vec<String> {
+    let mut cells = rates_row(one);
     cells.extend([
         format!("{:.1}/{}", one.weighted, one.weight_max),
         format!("{:.1}", one.seconds_mean),

@@ -13,10 +13,10 @@ use config::{Config, Group, RawConfig, setting};
 use hardware::measure::Steal;
 use hardware::{Held, Root, Sensors};
 use models::Found;
-use proto::{CompletionJob, Event, Generation, Job, ModelFacts, Prompt, SamplingOverrides};
+use proto::ModelFacts;
 use serde::{Deserialize, Serialize};
-use supervisor::{Fleet, ModelPhase};
-use tuner::{Gate, Wait};
+use supervisor::Fleet;
+use tuner::Gate;
 
 use super::attempts_file;
 use super::speed_report::{self, Results};
@@ -24,7 +24,8 @@ use crate::configuration;
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::output::{self, say};
 use crate::progress::{self, Unit};
-use crate::tune::{self, Key};
+use crate::trial::{self, PROSE, Trial};
+use crate::tune::Key;
 use crate::{load, logging, models_here};
 
 /// Of this file's form.
@@ -38,8 +39,6 @@ const WARM_UP: Shape = Shape {
     answer: 8,
     depth: 0,
 };
-/// Warm, as people sample: greedy answers of small models go in circles.
-const TEMPERATURE: f32 = 0.8;
 /// Seconds in all for which a hot machine may cool down.
 const COOLING_SECONDS_MAX: f64 = 1800.0;
 
@@ -274,7 +273,7 @@ impl Sweep {
     async fn once(&self, bench: &mut Bench, point: &[String], round: u64) -> Outcome<Run> {
         let (model, config, shape) = self.settled(point)?;
         let spec = load::spec(&config, model)?;
-        bench.cool_down().await;
+        trial::cool_down(&mut bench.gate).await;
         let root = Root::live();
         let steal = Steal::begin(&root);
         let measured = bench.measure(spec, shape, round).await;
@@ -367,25 +366,7 @@ struct Bench {
     n_loaded: u64,
 }
 
-/// What a request took, by the clock of who asked and by the engine's.
-struct Asked {
-    ttft_seconds: f64,
-    gaps_seconds: Vec<f64>,
-    usage: proto::Usage,
-    timings: proto::Timings,
-}
-
 impl Bench {
-    async fn cool_down(&mut self) {
-        loop {
-            let margin = tune::margin_celsius(&Sensors::read(&Root::live()));
-            match self.gate.look(margin) {
-                Wait::Go => return,
-                Wait::For { seconds } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
-            }
-        }
-    }
-
     /// One run in a fresh process.
     async fn measure(
         &mut self,
@@ -418,36 +399,41 @@ impl Bench {
         shape: Shape,
         round: u64,
     ) -> Result<Figures, String> {
-        let text = self.tokens(name).await?;
+        let trial = Trial {
+            fleet: &self.fleet,
+            model: name,
+        };
+        // The points of a round say the same.
+        let generation = |answer, is_kept| trial::generation(answer, Some(is_kept), round);
+        let text = trial.tokens(PROSE).await?;
         let n_all = shape.depth as usize + shape.prompt as usize;
         let tokens: Vec<i32> = text.iter().copied().cycle().take(n_all).collect();
         let warm_up = tokens.iter().rev().take(WARM_UP.prompt as usize);
         let warm_up = warm_up.copied().collect();
-        self.ask(name, (warm_up, WARM_UP.answer), false, round)
+        trial
+            .answer(warm_up, generation(WARM_UP.answer, false))
             .await?;
         if shape.depth > 0 {
             let before = tokens[..shape.depth as usize].to_vec();
-            self.ask(name, (before, 1), true, round).await?;
+            trial.answer(before, generation(1, true)).await?;
         }
         let is_deep = shape.depth > 0;
-        let asked = self
-            .ask(name, (tokens, shape.answer), is_deep, round)
+        let answered = trial
+            .answer(tokens, generation(shape.answer, is_deep))
             .await?;
-        let statuses = self.fleet.models().into_iter();
-        let mut pids = statuses.filter_map(|one| one.pid.filter(|_| one.name == name));
-        let held = pids.next().and_then(|pid| Held::of(&Root::live(), pid));
-        let (usage, timings) = (&asked.usage, &asked.timings);
-        let n_read = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-        let n_said = usage.completion_tokens;
+        let pid = trial.status().and_then(|status| status.pid);
+        let held = pid.and_then(|pid| Held::of(&Root::live(), pid));
+        let timings = &answered.timings;
+        let (n_read, n_said) = (answered.n_read(), answered.usage.completion_tokens);
+        let pieces = &answered.pieces_seconds;
         let speed = |n: u32, ms: f64| f64::from(n) * 1e3 / ms.max(1e-6);
         Ok(Figures {
             start_seconds: 0.0,
             prefill_tokens_s: speed(n_read, timings.prefill_ms),
-            // The first token is the prompt's.
-            decode_tokens_s: speed(n_said.saturating_sub(1), timings.decode_ms),
+            decode_tokens_s: speed(answered.n_decoded(), timings.decode_ms),
             both_tokens_s: speed(n_read + n_said, timings.prefill_ms + timings.decode_ms),
-            ttft_seconds: asked.ttft_seconds,
-            gaps_seconds: asked.gaps_seconds,
+            ttft_seconds: pieces.first().copied().unwrap_or(0.0),
+            gaps_seconds: pieces.windows(2).map(|pair| pair[1] - pair[0]).collect(),
             resident_bytes: held.map_or(0, |held| held.resident.0),
             proportional_bytes: held.map_or(0, |held| held.proportional.0),
             weights_bytes: facts.weights_bytes,
@@ -455,81 +441,5 @@ impl Bench {
             n_read,
             n_said,
         })
-    }
-
-    /// Tokens of a text.
-    async fn tokens(&self, name: &str) -> Result<Vec<i32>, String> {
-        let job = Job::Tokenize {
-            text: tune::PROSE.to_owned(),
-            add_special: true,
-            parse_special: false,
-            with_pieces: false,
-        };
-        let stream = self.fleet.submit(name, job).await;
-        let mut stream = stream.map_err(|failure| failure.message)?;
-        while let Some(event) = stream.next().await {
-            match event {
-                Event::Tokens { tokens, .. } if !tokens.is_empty() => return Ok(tokens),
-                Event::Failed(failure) => return Err(failure.message),
-                _ => {}
-            }
-        }
-        Err("the model has no token for any text".to_owned())
-    }
-
-    async fn ask(
-        &self,
-        name: &str,
-        (tokens, answer): (Vec<i32>, u32),
-        is_kept: bool,
-        round: u64,
-    ) -> Result<Asked, String> {
-        let generation = Generation {
-            max_tokens: Some(answer),
-            ignore_eos: true,
-            cache_prompt: Some(is_kept),
-            sampling: SamplingOverrides {
-                temperature: Some(TEMPERATURE),
-                // The points of a round say the same, as far as their rounding allows.
-                seed: Some(round + 1),
-                ..SamplingOverrides::default()
-            },
-            ..Generation::default()
-        };
-        let job = Job::Completion(Box::new(CompletionJob {
-            prompt: Prompt::Tokens(tokens),
-            echo: false,
-            constraint: None,
-            generation,
-        }));
-        let started = Instant::now();
-        let stream = self.fleet.submit(name, job).await;
-        let mut stream = stream.map_err(|failure| failure.message)?;
-        let mut times = Vec::new();
-        while let Some(event) = stream.next().await {
-            match event {
-                Event::Delta { .. } => times.push(started.elapsed().as_secs_f64()),
-                Event::Done { usage, timings } => {
-                    return Ok(Asked {
-                        ttft_seconds: times.first().copied().unwrap_or(0.0),
-                        gaps_seconds: times.windows(2).map(|pair| pair[1] - pair[0]).collect(),
-                        usage,
-                        timings,
-                    });
-                }
-                Event::Failed(failure) => return Err(failure.message),
-                _ => {}
-            }
-        }
-        match self.phase(name) {
-            Some(ModelPhase::Failed(failure)) => Err(failure.message),
-            _ => Err("the worker ended without an answer".to_owned()),
-        }
-    }
-
-    fn phase(&self, name: &str) -> Option<ModelPhase> {
-        let mut statuses = self.fleet.models().into_iter();
-        let status = statuses.find(|status| status.name == name);
-        status.map(|status| status.phase)
     }
 }

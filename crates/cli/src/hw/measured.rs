@@ -12,7 +12,7 @@ use kernels::matmul::{self, Operands, Products, WeightType};
 use serde_json::{Value, json};
 
 use super::{Known, Source, rates};
-use crate::tune;
+use crate::trial;
 
 /// Counts up when what is measured changes.
 const VERSION: u64 = 2;
@@ -56,7 +56,7 @@ pub(super) fn get(
     let measured = measure::measure(root, machine, workloads).map_err(|error| error.to_string())?;
     if let Some(file) = file
         && !measured.busy.was_busy()
-        && !tune::is_hot(&Sensors::read(root))
+        && !trial::is_hot(&Sensors::read(root))
         && let Err(error) = write(file, &key, &measured)
     {
         let file = file.display();

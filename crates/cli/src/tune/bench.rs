@@ -1,17 +1,16 @@
 //! Runs in real worker processes.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use hardware::Root;
 use hardware::measure::Steal;
-use hardware::{Root, Sensors};
-use proto::{
-    CompletionJob, Event, Generation, Job, LoadSpec, Placement, Prompt, SamplingOverrides,
-};
-use supervisor::Fleet;
-use tuner::{Again, Gate, Outcome as Ran, Part, Run, Sample, Wait};
+use proto::{Generation, LoadSpec, Placement};
+use supervisor::{Fleet, ModelPhase};
+use tuner::{Again, Gate, Outcome as Ran, Part, Run, Sample};
 
 use super::space::Values;
 use crate::outcome::{Code, Outcome, fault};
+use crate::trial::{self, PROSE, Trial};
 
 /// Tokens of a run's prompt and answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +19,7 @@ pub(super) struct Shape {
     pub(super) answer_tokens: u32,
 }
 
-/// Text like this is read and continued. The first is prose, the second asks for a copy of
-/// code with a small change, which is what agents do all day.
-pub(crate) const PROSE: &str = include_str!("prose.txt");
+/// Asks for a copy of code with a small change, which is what agents do all day.
 const CODE: &str = include_str!("gate.txt");
 
 /// What kind of text a workload has.
@@ -31,12 +28,6 @@ pub(super) enum Text {
     Prose,
     Code,
 }
-
-/// As `sextant hw` warns of a hot zone.
-const HOT_CELSIUS: f64 = 10.0;
-/// Warm, as people sample: greedy answers of small models go in circles, which would flatter
-/// speculation.
-const TEMPERATURE: f32 = 0.8;
 
 /// A loaded model; several with different settings are there at once where memory allows.
 struct Side {
@@ -118,32 +109,12 @@ impl Bench {
             Text::Prose => PROSE,
             Text::Code => CODE,
         };
-        let job = Job::Tokenize {
-            text: text.to_owned(),
-            add_special: true,
-            parse_special: false,
-            with_pieces: false,
+        let trial = self.trial(&name);
+        let Some(ModelPhase::Ready(facts)) = trial.status().map(|status| status.phase) else {
+            return Err(fault(Code::LoadFailed, "the model is gone again"));
         };
-        let ready = self
-            .fleet
-            .models()
-            .into_iter()
-            .find_map(|model| match model.phase {
-                supervisor::ModelPhase::Ready(facts) if model.name == name => Some(facts),
-                _ => None,
-            });
-        let facts = ready.ok_or_else(|| fault(Code::LoadFailed, "the model is gone again"))?;
-        let mut stream = self.fleet.submit(&name, job).await.map_err(failed)?;
-        while let Some(event) = stream.next().await {
-            match event {
-                Event::Tokens { tokens, .. } => self.tokens = tokens,
-                Event::Failed(failure) => return Err(failed(failure)),
-                _ => {}
-            }
-        }
-        if self.tokens.is_empty() {
-            return Err(fault(Code::Failure, "the model has no token for any text"));
-        }
+        let tokens = trial.tokens(text).await;
+        self.tokens = tokens.map_err(|why| fault(Code::Failure, why))?;
         Ok(facts)
     }
 
@@ -174,7 +145,7 @@ impl Bench {
         let mut wasted_seconds = 0.0;
         loop {
             attempts += 1;
-            self.cool_down().await;
+            trial::cool_down(&mut self.gate).await;
             let begun = Instant::now();
             let (sample, stolen_percent) = match self.measured(values, run).await {
                 Ok(measured) => measured,
@@ -236,16 +207,6 @@ impl Bench {
         Ok((sample, steal.percent(&root)))
     }
 
-    async fn cool_down(&mut self) {
-        loop {
-            let margin = margin_celsius(&Sensors::read(&Root::live()));
-            match self.gate.look(margin) {
-                Wait::Go => return,
-                Wait::For { seconds } => tokio::time::sleep(Duration::from_secs_f64(seconds)).await,
-            }
-        }
-    }
-
     /// The place of a process with these settings, which is the last afterwards.
     async fn side(&mut self, spec: &LoadSpec) -> Result<usize, String> {
         let known = self.sides.iter().position(|side| side.spec == *spec);
@@ -286,9 +247,8 @@ impl Bench {
 
     /// The process of a model that is loaded.
     fn ready_pid(&self, name: &str) -> Option<u32> {
-        let mut models = self.fleet.models().into_iter();
-        let model = models.find(|model| model.name == name)?;
-        let is_ready = matches!(model.phase, supervisor::ModelPhase::Ready(_));
+        let model = self.trial(name).status()?;
+        let is_ready = matches!(model.phase, ModelPhase::Ready(_));
         model.pid.filter(|_| is_ready)
     }
 
@@ -297,68 +257,27 @@ impl Bench {
             Part::Prefill => 1,
             _ => self.shape.answer_tokens,
         };
-        Generation {
-            max_tokens: Some(max_tokens),
-            ignore_eos: true,
-            // An answer is measured after a prompt that is read already, where that can be.
-            cache_prompt: (part != Part::Decode).then_some(false),
-            sampling: SamplingOverrides {
-                temperature: Some(TEMPERATURE),
-                // Both sides of a pair say the same, as far as their rounding allows.
-                seed: Some(pair as u64 + 1),
-                ..SamplingOverrides::default()
-            },
-            ..Generation::default()
-        }
+        // An answer is measured after a prompt that is read already, where that can be.
+        let cache_prompt = (part != Part::Decode).then_some(false);
+        trial::generation(max_tokens, cache_prompt, pair as u64)
     }
 
     async fn job(&self, model: &str, generation: Generation) -> Result<Sample, String> {
         let n_tokens = self.shape.prompt_tokens as usize;
         let tokens = self.tokens.iter().copied().cycle().take(n_tokens).collect();
-        let job = Job::Completion(Box::new(CompletionJob {
-            prompt: Prompt::Tokens(tokens),
-            echo: false,
-            constraint: None,
-            generation,
-        }));
-        let stream = self.fleet.submit(model, job).await;
-        let mut stream = stream.map_err(|failure| failure.message)?;
-        while let Some(event) = stream.next().await {
-            match event {
-                Event::Done { usage, timings } => {
-                    let read = usage.prompt_tokens.saturating_sub(usage.cached_tokens);
-                    let said = usage.completion_tokens.saturating_sub(1);
-                    let a_token = |ms: f64, n: u32| ms / 1e3 / f64::from(n.max(1));
-                    return Ok(Sample {
-                        prefill_seconds_a_token: a_token(timings.prefill_ms, read),
-                        decode_seconds_a_token: a_token(timings.decode_ms, said),
-                        took_seconds: 0.0,
-                    });
-                }
-                Event::Failed(failure) => return Err(failure.message),
-                _ => {}
-            }
+        let answered = self.trial(model).answer(tokens, generation).await?;
+        let a_token = |ms: f64, n: u32| ms / 1e3 / f64::from(n.max(1));
+        Ok(Sample {
+            prefill_seconds_a_token: a_token(answered.timings.prefill_ms, answered.n_read()),
+            decode_seconds_a_token: a_token(answered.timings.decode_ms, answered.n_decoded()),
+            took_seconds: 0.0,
+        })
+    }
+
+    fn trial<'a>(&'a self, model: &'a str) -> Trial<'a> {
+        Trial {
+            fleet: &self.fleet,
+            model,
         }
-        Err("the run ended without an answer".to_owned())
     }
-}
-
-/// The least distance of any zone from where clocks are lowered; none is left where a firmware
-/// says that it lowers them, since its limit is in no zone.
-pub(crate) fn margin_celsius(sensors: &Sensors) -> Option<f64> {
-    if sensors.is_throttled_by_heat() {
-        return Some(0.0);
-    }
-    let margins = sensors.zones.iter();
-    let margins = margins.filter_map(|zone| Some(zone.slows_at()? - zone.celsius));
-    margins.min_by(f64::total_cmp)
-}
-
-/// Whether a zone is so near to where clocks are lowered that what is measured may be the heat.
-pub(crate) fn is_hot(sensors: &Sensors) -> bool {
-    margin_celsius(sensors).is_some_and(|margin| margin < HOT_CELSIUS)
-}
-
-fn failed(failure: proto::JobFailure) -> crate::outcome::Fault {
-    fault(Code::Failure, failure.message)
 }

@@ -17,8 +17,8 @@ use proto::LoadSpec;
 use serde_json::{Map, Value, json};
 use tuner::Speeds;
 
-use super::bench::{is_hot, margin_celsius};
 use crate::hw;
+use crate::trial::{is_hot, margin_celsius};
 
 /// Counts up when what is kept changes.
 const VERSION: u64 = 2;

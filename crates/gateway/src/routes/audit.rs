@@ -1,14 +1,14 @@
 //! `GET /v1/audit`: the audit log as lines of JSON.
 
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use serde::Deserialize;
 use store::{AuditFilter, AuditLines, AuditPage, StoreError};
 use utoipa::IntoParams;
 
+use super::{MaybeQuery, given};
 use crate::AppState;
 use crate::access::Control;
 use crate::error::{ApiError, ErrorCode};
@@ -42,12 +42,9 @@ pub(crate) struct AuditQuery {
     ))]
 pub(crate) async fn audit(
     State(state): State<AppState>,
-    query: Result<Query<AuditQuery>, QueryRejection>,
+    query: MaybeQuery<AuditQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| {
-        let rule = format!("as /openapi.json has it ({error})");
-        ApiError::invalid("query", "unreadable", &rule)
-    })?;
+    let query = given(query)?;
     let control = state.control().cloned();
     let control = control.ok_or_else(|| {
         let message = "This endpoint runs without a database, so it has no audit log.";

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderName};
 use axum::response::Response;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Call, ok};
+use super::{Call, MaybeQuery, given, ok};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::{RawBody, parse};
@@ -66,13 +66,10 @@ pub(crate) struct ListQuery {
 pub(crate) async fn list(
     State(state): State<AppState>,
     head: Head,
-    query: Result<Query<ListQuery>, QueryRejection>,
+    query: MaybeQuery<ListQuery>,
 ) -> Result<Response, ApiError> {
     head.require(Scope::Chat)?;
-    let Query(query) = query.map_err(|error| {
-        let rule = format!("as /openapi.json has it ({error})");
-        ApiError::invalid("query", "unreadable", &rule)
-    })?;
+    let query = given(query)?;
     let words = query.search.unwrap_or_default();
     limits::count("search", words.len(), CHAT_SEARCH_BYTES_MAX, "bytes")?;
     let limit = query.limit.unwrap_or(50).clamp(1, CHATS_PAGE_MAX);

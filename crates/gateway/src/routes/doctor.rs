@@ -1,12 +1,11 @@
 //! `GET /api/doctor`: what is wrong with the settings, the machine and a model.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::ok;
+use super::{MaybeQuery, given, ok};
 use crate::AppState;
 use crate::access::Head;
 use crate::doctor::{Asking, Complaint, Reading};
@@ -43,12 +42,9 @@ pub(crate) struct DoctorQuery {
 pub(crate) async fn doctor(
     State(state): State<AppState>,
     head: Head,
-    query: Result<Query<DoctorQuery>, QueryRejection>,
+    query: MaybeQuery<DoctorQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| {
-        let rule = format!("as /openapi.json has it ({error})");
-        ApiError::invalid("query", "unreadable", &rule)
-    })?;
+    let query = given(query)?;
     let model = query.model.filter(|model| !model.is_empty());
     if let Some(model) = &model {
         limits::count("model", model.len(), DOCTOR_MODEL_BYTES_MAX, "bytes")?;

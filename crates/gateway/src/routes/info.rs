@@ -1,6 +1,5 @@
 //! `GET /props`, `/slots` and `/openapi.json`.
 
-use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use proto::{SamplingValues, SlotPhase};
@@ -9,7 +8,7 @@ use supervisor::ModelStatus;
 use utoipa::{IntoParams, ToSchema};
 
 use super::health::INSPECT_TIMEOUT;
-use super::{ok, own_model};
+use super::{MaybeQuery, ok, own_model};
 use crate::AppState;
 use crate::error::{ApiError, ErrorCode};
 use crate::wire::openai::models::facts;
@@ -20,9 +19,7 @@ pub(crate) struct ModelQuery {
     model: Option<String>,
 }
 
-type MaybeQuery = Result<Query<ModelQuery>, QueryRejection>;
-
-fn model(state: &AppState, query: MaybeQuery) -> Result<ModelStatus, ApiError> {
+fn model(state: &AppState, query: MaybeQuery<ModelQuery>) -> Result<ModelStatus, ApiError> {
     let Query(query) = query.map_err(|error| {
         ApiError::invalid("model", "unreadable", &format!("given once ({error})"))
     })?;
@@ -61,7 +58,7 @@ pub(crate) struct Modalities {
     responses((status = 200, description = "Its properties", body = Props)))]
 pub(crate) async fn props(
     State(state): State<AppState>,
-    query: MaybeQuery,
+    query: MaybeQuery<ModelQuery>,
 ) -> Result<Response, ApiError> {
     let model = model(&state, query)?;
     let facts = facts(&model).ok_or_else(|| not_ready(&model))?;
@@ -109,7 +106,7 @@ pub(crate) struct Slot {
     responses((status = 200, description = "Its slots", body = Vec<Slot>)))]
 pub(crate) async fn slots(
     State(state): State<AppState>,
-    query: MaybeQuery,
+    query: MaybeQuery<ModelQuery>,
 ) -> Result<Response, ApiError> {
     let model = model(&state, query)?;
     let inspection = state.backend().inspect(&model.name);

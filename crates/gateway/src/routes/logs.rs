@@ -1,12 +1,11 @@
 //! `GET /api/logs`: the last lines of the log, and what is known of them.
 
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::ok;
+use super::{MaybeQuery, given, ok};
 use crate::AppState;
 use crate::error::ApiError;
 use crate::limits;
@@ -35,12 +34,9 @@ pub(crate) struct LogQuery {
     ))]
 pub(crate) async fn logs(
     State(state): State<AppState>,
-    query: Result<Query<LogQuery>, QueryRejection>,
+    query: MaybeQuery<LogQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| {
-        let rule = format!("as /openapi.json has it ({error})");
-        ApiError::invalid("query", "unreadable", &rule)
-    })?;
+    let query = given(query)?;
     let most = i64::try_from(LOG_LINES_MAX).unwrap_or(i64::MAX);
     let limit = limits::integer("limit", query.limit, 1, most)?.unwrap_or(LINES_DEFAULT);
     let limit = usize::try_from(limit).unwrap_or(1);
@@ -50,6 +46,5 @@ pub(crate) async fn logs(
     let next = all.last().map_or(after, |last| last.number);
     let wanted = all.iter().filter(|one| one.number > after).count();
     let first = all.len() - wanted.min(limit);
-    let lines = all[first..].to_vec();
-    Ok(ok(&LogPage::new(lines, &all, next)))
+    Ok(ok(&LogPage::new(all, first, next)))
 }

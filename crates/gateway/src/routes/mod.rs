@@ -27,7 +27,8 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::Request;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -141,6 +142,18 @@ async fn no_method(request: Request) -> ApiError {
     let (method, path) = (request.method().as_str(), quoted(request.uri().path()));
     let facts = [("method", method), ("path", &*path)];
     ApiError::new(ErrorCode::MethodNotAllowed, &facts)
+}
+
+/// What stands behind the `?` of a request, if it can be read. A handler looks at it when it has
+/// found out whether the request is allowed at all.
+type MaybeQuery<T> = Result<Query<T>, QueryRejection>;
+
+fn given<T>(query: MaybeQuery<T>) -> Result<T, ApiError> {
+    let Query(query) = query.map_err(|error| {
+        let rule = format!("as /openapi.json has it ({error})");
+        ApiError::invalid("query", "unreadable", &rule)
+    })?;
+    Ok(query)
 }
 
 /// A request that knows where it goes.

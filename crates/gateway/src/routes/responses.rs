@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
 use axum::response::Response;
 use proto::{Event, Job};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Ask, Call, Reply, answer, json_response, ok, wrong_event};
+use super::{Ask, Call, MaybeQuery, Reply, answer, given, json_response, ok, wrong_event};
 use crate::AppState;
 use crate::access::Head;
 use crate::body::{RawBody, parse, parse_with_warnings};
@@ -88,11 +88,6 @@ fn not_found(id: &str) -> ApiError {
     ApiError::new(ErrorCode::ResponseNotFound, &[("value", id)]).with_param("id")
 }
 
-fn bad_query(error: &QueryRejection) -> ApiError {
-    let rule = format!("as /openapi.json has it ({error})");
-    ApiError::invalid("query", "unreadable", &rule)
-}
-
 #[derive(Debug, Deserialize, IntoParams)]
 pub(crate) struct RetrieveQuery {
     /// Only `false`: a kept response is given whole.
@@ -110,9 +105,9 @@ pub(crate) async fn retrieve(
     State(state): State<AppState>,
     headers: Head,
     id: MaybePath,
-    query: Result<Query<RetrieveQuery>, QueryRejection>,
+    query: MaybeQuery<RetrieveQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| bad_query(&error))?;
+    let query = given(query)?;
     if query.stream == Some(true) {
         let detail = "a kept response is given whole";
         return Err(ApiError::not_supported("stream", "true", detail));
@@ -172,9 +167,9 @@ pub(crate) async fn input_items(
     State(state): State<AppState>,
     headers: Head,
     id: MaybePath,
-    query: Result<Query<ItemsQuery>, QueryRejection>,
+    query: MaybeQuery<ItemsQuery>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| bad_query(&error))?;
+    let query = given(query)?;
     let kept = kept(&state, &headers, id)?;
     let page = Page {
         limit: query.limit,

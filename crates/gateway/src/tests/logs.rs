@@ -80,3 +80,25 @@ async fn lines_come_once_and_their_meaning_is_told_once() {
         );
     }
 }
+
+#[tokio::test]
+async fn a_harmless_line_of_the_endpoint_is_no_failure() {
+    let logs = Logs::default();
+    let own = |level| LogLine {
+        level,
+        source: "gateway".into(),
+        model: Some(level.to_owned()),
+        text: "GET /?q=unknown model architecture".into(),
+    };
+    logs.push(own("info"));
+    logs.push(own("debug"));
+    assert_eq!(read(&logs, "").await["diagnoses"], json!([]));
+    logs.push(own("warn"));
+    logs.push(own("error"));
+    // An engine's word counts whatever its level.
+    say(&logs, "info", Some("m"), "unknown model architecture: 'x'");
+    let told = read(&logs, "").await;
+    let told = told["diagnoses"].as_array().unwrap();
+    let models: Vec<_> = told.iter().map(|one| &one["model"]).collect();
+    assert_eq!(models, ["m", "error", "warn"]);
+}

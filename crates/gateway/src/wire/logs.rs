@@ -1,9 +1,10 @@
 //! The log on the wire.
 
 use serde::Serialize;
+use supervisor::ENGINE_LOG;
 use utoipa::ToSchema;
 
-use crate::logs::Placed;
+use crate::logs::{LogLine, Placed};
 use crate::wire::doctor::{DoctorFinding, findings};
 
 /// Answer of `GET /api/logs`.
@@ -45,9 +46,10 @@ pub(crate) struct LogDiagnosis {
 }
 
 impl LogPage {
-    /// Of the lines that are asked for, and of all for what they mean.
-    pub(crate) fn new(lines: Vec<Placed>, all: &[Placed], next: u64) -> Self {
-        let lines = lines.into_iter().map(|one| LogEntry {
+    /// Of the lines from place `first` on, and of all for what they mean.
+    pub(crate) fn new(all: Vec<Placed>, first: usize, next: u64) -> Self {
+        let diagnoses = diagnoses(&all);
+        let lines = all.into_iter().skip(first).map(|one| LogEntry {
             number: one.number,
             at_ms: one.at_ms,
             level: one.line.level,
@@ -58,15 +60,21 @@ impl LogPage {
         Self {
             lines: lines.collect(),
             next,
-            diagnoses: diagnoses(all),
+            diagnoses,
         }
     }
+}
+
+/// Whether a line may tell of a failure. Engines say many of theirs without a level, or with a
+/// harmless one.
+fn may_tell(line: &LogLine) -> bool {
+    matches!(line.level, "error" | "warn") || line.source == ENGINE_LOG
 }
 
 /// The same of the same model is said once.
 fn diagnoses(all: &[Placed]) -> Vec<LogDiagnosis> {
     let mut known: Vec<(&'static str, LogDiagnosis)> = Vec::new();
-    for one in all.iter().rev() {
+    for one in all.iter().rev().filter(|one| may_tell(&one.line)) {
         for found in doctor::of_failure(&one.line.text) {
             let same = known
                 .iter_mut()

@@ -22,7 +22,6 @@ fn shape(n_layers: usize, without: &[usize]) -> Shape {
         state: State::default(),
         is_latent: false,
         value_row_max: 128,
-        has_varying_values: false,
         first_head: head,
         has_many_positions: false,
         is_encoder: false,
