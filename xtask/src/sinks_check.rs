@@ -85,7 +85,11 @@ pub(crate) fn run() -> Result<()> {
     );
     println!("{page}");
     fs::write(root().join("docs/benchmarks/long-answers.md"), &page)?;
-    ensure!(missed.is_empty(), "the goal is missed: {}", missed.join(", "));
+    ensure!(
+        missed.is_empty(),
+        "the goal is missed: {}",
+        missed.join(", ")
+    );
     Ok(())
 }
 

@@ -18,6 +18,8 @@ use llama::{
 use prefix::{Needs, Plane};
 use thiserror::Error;
 
+pub use shift::cannot_shift;
+
 use crate::{
     DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Row, SequenceId, Shape, TokenId,
     Vocabulary,
@@ -272,7 +274,7 @@ impl LlamaDecoder {
             can_cut,
         };
         let sliding_window = i32::try_from(model.sliding_window()).unwrap_or(i32::MAX);
-        let cannot_shift = shift::refusal(model, &context, &params);
+        let cannot_shift = cannot_shift(model, &context, &params);
         let mut decoder = Self {
             model: model.clone(),
             params,
@@ -410,7 +412,10 @@ impl Decoder for LlamaDecoder {
     }
 
     fn shift(&mut self, sequence: SequenceId, from: usize, n: usize) -> bool {
-        let context = self.context.as_mut().filter(|_| self.cannot_shift.is_none());
+        let context = self
+            .context
+            .as_mut()
+            .filter(|_| self.cannot_shift.is_none());
         context.is_some_and(|context| context.shift(sequence, position(from), position(n)))
     }
 

@@ -366,12 +366,13 @@ impl Context {
     /// close the gap; their keys are turned with the next pass. Cells that belong to other
     /// sequences too move for all of them. `false`: nothing was changed.
     pub fn shift(&mut self, sequence: i32, from: i32, n: i32) -> bool {
+        if !self.can_shift() {
+            return false;
+        }
         // SAFETY: the memory belongs to the live context, whose positions can be moved.
         unsafe {
             let memory = self.memory();
-            if !sys::llama_memory_can_shift(memory)
-                || !sys::llama_memory_seq_rm(memory, sequence, from, from + n)
-            {
+            if !sys::llama_memory_seq_rm(memory, sequence, from, from + n) {
                 return false;
             }
             sys::llama_memory_seq_add(memory, sequence, from + n, -1, -n);

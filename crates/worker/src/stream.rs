@@ -4,7 +4,7 @@
 //! The same positions are judged with a context that was read afresh: windows that overlap by
 //! half, of which each time the second half counts.
 
-use anyhow::{Context as _, anyhow, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use llama::{Batch, Context};
 use proto::{CompareRequest, StreamReport, StreamRequest, StreamRow};
 
@@ -38,9 +38,14 @@ pub fn stream(
         4 * STEP
     );
     if let Some(sinks) = ways.iter().find(|sinks| **sinks > half) {
-        ensure!(false, "{sinks} sinks are more than {half}, half of the context");
+        bail!("{sinks} sinks are more than {half}, half of the context");
     }
     let (model, file) = compare::open(&request.spec)?;
+    let trained = model.context_train();
+    ensure!(
+        request.context <= trained,
+        "a context of {context} tokens is more than the {trained} that the model was made for"
+    );
     let begins_with = model.tokenize("", true, false);
     let mut text = model.tokenize(&request.text, false, false);
     text.truncate(request.tokens_max as usize);
@@ -55,16 +60,15 @@ pub fn stream(
         piece_tokens: request.context,
         ..CompareRequest::default()
     };
+    let params = compare::params(&room, types)?;
     let mut reader = Reader {
-        context: compare::context(&model, (&room, types))?,
+        context: Context::new(&model, &params)?,
         size: context,
         losses: Vec::new(),
     };
-    ensure!(
-        reader.context.can_shift(),
-        "llama.cpp cannot move positions of this model, so nothing can be dropped from its \
-         context; of models with sliding windows it can with swa_full"
-    );
+    if let Some(reason) = engine::cannot_shift(&model, &reader.context, &params) {
+        bail!("this model cannot read on past its context: {reason}");
+    }
     // Reading afresh goes over everything twice.
     let all = u32::try_from(text.len() * (ways.len() + 2))?;
     let mut n_read = 0;
@@ -164,7 +168,10 @@ impl Reader {
             if n + step.len() > self.size {
                 let dropped = (n - sinks) / 2;
                 let (from, by) = (i32::try_from(sinks)?, i32::try_from(dropped)?);
-                ensure!(self.context.shift(0, from, by), "positions could not be moved");
+                ensure!(
+                    self.context.shift(0, from, by),
+                    "positions could not be moved"
+                );
                 n -= dropped;
                 shifts += 1;
             }
@@ -200,7 +207,10 @@ impl Reader {
 fn surprise(logits: &[f32], token: i32) -> Option<f64> {
     let own = f64::from(*logits.get(usize::try_from(token).ok()?)?);
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|one| (f64::from(*one) - most).exp()).sum();
+    let sum: f64 = logits
+        .iter()
+        .map(|one| (f64::from(*one) - most).exp())
+        .sum();
     let surprise = most + sum.ln() - own;
     surprise.is_finite().then_some(surprise)
 }

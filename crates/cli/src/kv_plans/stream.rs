@@ -62,11 +62,6 @@ pub(super) fn run(matches: &ArgMatches) -> Outcome {
     write(&report)
 }
 
-/// What `sextant worker --stream` does.
-pub(crate) fn answer() -> Outcome {
-    child::answer(|request, progress| worker::stream(request, progress))
-}
-
 fn write(report: &StreamReport) -> Outcome {
     let of = |perplexity: f64| format!("{perplexity:.2}");
     let mut rows = vec![vec![

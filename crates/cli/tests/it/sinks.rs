@@ -61,7 +61,9 @@ fn a_model_may_be_loaded_to_go_on_and_is_not_where_it_cannot() {
             "model": model, "prompt": "a b c d", "max_tokens": 100, "ignore_eos": true,
             "temperature": 0,
         });
-        ask.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        ask.as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
         served.ask("POST", "/v1/completions", &ask.to_string())
     };
     let n = |answer: &Value| answer["usage"]["completion_tokens"].as_u64().unwrap();
@@ -106,7 +108,11 @@ fn what_is_left_past_the_context_is_measured() {
     }
     for (model, flags, told) in [
         ("windowed", &["--window", "128"][..], "swa_full"),
-        ("plain", &["--window", "128", "--sinks", "65"], "half of the context"),
+        (
+            "plain",
+            &["--window", "128", "--sinks", "65"],
+            "half of the context",
+        ),
         ("plain", &["--window", "600"], "more than twice"),
     ] {
         let ran = stream(model, flags);

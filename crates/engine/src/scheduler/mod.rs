@@ -653,9 +653,9 @@ impl Scheduler {
         self.admission_paused = false;
         let prompt_len = job.prompt_len;
         let first = job.choices.first();
-        if let Some(first) = first.filter(|first| {
-            first.n_kv >= prompt_len && first.n_dropped == 0 && job.reuses()
-        }) {
+        if let Some(first) =
+            first.filter(|first| first.n_kv >= prompt_len && first.n_dropped == 0 && job.reuses())
+        {
             self.history.remember(first.tokens.clone(), prompt_len);
         }
         for choice in &mut job.choices {

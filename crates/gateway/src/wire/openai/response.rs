@@ -559,7 +559,10 @@ impl WireReport {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it a reference"
+)]
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
