@@ -63,10 +63,10 @@ struct Row {
 }
 
 pub(crate) fn run() -> Result<()> {
-    let text = wiki::ensure()?;
+    let text = wiki::long()?;
     let mut page = format!(
         "# Past the context\n\nWritten by `cargo xtask sinks-check`, with `sextant kv stream --window \
-         {CONTEXT} --tokens {TOKENS}` over excerpts of articles of the\nEnglish Wikipedia. The older half \
+         {CONTEXT} --tokens {TOKENS}` over long articles of the English\nWikipedia. The older half \
          of the context is dropped each time it is full. Ratios are of the perplexity, to that\nof the \
          same positions read in contexts where nothing was ever dropped, each with half a context to a \
          whole one before\nit. The goal is a ratio of at most {RATIO_MAX} with {SINKS_USUAL} first tokens \

@@ -24,22 +24,9 @@ pub fn stream(
     request: &StreamRequest,
     progress: &mut dyn FnMut(u32, u32),
 ) -> anyhow::Result<StreamReport> {
+    check(request)?;
     let ways = &request.sinks;
-    ensure!(
-        (1..=SINKS_MAX).contains(&ways.len()),
-        "{} numbers of sinks were given, 1 to {SINKS_MAX} are tried at once",
-        ways.len()
-    );
     let context = request.context as usize;
-    let half = request.context / 2;
-    ensure!(
-        context >= 4 * STEP,
-        "a context of {context} tokens is too short, it must have at least {}",
-        4 * STEP
-    );
-    if let Some(sinks) = ways.iter().find(|sinks| **sinks > half) {
-        bail!("{sinks} sinks are more than {half}, half of the context");
-    }
     let (model, file) = compare::open(&request.spec)?;
     let trained = model.context_train();
     ensure!(
@@ -51,7 +38,8 @@ pub fn stream(
     text.truncate(request.tokens_max as usize);
     ensure!(
         text.len() > 2 * context,
-        "the text has {} tokens, more than twice the context of {context} are needed",
+        "the text has {} tokens, more than twice the context of {context} are needed; give a longer \
+         text or a smaller window",
         text.len()
     );
     let types = types::chosen(&request.spec, &file).map_err(|failure| anyhow!(failure.message))?;
@@ -96,6 +84,27 @@ pub fn stream(
         in_context: perplexity(&afresh[judged]),
         rows,
     })
+}
+
+/// What can be told before a model is loaded.
+fn check(request: &StreamRequest) -> anyhow::Result<()> {
+    let ways = &request.sinks;
+    ensure!(
+        (1..=SINKS_MAX).contains(&ways.len()),
+        "{} numbers of sinks were given, 1 to {SINKS_MAX} are tried at once; leave some out",
+        ways.len()
+    );
+    let context = request.context as usize;
+    let half = request.context / 2;
+    ensure!(
+        context >= 4 * STEP,
+        "a context of {context} tokens is too short, it must have at least {}",
+        4 * STEP
+    );
+    if let Some(sinks) = ways.iter().find(|sinks| **sinks > half) {
+        bail!("{sinks} sinks are more than {half}, half of the context; give fewer");
+    }
+    Ok(())
 }
 
 /// Of surprises, in nats.
