@@ -1,16 +1,15 @@
 //! Answers that go on past their context, and models that cannot.
 
 use serde_json::{Value, json};
-use testkit::tiny::Family;
+use testkit::tiny::{Family, Purpose, gguf, gguf_for};
 
 use super::sandbox::Sandbox;
 
-/// What a server with that model and these flags answers to a request for 200 tokens in a context
-/// of 64.
-fn ask(family: Family, flags: &[&str]) -> Value {
+/// What a server with that model and these flags answers to a request for 200 tokens.
+fn ask(model: &[u8], flags: &[&str]) -> Value {
     let sandbox = Sandbox::new();
-    sandbox.add_family("tiny", family);
-    let served = sandbox.serve(&[&["--context=64", "--threads", "1"][..], flags].concat());
+    sandbox.add_bytes("tiny", model);
+    let served = sandbox.serve(&[&["--threads", "1"][..], flags].concat());
     let ask = json!({
         "model": "tiny", "prompt": "a b c d", "max_tokens": 200, "ignore_eos": true,
         "temperature": 0, "attention_sinks": 4,
@@ -20,9 +19,9 @@ fn ask(family: Family, flags: &[&str]) -> Value {
 
 #[test]
 fn an_answer_goes_on_past_its_context_and_tells_what_it_dropped() {
-    let wide = ["--swa-full=true", "--kv-type-k=q8_0"];
-    for (family, flags) in [(Family::Llama, &[][..]), (Family::Gemma3, &wide)] {
-        let answer = ask(family, flags);
+    let wide = ["--context=64", "--swa-full=true", "--kv-type-k=q8_0"];
+    for (family, flags) in [(Family::Llama, &wide[..1]), (Family::Gemma3, &wide)] {
+        let answer = ask(&gguf(family), flags);
         assert_eq!(answer["usage"]["completion_tokens"], 200, "{answer}");
         assert_eq!(answer["choices"][0]["finish_reason"], "length");
         let prompt = answer["usage"]["prompt_tokens"].as_u64().unwrap();
@@ -35,18 +34,28 @@ fn an_answer_goes_on_past_its_context_and_tells_what_it_dropped() {
 
 #[test]
 fn a_model_whose_positions_cannot_move_is_refused_with_the_reason() {
-    let quantised = ["--kv-type-k=q8_0"];
-    for (family, flags, reason) in [
-        (Family::Gemma3, &[][..], "swa_full = true"),
-        (Family::Qwen35, &[], "recurrent state"),
-        (Family::Llama, &quantised, "multiple of 64"),
-        (Family::DeepSeek2, &quantised, "MLA"),
+    let quantised = ["--context=64", "--kv-type-k=q8_0", "--kv-type-v=q8_0"];
+    let scaled = Purpose {
+        attention_factor: Some(1.2),
+        ..Purpose::default()
+    };
+    for (model, flags, reason) in [
+        // Of a shorter context the windows' part is not the smaller one.
+        (
+            gguf(Family::Gemma3),
+            &["--context=4096"][..],
+            "swa_full = true",
+        ),
+        (gguf(Family::Qwen35), &quantised[..1], "recurrent state"),
+        (gguf(Family::Llama), &quantised, "multiple of 64"),
+        (gguf(Family::DeepSeek2), &quantised, "MLA"),
+        (gguf_for(Family::Llama, scaled), &quantised[..1], "YaRN"),
     ] {
-        let answer = ask(family, flags);
+        let answer = ask(&model, flags);
         let error = &answer["error"];
-        assert_eq!(error["param"], "attention_sinks", "{family:?}: {answer}");
+        assert_eq!(error["param"], "attention_sinks", "{reason}: {answer}");
         let message = error["message"].as_str().unwrap();
-        assert!(message.contains(reason), "{family:?}: {message}");
+        assert!(message.contains(reason), "{reason}: {message}");
     }
 }
 
@@ -55,22 +64,32 @@ fn a_model_may_be_loaded_to_go_on_and_is_not_where_it_cannot() {
     let sandbox = Sandbox::new();
     sandbox.add_family("plain", Family::Llama);
     sandbox.add_family("windowed", Family::Gemma3);
-    let served = sandbox.serve(&["--context=64", "--threads", "1", "--attention-sinks", "4"]);
-    let ask = |model: &str, fields: Value| {
+    let ask = |model: &str, context: &str, fields: Value| {
+        let flags = [
+            "--threads",
+            "1",
+            "--attention-sinks",
+            "4",
+            "--context",
+            context,
+        ];
+        let served = sandbox.serve(&flags);
         let mut ask = json!({
             "model": model, "prompt": "a b c d", "max_tokens": 100, "ignore_eos": true,
             "temperature": 0,
         });
-        ask.as_object_mut()
-            .unwrap()
-            .extend(fields.as_object().unwrap().clone());
+        let fields = fields.as_object().unwrap().clone();
+        ask.as_object_mut().unwrap().extend(fields);
         served.ask("POST", "/v1/completions", &ask.to_string())
     };
-    let n = |answer: &Value| answer["usage"]["completion_tokens"].as_u64().unwrap();
-    assert_eq!(n(&ask("plain", json!({}))), 100);
-    assert!(n(&ask("plain", json!({ "attention_sinks": 0 }))) < 64);
-    assert!(n(&ask("plain", json!({ "n": 2 }))) < 2 * 64);
-    let refused = ask("windowed", json!({}));
+    let n = |fields: Value| {
+        let answer = ask("plain", "64", fields);
+        answer["usage"]["completion_tokens"].as_u64().unwrap()
+    };
+    assert_eq!(n(json!({})), 100);
+    assert!(n(json!({ "attention_sinks": 0 })) < 64);
+    assert!(n(json!({ "n": 2 })) < 2 * 64);
+    let refused = ask("windowed", "4096", json!({}));
     let message = refused["error"]["message"].as_str().unwrap();
     assert!(message.contains("attention_sinks is 4"), "{refused}");
     assert!(message.contains("swa_full"), "{refused}");
@@ -82,12 +101,15 @@ fn what_is_left_past_the_context_is_measured() {
     sandbox.add_family("plain", Family::Llama);
     sandbox.add_family("windowed", Family::Gemma3);
     let stream = |model: &str, flags: &[&str]| {
-        let small = ["--tokens", "1000", "--threads", "1"];
-        sandbox.run(&[&["kv", "stream", model, "--json"], &small[..], flags].concat())
+        let common = ["kv", "stream", model, "--json", "--threads", "1"];
+        sandbox.run(&[&common[..], flags].concat())
     };
     for (model, flags) in [
-        ("plain", &["--window", "128"][..]),
-        ("windowed", &["--window", "128", "--swa-full=true"]),
+        ("plain", &["--window", "128", "--tokens", "1000"][..]),
+        (
+            "windowed",
+            &["--window", "128", "--tokens", "1000", "--swa-full=true"],
+        ),
     ] {
         let ran = stream(model, flags);
         assert_eq!(ran.code, 0, "{}", ran.stderr);
@@ -107,13 +129,21 @@ fn what_is_left_past_the_context_is_measured() {
         }
     }
     for (model, flags, told) in [
-        ("windowed", &["--window", "128"][..], "swa_full"),
+        (
+            "windowed",
+            &["--window", "1024", "--tokens", "3000"][..],
+            "swa_full",
+        ),
         (
             "plain",
             &["--window", "128", "--sinks", "65"],
             "half of the context",
         ),
-        ("plain", &["--window", "600"], "more than twice"),
+        (
+            "plain",
+            &["--window", "600", "--tokens", "1000"],
+            "more than twice",
+        ),
     ] {
         let ran = stream(model, flags);
         assert_eq!(ran.code, 6, "{}", ran.stderr);
