@@ -281,6 +281,8 @@ pub struct Usage {
     /// Speculation: tokens drafted, and how many of them stood.
     pub draft_tokens: u32,
     pub draft_accepted_tokens: u32,
+    /// Tokens that left the context, so that the answer could go on.
+    pub dropped_tokens: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

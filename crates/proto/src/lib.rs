@@ -15,6 +15,7 @@ pub mod control;
 pub mod event;
 pub mod frame;
 pub mod job;
+pub mod stream;
 
 pub use calibrate::{
     BudgetFacts, CalibrateReport, CalibrateRequest, GainFacts, TensorFacts, TextFacts, TypeFacts,
@@ -35,6 +36,7 @@ pub use job::{
     Message, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
     ToolDefinition,
 };
+pub use stream::{StreamReport, StreamRequest, StreamRow};
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.
 pub const VERSION: u32 = 1;

@@ -192,9 +192,14 @@ pub(crate) fn context(
     model: &Model,
     (request, types): (&CompareRequest, CacheTypes),
 ) -> anyhow::Result<Context> {
+    Ok(Context::new(model, &params(request, types)?)?)
+}
+
+/// Of one sequence with room for a piece and its continuation.
+pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Result<ContextParams> {
     let cores = place::choose(&request.spec, &hardware::DefaultCores::read())
         .map_err(|failure| anyhow!(failure.message))?;
-    let params = ContextParams {
+    Ok(ContextParams {
         cells: request.piece_tokens + request.answer_tokens,
         batch: PASS,
         ubatch: PASS,
@@ -209,8 +214,7 @@ pub(crate) fn context(
         },
         swa_full: request.spec.swa_full.unwrap_or(false),
         embeddings: None,
-    };
-    Ok(Context::new(model, &params)?)
+    })
 }
 
 pub(crate) fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {

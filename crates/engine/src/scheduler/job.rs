@@ -20,6 +20,7 @@ use crate::{SequenceId, TokenId, Vocabulary};
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) request: Request,
+    /// Tokens of the prompt that are still in the context.
     pub(crate) prompt_len: usize,
     /// Which of the slots it has; of no meaning in the queue.
     pub(crate) slot: usize,
@@ -70,10 +71,13 @@ pub(crate) struct Clocks {
 pub(crate) struct Choice {
     pub(crate) index: u32,
     pub(crate) sequence: Option<SequenceId>,
-    /// The prompt and what was generated.
+    /// The prompt and what was generated, without what has left the context.
     pub(crate) tokens: Vec<TokenId>,
     /// `tokens[..n_kv]` are in the KV cache.
     pub(crate) n_kv: usize,
+    /// Tokens that have left the context, and how many of those are the answer's.
+    pub(crate) n_dropped: usize,
+    pub(crate) n_answer_dropped: usize,
     pub(crate) sampler: Sampler,
     pub(crate) constraint: Option<Constraint>,
     pub(crate) constrain_thought: bool,
@@ -100,6 +104,8 @@ impl Job {
             index: 0,
             sequence: None,
             n_kv: 0,
+            n_dropped: 0,
+            n_answer_dropped: 0,
             sampler,
             constraint: request.constraint.take(),
             constrain_thought: request.constrain_thought,
@@ -175,6 +181,8 @@ impl Job {
                 sequence: None,
                 tokens: first.tokens.clone(),
                 n_kv: 0,
+                n_dropped: 0,
+                n_answer_dropped: 0,
                 sampler: first.sampler.fork(index),
                 constraint: first.constraint.as_ref().map(Constraint::fork),
                 constrain_thought: first.constrain_thought,
@@ -210,6 +218,11 @@ impl Choice {
     /// Tokens that still have to go through the model.
     pub(crate) fn pending(&self) -> usize {
         self.tokens.len() - self.n_kv
+    }
+
+    /// Tokens of the answer, those that have left the context among them.
+    pub(crate) fn n_generated(&self, prompt_len: usize) -> usize {
+        self.tokens.len() - prompt_len + self.n_answer_dropped
     }
 
     /// Exactly the last token is pending: the next pass gives the next one.

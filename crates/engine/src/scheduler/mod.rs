@@ -20,6 +20,7 @@ mod park;
 mod plan;
 mod prefixes;
 mod sequences;
+mod shift;
 
 #[cfg(test)]
 mod tests;
@@ -41,6 +42,7 @@ use pace::Pace;
 use plan::Lease;
 use prefixes::Prefixes;
 use sequences::Sequences;
+pub use shift::sinks_refusal;
 
 /// Time since any fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -251,6 +253,7 @@ impl Scheduler {
         self.admit();
         self.restore_prefixes();
         self.join_choices();
+        self.shift_full();
         let mut is_idle = false;
         loop {
             let leases = self.plan();
@@ -331,6 +334,9 @@ impl Scheduler {
                 request.n, self.shape.sequences
             );
             return refuse(FailureKind::InvalidRequest, message, Some("n"));
+        }
+        if let Some(refusal) = self.refuse_sinks(request) {
+            return Err(refusal);
         }
         let outside =
             |token: &&TokenId| usize::try_from(**token).map_or(true, |id| id >= self.shape.n_vocab);
@@ -438,6 +444,7 @@ impl Scheduler {
             .iter()
             .filter(|job| job.request.cache_prompt)
             .flat_map(|job| &job.choices)
+            .filter(|other| other.n_dropped == 0)
             .filter_map(|other| {
                 let common = sequences::common_prefix(&other.tokens[..other.n_kv], tokens);
                 other.sequence.map(|sequence| (common.min(most), sequence))
@@ -450,7 +457,7 @@ impl Scheduler {
             }
             (_, Some((len, from))) if len > 0 => {
                 let to = self.take_sequence(None);
-                let shared = to.is_some_and(|to| self.decoder.share(from, to, len));
+                let shared = to.is_some_and(|to| self.share(from, to, len));
                 (to, if shared { len } else { 0 })
             }
             _ => (self.take_sequence(None), 0),
@@ -464,7 +471,7 @@ impl Scheduler {
         }
         let len = kept.len.min(most);
         if let Some(to) = self.take_sequence(Some(kept.sequence)) {
-            if self.decoder.share(kept.sequence, to, len) {
+            if self.share(kept.sequence, to, len) {
                 return (Some(to), len);
             }
             return (Some(to), 0);
@@ -474,6 +481,15 @@ impl Scheduler {
         self.forget_captures(kept.sequence, len);
         let cut = self.decoder.truncate(kept.sequence, len);
         (Some(kept.sequence), if cut { len } else { 0 })
+    }
+
+    /// Makes an empty sequence begin with the first tokens of another one.
+    fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool {
+        let shared = self.decoder.share(from, to, len);
+        if shared {
+            self.sequences.set_shared(from, to);
+        }
+        shared
     }
 
     /// A free sequence id, giving up kept prefixes (never `spare`) if there is none.
@@ -555,7 +571,7 @@ impl Scheduler {
                     continue;
                 }
                 let to = self.take_sequence(None);
-                let shared = to.is_some_and(|to| self.decoder.share(from, to, len));
+                let shared = to.is_some_and(|to| self.share(from, to, len));
                 let choice = &mut self.running[at].choices[choice];
                 choice.sequence = to;
                 choice.n_kv = if shared { len } else { 0 };
@@ -650,7 +666,9 @@ impl Scheduler {
         self.admission_paused = false;
         let prompt_len = job.prompt_len;
         let first = job.choices.first();
-        if let Some(first) = first.filter(|first| first.n_kv >= prompt_len && job.reuses()) {
+        if let Some(first) =
+            first.filter(|first| first.n_kv >= prompt_len && first.n_dropped == 0 && job.reuses())
+        {
             self.history.remember(first.tokens.clone(), prompt_len);
         }
         for choice in &mut job.choices {
@@ -663,7 +681,8 @@ impl Scheduler {
         let Some(sequence) = choice.sequence.take() else {
             return;
         };
-        if !keep || choice.index > 0 || choice.n_kv == 0 {
+        // What was computed behind tokens that have gone is not what its tokens would give.
+        if !keep || choice.index > 0 || choice.n_kv == 0 || choice.n_dropped > 0 {
             return self.release(sequence);
         }
         let mut tokens = choice.tokens.clone();

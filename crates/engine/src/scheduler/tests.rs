@@ -1,6 +1,8 @@
 //! The scheduler over the fake decoder, whose answers change with any slip in
 //! positions, sharing or truncation.
 
+mod shift;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;

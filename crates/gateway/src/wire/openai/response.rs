@@ -448,6 +448,9 @@ pub(crate) struct WireReport {
     /// Tokens drafted by speculation, and how many of them stood.
     draft_tokens: u32,
     draft_accepted_tokens: u32,
+    /// Tokens that left the context, so that the answer could go on; absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    dropped_tokens: u32,
     /// What was asked for and not done.
     warnings: Vec<String>,
 }
@@ -482,9 +485,18 @@ impl WireReport {
             prefix: report.prefix.as_ref().map(WirePrefix::new),
             draft_tokens: usage.draft_tokens,
             draft_accepted_tokens: usage.draft_accepted_tokens,
+            dropped_tokens: usage.dropped_tokens,
             warnings: report.warnings.clone(),
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it a reference"
+)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// Tokens a second, to two decimal places; `None` where nothing was measured.
