@@ -30,7 +30,7 @@ pub(crate) struct Parking {
 
 impl Job {
     /// Whether it can give its slot away now. What must not be reused could not be kept for
-    /// it, and several answers cannot be kept at once.
+    /// it, nor what has gone on past its context, nor several answers at once.
     fn can_be_parked(&self) -> bool {
         let [choice] = &self.choices[..] else {
             return false;
@@ -42,6 +42,7 @@ impl Job {
             && self.reuses()
             && self.restore.is_none()
             && choice.finished.is_none()
+            && choice.n_dropped == 0
     }
 
     /// It has a slot again: the time without one counts as waiting.
