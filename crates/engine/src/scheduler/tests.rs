@@ -907,12 +907,12 @@ fn a_scheduler_says_why_it_reads_again() {
         (first.clone(), (New, None)),
         (first.clone(), (Repeated, None)),
         (
-            format!("{first}{answer}And the next one? "),
-            (Extended, None),
-        ),
-        (
             format!("{first}, or so they say. And the next one? "),
             (Rewritten, Some(PrefixDetail::Replaced)),
+        ),
+        (
+            format!("{first}{answer}And the next one? "),
+            (Extended, None),
         ),
         (other, (Branched, None)),
         (
