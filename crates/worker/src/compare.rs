@@ -159,7 +159,7 @@ pub(crate) fn readers(
             kind,
             plan: asked.to_string(),
             token_bytes: asked.token_bytes(&shape)?,
-            context: context(model, (request, types))?,
+            context: Context::new(model, &params(request, types)?)?,
             form: None,
             judged: Vec::new(),
             first_differences: Vec::new(),
@@ -188,13 +188,10 @@ pub(crate) fn shape(file: &models::Facts) -> anyhow::Result<kv::Shape> {
     Ok(planner::Model::read(&headers?)?.shape)
 }
 
-pub(crate) fn context(
-    model: &Model,
-    (request, types): (&CompareRequest, CacheTypes),
-) -> anyhow::Result<Context> {
+pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Result<ContextParams> {
     let cores = place::choose(&request.spec, &hardware::DefaultCores::read())
         .map_err(|failure| anyhow!(failure.message))?;
-    let params = ContextParams {
+    Ok(ContextParams {
         cells: request.piece_tokens + request.answer_tokens,
         batch: PASS,
         ubatch: PASS,
@@ -209,11 +206,10 @@ pub(crate) fn context(
         },
         swa_full: request.spec.swa_full.unwrap_or(false),
         embeddings: None,
-    };
-    Ok(Context::new(model, &params)?)
+    })
 }
 
-pub(crate) fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
+fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
     let mut batch = Batch::default();
     for at in 0..3 {
         batch.push(model.bos().unwrap_or(0), at, 0, at == 2);
