@@ -37,10 +37,11 @@ export const closeAll = () => Promise.all(opened.splice(0).map((context) => cont
 export async function open(browser, { base = BASE, path = '', size = DESKTOP, theme = 'light', context } = {}) {
   const own = context ?? (await fresh(browser, { viewport: size, colorScheme: theme, hasTouch: size.width < 500 }));
   const page = await own.newPage();
-  // Answers of a tame length: a small model goes on for as long as it may.
-  await page.addInitScript((tokens) => {
-    if (!localStorage.getItem('sextant.pick')) localStorage.setItem('sextant.pick', JSON.stringify({ model: null, settings: { max_tokens: tokens } }));
-  }, 240);
+  // Answers of a tame length, as a small model goes on for as long as it may, and the likeliest
+  // words: one drawn answer in fifty is over before anything could be done to it.
+  await page.addInitScript((settings) => {
+    if (!localStorage.getItem('sextant.pick')) localStorage.setItem('sextant.pick', JSON.stringify({ model: null, settings }));
+  }, { max_tokens: 240, temperature: 0 });
   page.faults = [];
   page.on('pageerror', (error) => page.faults.push(`error: ${error.message}`));
   page.on('console', (message) => {

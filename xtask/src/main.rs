@@ -27,6 +27,7 @@ mod quality;
 mod sdk;
 mod server;
 mod shell;
+mod sinks_check;
 mod speed_check;
 mod stock;
 mod store_check;
@@ -100,6 +101,8 @@ enum Chore {
     MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
+    /// What is left of models that read on past their context, with first tokens kept and without.
+    SinksCheck,
     /// Fills a database with chats, and times lists, searches and openings of it.
     StoreCheck(store_check::Arguments),
     /// What our kernels change of what models say, beside llama.cpp's own builds.
@@ -145,6 +148,7 @@ fn run(chore: Chore) -> Result<()> {
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::SinksCheck => sinks_check::run(),
         Chore::StoreCheck(arguments) => store_check::run(&arguments),
         Chore::Quality(arguments) => quality::run(&arguments),
         Chore::TuneCheck(arguments) => tune_check::run(&arguments),

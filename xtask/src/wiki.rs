@@ -1,4 +1,4 @@
-//! Prose to measure models by: excerpts of articles of the English Wikipedia.
+//! Prose to measure models by: articles of the English Wikipedia, and starts of them.
 //!
 //! A wheel on the Python package index has a part of a dump among its test data, so any machine
 //! that reaches an index has it. Its licence (CC BY-SA) keeps it out of the repository.
@@ -18,26 +18,44 @@ const EXCERPT_BYTES: usize = 2400;
 /// Of 106 articles nearly all are as long; fewer mean that the dump was not understood.
 const EXCERPTS_MIN: usize = 80;
 
-/// The text, fetched and made if it is not there yet.
+/// Of a long article: what a reader of a whole context after another is given.
+const LONG_BYTES_MIN: usize = 32 << 10;
+/// Of 38 articles that are as long.
+const LONG_MIN: usize = 30;
+
+/// Starts of many articles, fetched and made if they are not there yet.
 pub(crate) fn ensure() -> Result<PathBuf> {
+    made("wikipedia.txt", EXCERPTS_MIN, excerpt)
+}
+
+/// Long articles, whole.
+pub(crate) fn long() -> Result<PathBuf> {
+    made("wikipedia-long.txt", LONG_MIN, |markup| {
+        let text = clean(markup);
+        (text.len() >= LONG_BYTES_MIN).then_some(text)
+    })
+}
+
+/// A file with what is taken of the articles, of which at least so many have something to take.
+fn made(name: &str, least: usize, take: impl Fn(&str) -> Option<String>) -> Result<PathBuf> {
     let folder = cache::folder()?.join("texts");
-    let path = folder.join("wikipedia.txt");
+    let path = folder.join(name);
     if path.is_file() {
         return Ok(path);
     }
-    let work = folder.join("wikipedia.part");
+    let work = folder.join(format!("{name}.part"));
     fs::create_dir_all(&work)?;
     let dump = models::member(WHEEL, &work, MEMBER)?;
     let unpack = "import bz2, sys; sys.stdout.buffer.write(bz2.open(sys.argv[1]).read())";
     let dump = dump.to_string_lossy();
     let xml = shell::output(&mut program("python3", &["-c", unpack, &dump]))?;
-    let excerpts: Vec<String> = articles(&xml).filter_map(excerpt).collect();
+    let taken: Vec<String> = articles(&xml).filter_map(take).collect();
     ensure!(
-        excerpts.len() >= EXCERPTS_MIN,
-        "{} articles were found in {WHEEL}, at least {EXCERPTS_MIN} were expected",
-        excerpts.len()
+        taken.len() >= least,
+        "{} articles were taken from {WHEEL}, at least {least} were expected",
+        taken.len()
     );
-    fs::write(&path, excerpts.join("\n\n")).with_context(|| path.display().to_string())?;
+    fs::write(&path, taken.join("\n\n")).with_context(|| path.display().to_string())?;
     fs::remove_dir_all(&work)?;
     Ok(path)
 }

@@ -1,9 +1,11 @@
-//! `sextant kv`: what plans for the KV cache lose, on a text, and which are best for a budget.
+//! `sextant kv`: what plans for the KV cache lose, on a text, which are best for a budget, and what
+//! is left of a model past its context.
 //!
 //! A process of its own ([`child`]) reads the text under all plans at once.
 
 mod calibrate;
 mod child;
+mod stream;
 mod text;
 
 use std::fs;
@@ -12,7 +14,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use config::{Group, augment};
-use proto::{CalibrateRequest, CompareReport, CompareRequest, LoadSpec};
+use proto::{CalibrateRequest, CompareReport, CompareRequest, LoadSpec, StreamRequest};
 
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{args, configuration, load, models_here, output};
@@ -62,6 +64,7 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .subcommand(with_settings(compare))
         .subcommand(with_settings(calibrate::command()))
+        .subcommand(with_settings(stream::command()))
 }
 
 fn with_settings(command: Command) -> Command {
@@ -96,6 +99,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     match matches.subcommand() {
         Some(("compare", matches)) => compare(matches),
         Some(("calibrate", matches)) => calibrate::run(matches),
+        Some(("stream", matches)) => stream::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),
     }
@@ -147,6 +151,11 @@ pub(crate) fn answer_compare() -> Outcome {
 /// What `sextant worker --calibrate` does.
 pub(crate) fn answer_calibrate() -> Outcome {
     child::answer(|request: &CalibrateRequest, tell| worker::calibrate(request, tell))
+}
+
+/// What `sextant worker --stream` does.
+pub(crate) fn answer_stream() -> Outcome {
+    child::answer(|request: &StreamRequest, tell| worker::stream(request, tell))
 }
 
 fn text_of(path: Option<&PathBuf>) -> Outcome<String> {

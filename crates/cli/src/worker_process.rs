@@ -21,6 +21,9 @@ pub(crate) fn run(matches: &clap::ArgMatches) -> Outcome {
     if matches.get_flag("calibrate") {
         return crate::kv_plans::answer_calibrate();
     }
+    if matches.get_flag("stream") {
+        return crate::kv_plans::answer_stream();
+    }
     // A terminal sends Ctrl-C to every process of its group, and a service manager
     // SIGTERM to all of a service. What they mean is the supervisor's to decide: it
     // drains this worker, or closes the socket, which ends it.

@@ -395,6 +395,34 @@ impl Context {
         }
     }
 
+    /// Whether positions can be moved at all ([`Context::shift`]).
+    #[must_use]
+    pub fn can_shift(&self) -> bool {
+        // SAFETY: the memory belongs to the live context; encoder-only models have none.
+        unsafe {
+            let memory = self.memory();
+            !memory.is_null() && sys::llama_memory_can_shift(memory)
+        }
+    }
+
+    /// Forgets `n` positions of a sequence from `from` on, and moves those behind them down to
+    /// close the gap; their keys are turned with the next pass. Cells that belong to other
+    /// sequences too move for all of them. `false`: nothing was changed.
+    pub fn shift(&mut self, sequence: i32, from: i32, n: i32) -> bool {
+        if !self.can_shift() {
+            return false;
+        }
+        // SAFETY: the memory belongs to the live context, whose positions can be moved.
+        unsafe {
+            let memory = self.memory();
+            if !sys::llama_memory_seq_rm(memory, sequence, from, from + n) {
+                return false;
+            }
+            sys::llama_memory_seq_add(memory, sequence, from + n, -1, -n);
+        }
+        true
+    }
+
     /// The state of a sequence, in llama.cpp's own form (`kv::state`); `None` if it has none.
     pub fn state(&mut self, sequence: i32, extent: Extent) -> Option<Vec<u8>> {
         let context = self.context.as_ptr();

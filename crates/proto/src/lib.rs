@@ -15,6 +15,7 @@ pub mod control;
 pub mod event;
 pub mod frame;
 pub mod job;
+pub mod stream;
 
 pub use calibrate::{
     BudgetFacts, CalibrateReport, CalibrateRequest, GainFacts, TensorFacts, TextFacts, TypeFacts,
@@ -27,14 +28,15 @@ pub use control::{
     Placement, PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
-    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixReport, SamplingValues,
-    Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
+    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixDetail, PrefixReport,
+    SamplingValues, Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,
     Message, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
     ToolDefinition,
 };
+pub use stream::{StreamReport, StreamRequest, StreamRow};
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.
 pub const VERSION: u32 = 1;

@@ -188,6 +188,7 @@ pub(crate) fn shape(file: &models::Facts) -> anyhow::Result<kv::Shape> {
     Ok(planner::Model::read(&headers?)?.shape)
 }
 
+/// Of one sequence with room for a piece and its continuation.
 pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Result<ContextParams> {
     let cores = place::choose(&request.spec, &hardware::DefaultCores::read())
         .map_err(|failure| anyhow!(failure.message))?;

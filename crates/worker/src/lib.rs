@@ -24,6 +24,7 @@ mod place;
 mod prefixes;
 mod prepare;
 mod serve;
+mod stream;
 mod types;
 
 use std::path::Path;
@@ -40,6 +41,7 @@ pub use load::{
 };
 pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};
+pub use stream::stream;
 pub use types::types_asked;
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,
