@@ -243,9 +243,7 @@ impl Verify<'_> {
             rows.push(row(VerifyKind::Floor, floor, None)?);
         }
         for ((kind, made), reader) in plans.iter().zip(&judged) {
-            // Of a table that is wrong nothing is predicted.
-            let is_by_table = !matches!(kind, VerifyKind::Random | VerifyKind::Inverted);
-            rows.push(row(*kind, reader, is_by_table.then_some(made.excess))?);
+            rows.push(row(*kind, reader, Some(made.excess))?);
         }
         let positions = judged
             .first()
