@@ -389,7 +389,7 @@ fn rows_of_one_tensor_are_changed_before_they_are_looked_at() {
         let (state, changed, n) = after(on, Some((5, side)));
         assert_eq!((n, differing(&state)), (12, bytes), "{side:?}");
         assert_ne!(changed, said, "{side:?}");
-        // The fourth layer has no window: its cache is another.
+        // Deeper layers keep something else then. These have a window, the last has none.
         for layer in [0, 3] {
             let (state, _, n) = after(on, Some((layer, side)));
             assert_eq!(n, 12, "{side:?} of {layer}");
