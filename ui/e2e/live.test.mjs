@@ -37,9 +37,12 @@ test('two tabs and a phone see the same answer as it is written', async () => {
   await grown(phone, 60);
   await shot(phone, 'live-phone-dark');
   for (const page of pages) await ended(page);
-  const steps = await Promise.all(pages.map((page) => page.evaluate(() => window.lengths.size)));
-  assert.ok(Math.min(...steps) >= 5, `it came in ${steps.join(', ')} steps`);
   const texts = await Promise.all(pages.map(lastText));
+  const parts = await Promise.all(
+    pages.map((page) => page.evaluate((whole) => [...window.lengths].filter((length) => length > 0 && length < whole).length, texts[0].length)),
+  );
+  // A tab behind another paints a few times a second at most, and the answer takes little more than one.
+  assert.ok(Math.min(...parts) >= 1 && Math.max(...parts) >= 5, `parts of it were shown ${parts.join(', ')} times`);
   assert.ok(texts[0].length > 60);
   assert.deepEqual(texts.slice(1), [texts[0], texts[0]]);
   pages.forEach(fine);

@@ -241,12 +241,22 @@ fn bare(
     model: &TinyModel,
     (types, attention): (CacheTypes, llama::FlashAttention),
 ) -> (llama::Model, llama::Context) {
+    let loaded = load(model);
+    let params = bare_params(types, attention);
+    let context = llama::Context::new(&loaded, &params).expect("it can be made");
+    (loaded, context)
+}
+
+fn load(model: &TinyModel) -> llama::Model {
     let params = llama::ModelParams {
         load_mode: llama::LoadMode::Mmap,
         offload: None,
     };
-    let loaded = llama::Model::load(model.path(), params, |_| true).expect("it loads");
-    let params = llama::ContextParams {
+    llama::Model::load(model.path(), params, |_| true).expect("it loads")
+}
+
+fn bare_params(types: CacheTypes, attention: llama::FlashAttention) -> llama::ContextParams {
+    llama::ContextParams {
         cells: 256,
         batch: 16,
         ubatch: 16,
@@ -257,9 +267,7 @@ fn bare(
         flash_attention: attention,
         swa_full: false,
         embeddings: None,
-    };
-    let context = llama::Context::new(&loaded, &params).expect("it can be made");
-    (loaded, context)
+    }
 }
 
 /// The state of a sequence after a pass over some more tokens.
@@ -346,67 +354,53 @@ fn a_nudge_changes_the_last_bit_of_every_second_value() {
     }
 }
 
-/// What a calibration measures one layer by: of its keys or values alone each row is changed, and
-/// the engine takes that back.
+/// What a calibration measures one layer by: rows of its keys or values alone are changed while they
+/// are stored, and what follows looks back at the changed ones.
 #[test]
-fn the_rows_of_one_tensor_are_changed_and_no_others() {
-    use kv::Side;
-    use kv::state::Place as Tensor;
+fn rows_of_one_tensor_are_changed_before_they_are_looked_at() {
+    use kv::Side::{Keys, Values};
     llama::init(|_, _| {}, llama::Kernels::Own);
     let model = TinyModel::write(Family::Gemma3, Purpose::default());
     let types = CacheTypes::Uniform(Types::default());
-    let (loaded, mut context) = bare(&model, (types.clone(), llama::FlashAttention::On));
-    let before = state_after(&mut context, 0..12);
-    let form = engine::find_form(&loaded, &mut context).expect("it can be taken apart");
-    let mut seen = Vec::new();
-    for is_windowed in [false, true] {
-        for (layer, side) in (0..8).flat_map(|at| [(at, Side::Keys), (at, Side::Values)]) {
-            let place = Tensor {
-                is_windowed,
-                layer,
-                side,
-            };
-            let mut state = before.clone();
-            let flip = |row: &mut [u8]| row.iter_mut().for_each(|byte| *byte ^= 0x80);
-            let Some(rows) = form.change(&mut state, (place, 4), flip) else {
-                continue;
-            };
-            assert_eq!(rows, 8, "{place:?}");
-            let pairs = before.iter().zip(&state).enumerate();
-            let places: Vec<_> = pairs
-                .filter(|(_, (a, b))| a != b)
-                .map(|(at, _)| at)
-                .collect();
-            // Two heads of 64 values of 16 bits.
-            assert_eq!(places.len(), 8 * 256, "{place:?}");
-            assert!(context.set_state(0, &state));
-            let after = context.state(0, llama::Extent::Whole);
-            assert_eq!(after.as_ref(), Some(&state), "{place:?}");
-            seen.push(places);
+    let after = |attention, change: Option<(u32, kv::Side)>| {
+        let params = bare_params(types.clone(), attention);
+        let loaded = load(&model);
+        let mut context = llama::Context::with_changes(&loaded, &params).expect("it can be made");
+        let flip = |row: &mut [u8]| row.iter_mut().for_each(|byte| *byte ^= 0x80);
+        context.change_stored(change.map(|(layer, side)| (layer, side, Box::new(flip) as _)));
+        let state = state_after(&mut context, 0..12);
+        let logits = context
+            .logits(11)
+            .expect("the last asked for them")
+            .to_vec();
+        (state, logits, context.n_stored_changed())
+    };
+    let on = llama::FlashAttention::On;
+    let (before, said, none) = after(on, None);
+    assert_eq!(none, 0);
+    let differing = |state: &[u8]| {
+        let pairs = before.iter().zip(state).filter(|(a, b)| a != b);
+        pairs.count()
+    };
+    // Two heads of 64 values of 16 bits.
+    let bytes = 12 * 256;
+    for side in [Keys, Values] {
+        // Nothing is kept of what comes after the last layer.
+        let (state, changed, n) = after(on, Some((5, side)));
+        assert_eq!((n, differing(&state)), (12, bytes), "{side:?}");
+        assert_ne!(changed, said, "{side:?}");
+        // Deeper layers keep something else then. These have a window, the last has none.
+        for layer in [0, 3] {
+            let (state, _, n) = after(on, Some((layer, side)));
+            assert_eq!(n, 12, "{side:?} of {layer}");
+            assert!(differing(&state) > 2 * bytes, "{side:?} of {layer}");
         }
     }
-    // Both sides of six layers, each with bytes of its own.
-    assert_eq!(seen.len(), 12);
-    let mut all = seen.concat();
-    all.sort_unstable();
-    all.dedup();
-    assert_eq!(all.len(), 12 * 8 * 256);
+    assert_eq!(after(on, Some((6, Keys))), (before, said, 0));
     // Transposed values have no rows.
-    let (_, mut context) = bare(&model, (types, llama::FlashAttention::Off));
-    let mut state = state_after(&mut context, 0..12);
-    let place = |side| Tensor {
-        is_windowed: false,
-        layer: 0,
-        side,
-    };
-    assert_eq!(
-        form.change(&mut state, (place(Side::Values), 0), |_| {}),
-        None
-    );
-    assert_eq!(
-        form.change(&mut state, (place(Side::Keys), 0), |_| {}),
-        Some(12)
-    );
+    let off = llama::FlashAttention::Off;
+    assert_eq!(after(off, Some((0, Values))).2, 0);
+    assert_eq!(after(off, Some((0, Keys))).2, 12);
 }
 
 /// Saved and restored bytes are the same, and in the same cells so is every bit that follows.

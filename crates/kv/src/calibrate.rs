@@ -107,7 +107,8 @@ pub enum Control {
     Inverted,
 }
 
-/// A plan within the budget that comes of a table that is wrong.
+/// A plan within the budget that comes of a table that is wrong, with what it should add by the
+/// one that is right.
 ///
 /// # Errors
 /// As of [`calibrate`].
@@ -129,7 +130,13 @@ pub fn control(
         wrong[to].slope = table[from].slope;
         wrong[to].slope_error = table[from].slope_error;
     }
-    calibrate(&wrong, budget)
+    let choices: Vec<_> = wrong.iter().map(Sensitivity::choice).collect();
+    let mut found = allocate(&choices, budget)?;
+    let right = found.chosen.iter().zip(table);
+    let right = right.map(|(chosen, of)| of.candidate(chosen.cache_type).unwrap_or(*chosen));
+    found.chosen = right.collect();
+    found.excess = found.chosen.iter().map(|one| one.excess).sum();
+    Ok(Calibrated::new(table, &found))
 }
 
 /// Pairs of types for all layers that are within the budget, from the least predicted divergence.

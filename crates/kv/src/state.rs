@@ -19,8 +19,6 @@
 //! The state itself does not tell which of these forms it has. [`Form::find`] finds it
 //! for a model by reading a state of it, and gives up where that is not certain.
 
-use crate::loss::Side;
-
 /// The most bytes of one row: far above any model's.
 const ROW_BYTES_MAX: u64 = 1 << 24;
 /// The most layers.
@@ -49,16 +47,6 @@ pub struct Kinds {
     pub attention: bool,
     pub window: bool,
     pub recurrent: bool,
-}
-
-/// Which tensor of a state is meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// It is in the cache of the layers that see a window.
-    pub is_windowed: bool,
-    /// Its layer's place among those of that cache.
-    pub layer: u32,
-    pub side: Side,
 }
 
 /// The parts of one state.
@@ -170,7 +158,10 @@ impl Form {
         let parts = self.parts(state)?;
         for section in [parts.rows, parts.window].into_iter().flatten() {
             let n_cells = section.n_cells();
-            let cells = section.cells_from(from);
+            let is_new = |cell: &usize| {
+                usize::try_from(section.position(*cell)).is_ok_and(|position| position >= from)
+            };
+            let cells: Vec<usize> = (0..n_cells).filter(is_new).collect();
             for tensor in section
                 .tensors()
                 .filter(|one| le32(one.head, 0) == GGML_TYPE_F16)
@@ -193,36 +184,6 @@ impl Form {
             }
         }
         Some(n_changed)
-    }
-
-    /// Gives `change` the row of one tensor in each cell from that position on, 16 bits a value.
-    /// `None` if it is no state of this form, or if there is no such tensor of 16 bits whose cells
-    /// have rows; else how many rows there were.
-    pub fn change(
-        &self,
-        state: &mut [u8],
-        (place, from): (Place, usize),
-        mut change: impl FnMut(&mut [u8]),
-    ) -> Option<usize> {
-        let start = state.as_ptr() as usize;
-        let parts = self.parts(state)?;
-        let section = if place.is_windowed {
-            parts.window
-        } else {
-            parts.rows
-        };
-        let section = section?;
-        let tensor = section.tensor(place)?;
-        if le32(tensor.head, 0) != GGML_TYPE_F16 || tensor.runs != 1 {
-            return None;
-        }
-        let (first, unit) = (tensor.data.as_ptr() as usize - start, tensor.unit);
-        let cells = section.cells_from(from);
-        for cell in &cells {
-            let at = first + cell * unit;
-            change(state.get_mut(at..at + unit)?);
-        }
-        Some(cells.len())
     }
 
     fn section<'a>(&self, bytes: &'a [u8]) -> Option<(Section<'a>, &'a [u8])> {
@@ -294,28 +255,6 @@ impl<'a> Section<'a> {
         };
         (0..self.n_tensors)
             .map_while(move |at| Tensor::read(&mut reader, n_cells, transposed && at >= layers))
-    }
-
-    /// Of a layer by its place; `None` where there are no cells, or no such layer.
-    fn tensor(&self, place: Place) -> Option<Tensor<'a>> {
-        let layers = match self.n_tensors {
-            0 => return None,
-            _ => le32(self.head, 4),
-        };
-        let before = match place.side {
-            Side::Keys => 0,
-            Side::Values => layers,
-        };
-        let at = usize::try_from(before + place.layer).ok()?;
-        (place.layer < layers).then(|| self.tensors().nth(at))?
-    }
-
-    /// The cells of that position and of later ones.
-    fn cells_from(&self, from: usize) -> Vec<usize> {
-        let is_new = |cell: &usize| {
-            usize::try_from(self.position(*cell)).is_ok_and(|position| position >= from)
-        };
-        (0..self.n_cells()).filter(is_new).collect()
     }
 
     /// Whether the positions are `from..`, in order.

@@ -17,6 +17,7 @@ mod log;
 mod model;
 mod plugin;
 mod rounding;
+mod stored_rows;
 mod threads;
 
 pub use batch::Batch;
@@ -30,6 +31,7 @@ pub use layer_types::{LayerReport, can_choose_layer_types};
 pub use log::{Level, LogSink};
 pub use model::{LoadError, LoadMode, Model, ModelParams, Offload, Token, TokenKind};
 pub use rounding::{narrow_f16, round_to, widen_f16};
+pub use stored_rows::RowChange;
 pub use threads::Placement;
 
 use std::sync::Once;

@@ -388,6 +388,8 @@ pub struct WorkerState {
     pub jobs_failed_total: u64,
     pub jobs_cancelled_total: u64,
     pub preemptions_total: u64,
+    /// Slots that went to a more urgent request; who had them went on later.
+    pub parkings_total: u64,
     /// `None`: no states of prompts are kept.
     pub prefixes: Option<PrefixUse>,
 }

@@ -28,8 +28,8 @@ pub use control::{
     Placement, PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
-    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixReport, SamplingValues,
-    Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
+    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixDetail, PrefixReport,
+    SamplingValues, Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,

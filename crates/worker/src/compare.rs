@@ -159,7 +159,7 @@ pub(crate) fn readers(
             kind,
             plan: asked.to_string(),
             token_bytes: asked.token_bytes(&shape)?,
-            context: context(model, (request, types))?,
+            context: Context::new(model, &params(request, types)?)?,
             form: None,
             judged: Vec::new(),
             first_differences: Vec::new(),
@@ -188,13 +188,6 @@ pub(crate) fn shape(file: &models::Facts) -> anyhow::Result<kv::Shape> {
     Ok(planner::Model::read(&headers?)?.shape)
 }
 
-pub(crate) fn context(
-    model: &Model,
-    (request, types): (&CompareRequest, CacheTypes),
-) -> anyhow::Result<Context> {
-    Ok(Context::new(model, &params(request, types)?)?)
-}
-
 /// Of one sequence with room for a piece and its continuation.
 pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Result<ContextParams> {
     let cores = place::choose(&request.spec, &hardware::DefaultCores::read())
@@ -217,7 +210,7 @@ pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Res
     })
 }
 
-pub(crate) fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
+fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
     let mut batch = Batch::default();
     for at in 0..3 {
         batch.push(model.bos().unwrap_or(0), at, 0, at == 2);

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefix::{Content, Key};
-use proto::{FinishReason, PrefixReport, Usage};
+use proto::{FinishReason, PrefixDetail, PrefixReport, Usage};
 use sampling::{Constraint, Sampler};
 
 use crate::request::{JobKey, Request};
 use crate::scheduler::draft::Drafter;
+use crate::scheduler::park::Parking;
 use crate::text::TextStream;
 use crate::thought::Thought;
 use crate::{SequenceId, TokenId, Vocabulary};
@@ -33,6 +34,9 @@ pub(crate) struct Job {
     pub(crate) prompt_logprobs: Vec<proto::TokenLogprob>,
     /// A state that its first choice waits for.
     pub(crate) restore: Option<Restore>,
+    /// What is put away of its prompt was left there: computing it is sooner.
+    pub(crate) fetch_is_slower: bool,
+    pub(crate) parking: Parking,
     /// Lengths at which a pass must end, so that the state there can be put away; ascending.
     pub(crate) checkpoints: Vec<usize>,
     /// What is to be told of its prefix.
@@ -131,6 +135,8 @@ impl Job {
             announced: false,
             prompt_logprobs: Vec::new(),
             restore: None,
+            fetch_is_slower: false,
+            parking: Parking::default(),
             checkpoints: Vec::new(),
             prefix: None,
             request,
@@ -143,7 +149,17 @@ impl Job {
 
     /// Whether its prompt may begin with what others have computed.
     pub(crate) fn reuses(&self) -> bool {
-        self.request.cache_prompt && !self.request.prompt_logprobs
+        self.opted_out().is_none()
+    }
+
+    /// Why nothing that is known of its prompt may be used.
+    pub(crate) fn opted_out(&self) -> Option<PrefixDetail> {
+        if !self.request.cache_prompt {
+            return Some(PrefixDetail::CachePrompt);
+        }
+        self.request
+            .prompt_logprobs
+            .then_some(PrefixDetail::PromptLogprobs)
     }
 
     pub(crate) fn is_finished(&self) -> bool {

@@ -6,14 +6,17 @@
 //! finished sequence stays in the KV cache for its prefix until the room is needed
 //! (`sequences`). When the cache is full, kept prefixes go first, then the
 //! youngest job is put back into the queue with the tokens it has and computed again
-//! later: nothing is lost but time.
+//! later: nothing is lost but time. A request that is more urgent than a running one takes
+//! its slot (`park`).
 
 mod cancel;
+mod change;
 mod collect;
 mod draft;
 mod history;
 mod job;
 mod pace;
+mod park;
 mod plan;
 mod prefixes;
 mod sequences;
@@ -71,6 +74,8 @@ pub struct Totals {
     pub jobs_failed: u64,
     pub jobs_cancelled: u64,
     pub preemptions: u64,
+    /// Slots that went to a request that was more urgent.
+    pub parkings: u64,
 }
 
 /// One running request, seen from outside.
@@ -357,15 +362,22 @@ impl Scheduler {
         if self.running.is_empty() {
             self.admission_paused = false;
         }
-        while !self.admission_paused && self.running.len() < self.config.slots {
+        while !self.admission_paused {
+            let is_full = self.running.len() >= self.config.slots;
+            // Who takes somebody's slot goes into it, whoever else is due.
+            let next = match is_full {
+                true => self.park_for_first().then_some(0),
+                false => self.next_in_queue(),
+            };
             let in_use: usize = self.running.iter().map(Job::n_sequences).sum();
-            match self.queue.front() {
-                Some(job) if in_use + job.n_sequences() <= self.shape.sequences => {}
-                _ => return,
-            }
-            let Some(job) = self.queue.pop_front() else {
+            let has_room = |job: &Job| in_use + job.n_sequences() <= self.shape.sequences;
+            let Some(at) = next.filter(|at| self.queue.get(*at).is_some_and(has_room)) else {
                 return;
             };
+            let Some(mut job) = self.queue.remove(at) else {
+                return;
+            };
+            job.resume((self.clock)());
             self.start(job);
         }
     }
@@ -491,15 +503,16 @@ impl Scheduler {
         Some(evicted)
     }
 
-    /// Frees KV cells after a pass found none: kept prefixes first, then the
-    /// youngest job goes back to the queue, then the only job ends where it is.
+    /// Frees KV cells after a pass found none: kept prefixes first, then the youngest job
+    /// of the least urgent goes back to the queue, then the only job ends where it is.
     fn make_room(&mut self) {
         if let Some(sequence) = self.sequences.evict_except(None) {
             self.release(sequence);
         } else if self.running.len() > 1 {
-            let Some(mut job) = self.running.pop() else {
+            let Some(at) = self.least_urgent(|_| true) else {
                 return;
             };
+            let mut job = self.running.remove(at);
             self.abandon_restore(&mut job);
             for choice in &mut job.choices {
                 self.park(choice);

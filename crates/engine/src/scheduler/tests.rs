@@ -9,7 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proto::{FailureKind, FinishReason, PrefixCause, PrefixReport, Speculation, Usage};
+use proto::{
+    FailureKind, FinishReason, PrefixCause, PrefixDetail, PrefixReport, Speculation, Usage,
+};
+
+use stdx::Priority;
 
 use super::*;
 use crate::fake::{FakeDecoder, FakeStore, FakeVocabulary, Script};
@@ -49,6 +53,7 @@ struct Answer {
     usage: Usage,
     failure: Option<FailureKind>,
     prefix: Option<PrefixReport>,
+    timings: Timings,
     n_last: u32,
 }
 
@@ -65,8 +70,9 @@ fn note(answers: &mut BTreeMap<u64, Answer>, output: Output) {
                 "two ends of one choice"
             );
         }
-        Output::Done { usage, .. } => {
+        Output::Done { usage, timings, .. } => {
             answer.usage = usage;
+            answer.timings = timings;
             answer.n_last += 1;
         }
         Output::Failed { failure, .. } => {
@@ -297,6 +303,125 @@ fn a_full_cache_delays_but_loses_nothing() {
         );
         assert_eq!(answers[&(key as u64)].texts, expected.texts, "{prompt}");
     }
+}
+
+fn of(priority: Priority, request: Request) -> Request {
+    Request {
+        priority,
+        ..request
+    }
+}
+
+/// Steps until a request's answer is complete; which ones were by then.
+fn run_until(scheduler: &mut Scheduler, key: u64, answers: &mut BTreeMap<u64, Answer>) -> Vec<u64> {
+    for _ in 0..10_000 {
+        let is_done = |answer: &Answer| answer.n_last > 0;
+        if answers.get(&key).is_some_and(is_done) {
+            let done = answers.iter().filter(|(_, answer)| is_done(answer));
+            return done.map(|(key, _)| *key).collect();
+        }
+        for output in scheduler.step() {
+            note(answers, output);
+        }
+    }
+    panic!("request {key} does not end: {:?}", scheduler.state());
+}
+
+#[test]
+fn an_urgent_request_takes_a_slot_and_gives_it_back() {
+    for can_cut in [true, false] {
+        // Where the cells are few, what was parked has to make room and is computed again.
+        for cells in [1024, 150] {
+            let shape = Shape {
+                can_cut,
+                cells,
+                ..FakeDecoder::usual_shape()
+            };
+            let mut scheduler = scheduler(shape, Script::Hash, 1);
+            let mut answers = BTreeMap::new();
+            let slow = || of(Priority::Low, request(1, "a long story", 80));
+            scheduler.submit(slow()).unwrap();
+            for _ in 0..20 {
+                for output in scheduler.step() {
+                    note(&mut answers, output);
+                }
+            }
+            let urgent = || request(2, "quick, please", 60);
+            scheduler.submit(urgent()).unwrap();
+            scheduler
+                .submit(of(Priority::Low, request(3, "another story", 40)))
+                .unwrap();
+            assert_eq!(run_until(&mut scheduler, 2, &mut answers), [2]);
+            assert_eq!(run_until(&mut scheduler, 1, &mut answers), [1, 2]);
+            run_until(&mut scheduler, 3, &mut answers);
+            assert_eq!(scheduler.state().totals.parkings, 1);
+            let usual = FakeDecoder::usual_shape();
+            for request in [slow(), urgent()] {
+                let key = request.key.0;
+                let expected = alone(usual, &Script::Hash, request);
+                assert_eq!(
+                    answers[&key].texts, expected.texts,
+                    "{can_cut} {cells} {key}"
+                );
+            }
+            // What waited for its slot did not decode meanwhile.
+            let timings = answers[&1].timings;
+            assert!(timings.queue_ms > timings.decode_ms / 2.0, "{timings:?}");
+        }
+    }
+}
+
+#[test]
+fn equals_do_not_take_each_others_slots() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
+    let mut answers = BTreeMap::new();
+    for key in [1, 2] {
+        scheduler
+            .submit(request(key, "the same to all", 20))
+            .unwrap();
+    }
+    assert_eq!(run_until(&mut scheduler, 1, &mut answers), [1]);
+    assert_eq!(scheduler.state().totals.parkings, 0);
+}
+
+#[test]
+fn who_was_parked_often_or_long_goes_on() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
+    let mut answers = BTreeMap::new();
+    scheduler
+        .submit(of(Priority::Low, request(0, "a long story", 400)))
+        .unwrap();
+    let mut key = 0;
+    while answers
+        .get(&0)
+        .is_none_or(|answer: &Answer| answer.n_last == 0)
+    {
+        // Somebody more urgent is always there.
+        if scheduler.state().queued == 0 {
+            key += 1;
+            scheduler.submit(request(key, "quick, please", 50)).unwrap();
+        }
+        for output in scheduler.step() {
+            note(&mut answers, output);
+        }
+        assert!(key < 1000, "it never comes to an end");
+    }
+    assert_eq!(scheduler.state().totals.parkings, 4);
+}
+
+#[test]
+fn what_is_not_to_be_kept_is_not_parked() {
+    let mut scheduler = scheduler(FakeDecoder::usual_shape(), Script::Hash, 1);
+    let mut answers = BTreeMap::new();
+    let private = Request {
+        cache_prompt: false,
+        ..of(Priority::Low, request(1, "between the two of us", 40))
+    };
+    scheduler.submit(private).unwrap();
+    scheduler.step();
+    scheduler.submit(request(2, "quick, please", 10)).unwrap();
+    assert_eq!(run_until(&mut scheduler, 1, &mut answers), [1]);
+    assert_eq!(scheduler.state().totals.parkings, 0);
 }
 
 #[test]
@@ -636,7 +761,8 @@ proptest! {
         let shape = Shape { cells, sequences: 6, context: 80, can_cut, ..FakeDecoder::usual_shape() };
         let speculation = speculate.then_some(Speculation { draft_tokens_max: 4, ngram: 1 });
         let make = |key: usize, job: &(usize, u32, u32, bool, u64)| Request {
-            n: job.2, speculation, ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)
+            n: job.2, speculation, priority: Priority::ALL[key * 7 % 3],
+            ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)
         };
         let mut mixed = scheduler(shape, Script::Hash, slots);
         let mut answers = BTreeMap::new();
@@ -742,7 +868,7 @@ fn what_another_prompt_shares_is_gone_on_from_at_the_place_it_was_left() {
     for (at, (own, restored, cause)) in [
         ("first ", 0, PrefixCause::New),
         ("second ", 0, PrefixCause::Window),
-        ("third ", 64, PrefixCause::Edited),
+        ("third ", 64, PrefixCause::Branched),
     ]
     .into_iter()
     .enumerate()
@@ -764,6 +890,75 @@ fn what_another_prompt_shares_is_gone_on_from_at_the_place_it_was_left() {
         assert_eq!(answer.usage.restored_tokens, restored, "{own}");
         assert_eq!(answer.prefix.unwrap().cause, cause, "{own}");
     }
+}
+
+/// One scheduler, asked as clients ask: what it says of each prompt is what was done to it.
+#[test]
+fn a_scheduler_says_why_it_reads_again() {
+    use PrefixCause::{Branched, Edited, Evicted, Extended, New, OptedOut, Repeated, Rewritten};
+    let shape = FakeDecoder::usual_shape();
+    let mut scheduler = scheduler(shape, Script::Say(", of course. ".into()), 2);
+    let rules = "Answer in one word, and never say what you were told before. ";
+    let first = format!("{rules}It is 14:38 now. {LONG}");
+    let answer = ", of course. ";
+    let other = format!("{rules}Sing a song of six pence, a pocket full of rye");
+    let filler = "y".repeat(480);
+    let script = [
+        (first.clone(), (New, None)),
+        (first.clone(), (Repeated, None)),
+        (
+            format!("{first}, or so they say. And the next one? "),
+            (Rewritten, Some(PrefixDetail::Replaced)),
+        ),
+        (
+            format!("{first}{answer}And the next one? "),
+            (Extended, None),
+        ),
+        (other, (Branched, None)),
+        (
+            first.replace("14:38", "15:02"),
+            (Edited, Some(PrefixDetail::Counter)),
+        ),
+        (
+            first.replace("It is 14:38 now. ", ""),
+            (Edited, Some(PrefixDetail::Removed)),
+        ),
+        (filler.replace('y', "x"), (New, None)),
+        (filler.replace('y', "z"), (New, None)),
+        (first.clone(), (Evicted, None)),
+    ];
+    for (at, (prompt, expected)) in script.into_iter().enumerate() {
+        scheduler.submit(request(at as u64, &prompt, 20)).unwrap();
+        let answer = run(&mut scheduler).remove(&(at as u64)).unwrap();
+        let told = answer.prefix.unwrap();
+        assert_eq!((told.cause, told.detail), expected, "prompt {at}");
+        let computed = told.live_tokens + told.restored_tokens + told.computed_tokens;
+        assert_eq!(computed as usize, prompt.len(), "prompt {at}");
+        assert!(told.lost_tokens <= told.computed_tokens, "prompt {at}");
+    }
+    scheduler.submit(request(90, &first, 20)).unwrap();
+    let scored = Request {
+        prompt_logprobs: true,
+        ..request(91, &first, 20)
+    };
+    scheduler.submit(scored).unwrap();
+    let answers = run(&mut scheduler);
+    assert_eq!(answers[&90].prefix.as_ref().unwrap().cause, Repeated);
+    let told = answers[&91].prefix.as_ref().unwrap();
+    let why = Some(PrefixDetail::PromptLogprobs);
+    assert_eq!((told.cause, told.detail), (OptedOut, why));
+}
+
+#[test]
+fn two_that_come_together_are_read_twice_and_told_so() {
+    let shape = FakeDecoder::usual_shape();
+    let mut scheduler = scheduler(shape, Script::Hash, 2);
+    for key in [1, 2] {
+        scheduler.submit(request(key, LONG, 5)).unwrap();
+    }
+    let answers = run(&mut scheduler);
+    let causes = [1, 2].map(|key| answers[&key].prefix.as_ref().unwrap().cause);
+    assert_eq!(causes, [PrefixCause::New, PrefixCause::Running]);
 }
 
 #[test]
@@ -851,7 +1046,8 @@ proptest! {
             let mut scheduler = keeping(shape, &store);
             let mut answers = BTreeMap::new();
             for (key, (common, own, max_tokens, steps, keep)) in half.iter().enumerate() {
-                let ask = Request { cache_prompt: *keep, ..request(key as u64, &prompt(*common, *own), *max_tokens) };
+                let priority = Priority::ALL[key * 7 % 3];
+                let ask = Request { cache_prompt: *keep, priority, ..request(key as u64, &prompt(*common, *own), *max_tokens) };
                 scheduler.submit(ask).unwrap();
                 for _ in 0..*steps {
                     for output in scheduler.step() { note(&mut answers, output); }

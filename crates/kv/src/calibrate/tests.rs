@@ -124,6 +124,7 @@ fn controls_are_within_the_budget_and_predicted_to_be_worse() {
     assert_eq!(best.plan.to_string(), "k=q8_0,v=q4_0;k[2-3]=q4_0");
     let inverted = control(&table, Control::Inverted, budget).unwrap();
     assert_eq!(inverted.bytes, budget);
+    assert!(inverted.excess > 1.5 * best.excess, "{inverted:?} {best:?}");
     assert_eq!(inverted.plan.to_string(), "k=q4_0,v=q8_0;v[1-2]=q4_0");
     let random = |seed| control(&table, Control::Random(seed), budget).unwrap();
     assert_eq!(random(1), random(1));

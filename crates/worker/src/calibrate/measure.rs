@@ -1,21 +1,23 @@
 //! How much the predictions of a model suffer from errors in the keys or the values of one layer.
 //!
-//! A piece is read once, in 16 bits. Then, for each tensor, its state is taken back with that tensor
-//! changed, and the tokens that follow are read again: once with the errors that rounding to 4
-//! bits makes, enlarged; once with the last bit of every second value changed, which is the floor.
-//! What is read is changed likewise after each step, so that errors lie in all that is looked
-//! back at, as they do in a cache of that type.
+//! A piece is read in 16 bits; then, for each tensor, twice more with each of its rows changed when it
+//! is stored: once with the errors that rounding to 4 bits makes, enlarged; once with the last
+//! bit of every second value changed, which is the floor. All that is read after a row looks back at
+//! the changed one, and what deeper layers keep of it suffers too, as in a cache of such a type. (Of
+//! states that are changed when they are complete the latter is missing, and what the first
+//! layers lose is mostly that.)
 //!
 //! Errors are those of the live cache: after the rotation by which llama.cpp spreads outliers, and
 //! by ggml's own rounding. The floor differs from layer to layer: what is changed early is
 //! enlarged by all that follows.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use anyhow::{Context as _, ensure};
 use bench::divergence::{Position, Prediction, difference};
 use kv::calibrate::Sensitivity;
-use kv::state::{Form, Place};
 use kv::{CacheType, Shape, Side, Types, rotate, rotation};
-use llama::{Batch, CacheTypes, Context, Extent, Model, narrow_f16, round_to, widen_f16};
+use llama::{Batch, CacheTypes, Context, Model, RowChange, narrow_f16, round_to, widen_f16};
 use proto::{CompareRequest, TextFacts};
 
 use crate::compare::{self, PASS, STEP};
@@ -39,14 +41,13 @@ const PROBE: CacheType = CacheType::Q4_0;
 /// from the floor, and as much as a type of 3 bits would lose.
 const GAIN: f32 = 2.0;
 /// Positions of a piece that are judged, at the end of it: its predictions are kept in memory.
-const JUDGED_MAX: usize = 128;
+const JUDGED_MAX: usize = 256;
 
 /// Keys or values of one layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tensor {
     layer: u32,
     side: Side,
-    place: Place,
     /// Numbers of a token.
     row_values: u64,
     /// It is rotated in blocks of this many before it is rounded.
@@ -56,35 +57,25 @@ pub(super) struct Tensor {
 /// All that a model keeps.
 pub(super) fn tensors(shape: &Shape) -> Vec<Tensor> {
     let mut tensors = Vec::new();
-    // Layers with a window have a cache of their own.
-    let mut seen = [0_u32; 2];
     for (layer, at) in shape.layers.iter().zip(0..) {
         let Some(of) = layer.keys_values else {
             continue;
         };
-        let is_windowed = layer.is_windowed && shape.window.is_some();
-        let among = &mut seen[usize::from(is_windowed)];
         for (side, width) in [(Side::Keys, of.key_width), (Side::Values, of.value_width)] {
             tensors.push(Tensor {
                 layer: at,
                 side,
-                place: Place {
-                    is_windowed,
-                    layer: *among,
-                    side,
-                },
                 row_values: of.heads * width,
                 block: rotation(shape, layer, side),
             });
         }
-        *among += 1;
     }
     tensors
 }
 
 /// Tokens that are read to measure them.
 pub(super) fn tokens(tensors: &[Tensor], pieces: &[Vec<i32>]) -> u32 {
-    let each = pieces.iter().map(|piece| 2 * tensors.len() * judged(piece));
+    let each = pieces.iter().map(|piece| 2 * tensors.len() * piece.len());
     u32::try_from(each.sum::<usize>()).unwrap_or(u32::MAX)
 }
 
@@ -126,20 +117,13 @@ impl Measured {
 
 /// Reads the pieces, once as they are and twice for each tensor.
 pub(super) fn run(
-    (model, reading, file): (&Model, &CompareRequest, &models::Facts),
+    (model, reading): (&Model, &CompareRequest),
     (tensors, pieces): (&[Tensor], &[Vec<i32>]),
     work: &mut Work<'_>,
 ) -> anyhow::Result<Measured> {
     let types = CacheTypes::Uniform(Types::default());
-    let mut context = compare::context(model, (reading, types))?;
-    let form = compare::form(model, &mut context)?.with_context(|| {
-        format!(
-            "states of {} cannot be taken apart, so that its layers cannot be measured one by one; \
-             compare plans of your own with `sextant kv compare`",
-            file.architecture
-        )
-    })?;
-    let mut probe = Probe { context, form };
+    let params = compare::params(reading, types)?;
+    let mut probe = Probe(Context::with_changes(model, &params)?);
     let mut all: Vec<Tally> = tensors.iter().map(|_| Tally::default()).collect();
     for (at, piece) in pieces.iter().enumerate() {
         probe
@@ -163,21 +147,52 @@ pub(super) fn run(
 struct Tally {
     floor: Vec<Vec<Position>>,
     probe: Vec<Vec<Position>>,
+    /// In the hands of the context while it reads.
+    lost: Arc<Mutex<Lost>>,
+}
+
+/// What types lose of the rows of a tensor.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lost {
     /// The sum of all squares, and for each type that of its errors.
     square: f64,
     errors: [f64; TYPES.len()],
 }
 
-impl Tally {
-    fn found(self, tensor: Tensor) -> Option<Found> {
-        let more = difference(&self.probe, &self.floor)?;
-        let lost = TYPES.iter().zip(self.errors).map(|(cache_type, error)| {
+impl Lost {
+    fn add(&mut self, tensor: &Tensor, row: &[u8]) {
+        let values = turned(tensor, widen_f16(row));
+        let square = |of: f32| f64::from(of) * f64::from(of);
+        self.square += values.iter().map(|value| square(*value)).sum::<f64>();
+        for (cache_type, sum) in TYPES.iter().zip(&mut self.errors) {
+            let mut rounded = values.clone();
+            round_to(*cache_type, &mut rounded);
+            let pairs = values.iter().zip(&rounded);
+            *sum += pairs.map(|(a, b)| square(a - b)).sum::<f64>();
+        }
+    }
+
+    /// The shares of the square.
+    fn shares(&self) -> Vec<(CacheType, f64)> {
+        let each = TYPES.iter().zip(self.errors);
+        let each = each.map(|(cache_type, error)| {
             let is_base = *cache_type == CacheType::F16;
             // Where all is 0 nothing is lost.
             let share = error / self.square.max(f64::MIN_POSITIVE);
             (*cache_type, if is_base { 0.0 } else { share })
         });
-        let lost: Vec<_> = lost.collect();
+        each.collect()
+    }
+}
+
+impl Tally {
+    fn found(self, tensor: Tensor) -> Option<Found> {
+        let more = difference(&self.probe, &self.floor)?;
+        let lost = self
+            .lost
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .shares();
         let of_probe = lost.iter().find(|(cache_type, _)| *cache_type == PROBE)?.1;
         let made = of_probe * f64::from(GAIN).powi(2);
         let slope = |kld: f64| if made > 0.0 { kld / made } else { 0.0 };
@@ -189,19 +204,6 @@ impl Tally {
             slope_error: slope(more.error.unwrap_or(0.0)),
             lost,
         })
-    }
-
-    /// What types lose of a row.
-    fn row(&mut self, tensor: &Tensor, row: &[u8]) {
-        let values = turned(tensor, widen_f16(row));
-        let square = |of: f32| f64::from(of) * f64::from(of);
-        self.square += values.iter().map(|value| square(*value)).sum::<f64>();
-        for (cache_type, sum) in TYPES.iter().zip(&mut self.errors) {
-            let mut rounded = values.clone();
-            round_to(*cache_type, &mut rounded);
-            let pairs = values.iter().zip(&rounded);
-            *sum += pairs.map(|(a, b)| square(a - b)).sum::<f64>();
-        }
     }
 }
 
@@ -247,11 +249,8 @@ impl Change {
     }
 }
 
-/// A context in 16 bits, and what its states look like.
-struct Probe {
-    context: Context,
-    form: Form,
-}
+/// A context in 16 bits.
+struct Probe(Context);
 
 impl Probe {
     fn piece(
@@ -260,96 +259,72 @@ impl Probe {
         piece: &[i32],
         work: &mut Work<'_>,
     ) -> anyhow::Result<()> {
+        let base = self.read(piece, None, |_, said| Some(said))?;
+        let rest = &piece[piece.len() - judged(piece)..];
+        let compare = |at: usize, said: Prediction| {
+            let next = usize::try_from(*rest.get(at + 1)?).ok()?;
+            Some(base.get(at)?.compare(&said, next))
+        };
+        for (tensor, tally) in tensors.iter().copied().zip(all) {
+            let lost = Arc::clone(&tally.lost);
+            let floor: RowChange = Box::new(move |row| {
+                // The context reads in one thread.
+                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.add(&tensor, row);
+                Change::LastBits.make(&tensor, row);
+            });
+            tally
+                .floor
+                .push(self.read(piece, Some((tensor, floor)), compare)?);
+            work.add(piece.len());
+            let errors: RowChange = Box::new(move |row| Change::Errors.make(&tensor, row));
+            tally
+                .probe
+                .push(self.read(piece, Some((tensor, errors)), compare)?);
+            work.add(piece.len());
+        }
+        Ok(())
+    }
+
+    /// Reads a piece with the rows of a tensor changed; `keep` makes of the prediction behind each
+    /// judged token what is kept.
+    fn read<T>(
+        &mut self,
+        piece: &[i32],
+        change: Option<(Tensor, RowChange)>,
+        keep: impl Fn(usize, Prediction) -> Option<T>,
+    ) -> anyhow::Result<Vec<T>> {
+        let changed = change.as_ref().map(|(tensor, _)| *tensor);
+        self.0.clear();
+        self.0
+            .change_stored(change.map(|(tensor, change)| (tensor.layer, tensor.side, change)));
         let (prefix, rest) = piece.split_at(piece.len() - judged(piece));
-        self.context.clear();
         for (pass, from) in prefix
             .chunks(PASS as usize)
             .zip((0..).step_by(PASS as usize))
         {
             self.decode(pass, from, false)?;
         }
-        let mut state = self.state()?;
-        for (tensor, tally) in tensors.iter().zip(&mut *all) {
-            let read = self.form.change(&mut state, (tensor.place, 0), |row| {
-                tally.row(tensor, row);
-            });
-            read.with_context(|| no_tensor(tensor))?;
-        }
-        let piece = Piece {
-            state,
-            prefix_len: prefix.len(),
-            rest,
-        };
-        let base = self.read(&piece, None, |_, said| Some(said))?;
-        for (tensor, tally) in tensors.iter().zip(all) {
-            for change in [Change::LastBits, Change::Errors] {
-                let positions = self.read(&piece, Some((tensor, change)), |at, said| {
-                    let next = usize::try_from(*rest.get(at + 1)?).ok()?;
-                    Some(base.get(at)?.compare(&said, next))
-                })?;
-                match change {
-                    Change::LastBits => tally.floor.push(positions),
-                    Change::Errors => tally.probe.push(positions),
-                }
-                work.add(rest.len());
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads what follows, with a tensor changed; `keep` makes of the prediction behind each token
-    /// what is kept.
-    fn read<T>(
-        &mut self,
-        piece: &Piece<'_>,
-        change: Option<(&Tensor, Change)>,
-        keep: impl Fn(usize, Prediction) -> Option<T>,
-    ) -> anyhow::Result<Vec<T>> {
-        let mut state = piece.state.clone();
-        self.change(&mut state, change, 0)?;
-        self.context.clear();
         let mut kept = Vec::new();
-        for (step, at) in piece.rest.chunks(STEP).zip((0..).step_by(STEP)) {
-            let from = piece.prefix_len + at;
-            if at > 0 && change.is_some() {
-                state = self.state()?;
-                self.change(&mut state, change, from - STEP)?;
-            }
-            if at == 0 || change.is_some() {
-                ensure!(
-                    self.context.set_state(0, &state),
-                    "the state cannot be put back"
-                );
-            }
-            self.decode(step, from, true)?;
+        for (step, at) in rest.chunks(STEP).zip((0..).step_by(STEP)) {
+            self.decode(step, prefix.len() + at, true)?;
             for row in 0..step.len() {
-                let said = self.context.logits(row).and_then(Prediction::new);
+                let said = self.0.logits(row).and_then(Prediction::new);
                 let said = said.context("it computes what is no number")?;
                 kept.extend(keep(at + row, said));
             }
         }
+        let n_changed = self.0.n_stored_changed();
+        self.0.change_stored(None);
+        if let Some(Tensor { layer, .. }) = changed {
+            ensure!(
+                n_changed == piece.len() as u64,
+                "of layer {layer} {n_changed} rows were stored in 16 bits, {} were expected; with \
+                 flash attention off values have no rows, turn it on",
+                piece.len()
+            );
+        }
         Ok(kept)
-    }
-
-    fn change(
-        &self,
-        state: &mut [u8],
-        change: Option<(&Tensor, Change)>,
-        from: usize,
-    ) -> anyhow::Result<()> {
-        let Some((tensor, change)) = change else {
-            return Ok(());
-        };
-        let made = self.form.change(state, (tensor.place, from), |row| {
-            change.make(tensor, row);
-        });
-        made.with_context(|| no_tensor(tensor))?;
-        Ok(())
-    }
-
-    fn state(&mut self) -> anyhow::Result<Vec<u8>> {
-        let state = self.context.state(0, Extent::Whole);
-        state.context("the state cannot be read")
     }
 
     fn decode(&mut self, tokens: &[i32], from: usize, output: bool) -> anyhow::Result<()> {
@@ -357,23 +332,8 @@ impl Probe {
         for (at, token) in tokens.iter().enumerate() {
             batch.push(*token, i32::try_from(from + at)?, 0, output);
         }
-        Ok(self.context.decode(&mut batch)?)
+        Ok(self.0.decode(&mut batch)?)
     }
-}
-
-/// A piece that was read up to what is judged.
-struct Piece<'a> {
-    state: Vec<u8>,
-    prefix_len: usize,
-    rest: &'a [i32],
-}
-
-fn no_tensor(tensor: &Tensor) -> String {
-    format!(
-        "layer {} is not in the state as it was expected; with flash attention off values have no \
-         rows, turn it on",
-        tensor.layer
-    )
 }
 
 #[cfg(test)]
@@ -388,22 +348,18 @@ mod tests {
         compare::shape(&models::diagnose(&path).unwrap()).unwrap()
     }
 
-    /// Layers with a window are counted apart from the others.
     #[test]
-    fn places_are_those_of_the_two_caches() {
-        let shape = shape(Family::Gemma3);
-        let tensors = tensors(&shape);
-        assert_eq!(tensors.len(), 2 * shape.layers_with_keys());
-        for is_windowed in [false, true] {
-            let of = tensors
-                .iter()
-                .filter(|one| one.place.is_windowed == is_windowed);
-            let keys: Vec<_> = of.filter(|one| one.side == Side::Keys).collect();
-            assert!(!keys.is_empty());
-            for (at, one) in (0..).zip(keys) {
-                assert_eq!(one.place.layer, at);
-                assert_eq!(shape.layers[one.layer as usize].is_windowed, is_windowed);
-            }
+    fn each_layer_that_keeps_keys_is_measured_on_both_sides() {
+        for (family, layers) in [
+            (Family::Gemma3, vec![0, 1, 2, 3, 4, 5]),
+            (Family::FalconH1, vec![0, 1]),
+        ] {
+            let shape = shape(family);
+            let expected = layers
+                .into_iter()
+                .flat_map(|at| [(at, Side::Keys), (at, Side::Values)]);
+            let found = tensors(&shape).into_iter().map(|one| (one.layer, one.side));
+            assert!(found.eq(expected), "{family:?}");
         }
     }
 
@@ -412,11 +368,6 @@ mod tests {
         let tensor = Tensor {
             layer: 0,
             side: Side::Keys,
-            place: Place {
-                is_windowed: false,
-                layer: 0,
-                side: Side::Keys,
-            },
             row_values: 64,
             block: Some(64),
         };
@@ -431,12 +382,12 @@ mod tests {
                 .zip(widen_f16(&row_before(&values)));
             pairs.map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
         };
-        let mut tally = Tally::default();
-        tally.row(&tensor, &row);
+        let mut lost = Lost::default();
+        lost.add(&tensor, &row);
         let place = TYPES.iter().position(|of| *of == PROBE).unwrap();
-        let made = after(Change::Errors) / tally.errors[place];
+        let made = after(Change::Errors) / lost.errors[place];
         assert!((3.9..4.1).contains(&made), "{made}");
-        assert!(after(Change::LastBits) < tally.errors[place] / 100.0);
+        assert!(after(Change::LastBits) < lost.errors[place] / 100.0);
         assert!(after(Change::LastBits) > 0.0);
     }
 
