@@ -27,7 +27,9 @@ struct Case {
     flags: &'static [&'static str],
 }
 
-const CASES: [Case; 4] = [
+/// Gemma's windows have as many cells as the other layers in so short a context, with and without
+/// the flag; other contexts need it.
+const CASES: [Case; 3] = [
     Case {
         model: &SMOLLM2,
         flags: &[],
@@ -39,10 +41,6 @@ const CASES: [Case; 4] = [
     Case {
         model: &GEMMA3,
         flags: &["--swa-full=true"],
-    },
-    Case {
-        model: &GEMMA3,
-        flags: &[],
     },
 ];
 
