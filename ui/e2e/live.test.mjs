@@ -1,7 +1,7 @@
 // What several pages see of one endpoint, and what they do while it is away.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
-import { api, browser as launch, closeAll, composer, DESKTOP, Endpoint, ended, grown, lastText, open, PHONE, say, shot } from './harness.mjs';
+import { api, browser as launch, closeAll, composer, DESKTOP, Endpoint, ended, grown, lastText, open, PHONE, say, shot, watch } from './harness.mjs';
 
 const LONG = 'Write a long story about a lighthouse keeper, a storm and a lost ship. Tell every detail.';
 const fine = (page) => assert.deepEqual(page.faults, []);
@@ -11,14 +11,6 @@ let browser;
 before(async () => (browser = await launch()));
 afterEach(closeAll);
 after(async () => browser.close());
-
-/** Notes the lengths of the last answer as it grows, in the page. */
-const watch = (page) =>
-  page.evaluate(() => {
-    window.lengths = new Set();
-    const look = () => window.lengths.add([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0);
-    new MutationObserver(look).observe(document.querySelector('[role=log]'), { subtree: true, childList: true, characterData: true });
-  });
 
 test('two tabs and a phone see the same answer as it is written', async () => {
   const desktop = await browser.newContext({ viewport: DESKTOP });
