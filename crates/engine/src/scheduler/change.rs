@@ -15,6 +15,8 @@ const ANCHOR: usize = 16;
 const REACH: usize = 1 << 15;
 /// Tokens of a time, a date or an identifier.
 const COUNTER_MAX: usize = 24;
+/// Tokens that a cut changes beside it: words begin otherwise behind another word.
+const SEAM: usize = 2;
 /// Bytes by which the end of an answer is told from something else.
 const END_MIN: usize = 4;
 /// What some templates put where they leave reasoning out.
@@ -43,17 +45,17 @@ pub(crate) fn edit(
     if is_elsewhere(new, &old[..from]) || is_elsewhere(old, &new[..to]) {
         return Some(PrefixDetail::Moved);
     }
-    if from == 0 {
-        return Some(PrefixDetail::Inserted);
-    }
-    if to == 0 {
-        return Some(PrefixDetail::Removed);
-    }
     let has_digit =
         |tokens: &[TokenId]| text(tokens, vocabulary).contains(|c: char| c.is_ascii_digit());
     let is_short = from <= COUNTER_MAX && to <= COUNTER_MAX;
     if is_short && has_digit(&old[..from]) && has_digit(&new[..to]) {
         return Some(PrefixDetail::Counter);
+    }
+    if from <= SEAM && to > SEAM || from == 0 {
+        return Some(PrefixDetail::Inserted);
+    }
+    if to <= SEAM && from > SEAM || to == 0 {
+        return Some(PrefixDetail::Removed);
     }
     Some(PrefixDetail::Replaced)
 }
