@@ -103,13 +103,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             of_model(arguments, model, (&text, &mut page))?;
         }
     }
-    let version = shell::output(&mut program(sextant(), &["--version"]))?;
-    let _ = write!(
-        page,
-        "\n| fact | value |\n|---|---|\n| CPU | {} |\n| program | {} |\n",
-        machine::cpu(),
-        version.trim()
-    );
+    page += &machine::facts()?;
     println!("{page}");
     if arguments.text.is_none() && arguments.model.is_none() {
         fs::write(root().join("docs/benchmarks/kv-calibrate.md"), &page)?;

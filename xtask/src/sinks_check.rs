@@ -5,7 +5,7 @@
 
 use crate::bench::machine;
 use crate::models::{self, GEMMA3, SMOLLM2, TestModel};
-use crate::shell::{self, program, root, sextant};
+use crate::shell::{program, root, sextant};
 use crate::wiki;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -74,13 +74,7 @@ pub(crate) fn run() -> Result<()> {
     for case in &CASES {
         of_case(case, &text, (&mut page, &mut missed))?;
     }
-    let version = shell::output(&mut program(sextant(), &["--version"]))?;
-    let _ = write!(
-        page,
-        "\n| fact | value |\n|---|---|\n| CPU | {} |\n| program | {} |\n",
-        machine::cpu(),
-        version.trim()
-    );
+    page += &machine::facts()?;
     println!("{page}");
     fs::write(root().join("docs/benchmarks/long-answers.md"), &page)?;
     ensure!(
