@@ -121,7 +121,7 @@ def run(arguments, name, manner):
         with server(arguments, folder, model=arguments.model) as base:
             place.base, place.model = base, model_of(base)
             drive(name, place, row, REAL_SECONDS)
-            judge_real(row, base)
+            judge_real(row, base, folder / "output.log")
         return row
     with Player(place.work, manner) as player:
         with server(arguments, folder, config=CONFIG.format(url=player.url)) as base:
@@ -245,9 +245,13 @@ def judge(row, name, place, player, word):
 
 # What an answer may be that has nothing to do with the protocol: the prompt did not fit.
 EXCUSED = {"context_length_exceeded"}
+# How Codex ends where the model went on to the limit: it has understood `response.incomplete`.
+UNDERSTOOD = "Incomplete response returned, reason: max_output_tokens"
 
 
-def judge_real(row, base):
+def judge_real(row, base, output):
+    if UNDERSTOOD in output.read_text(errors="replace"):
+        row["problems"] = [problem for problem in row["problems"] if problem != "exit: 1"]
     row["served"] = served(base)
     metrics = get(f"{base}/metrics")
     failures = dict(re.findall(r'sextant_job_failures_total\{[^}]*code="([^"]+)"\} (\d+)', metrics))

@@ -41,7 +41,7 @@ export async function open(browser, { base = BASE, path = '', size = DESKTOP, th
   // words: one drawn answer in fifty is over before anything could be done to it.
   await page.addInitScript((settings) => {
     if (!localStorage.getItem('sextant.pick')) localStorage.setItem('sextant.pick', JSON.stringify({ model: null, settings }));
-  }, { max_tokens: 240, temperature: 0 });
+  }, { max_tokens: 480, temperature: 0 });
   page.faults = [];
   page.on('pageerror', (error) => page.faults.push(`error: ${error.message}`));
   page.on('console', (message) => {
@@ -100,6 +100,14 @@ export async function ended(page) {
 
 /** The text of the last message that is shown. */
 export const lastText = (page) => page.evaluate(() => [...document.querySelectorAll('article')].at(-1)?.querySelector('.prose-ours')?.textContent ?? '');
+
+/** Notes in the page the lengths of the last answer as it grows, as `window.lengths`. */
+export const watch = (page) =>
+  page.evaluate(() => {
+    window.lengths = new Set();
+    const look = () => window.lengths.add([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0);
+    new MutationObserver(look).observe(document.body, { subtree: true, childList: true, characterData: true });
+  });
 
 /** Until the last message, which is an answer, has more than so many characters. */
 export const grown = (page, length) =>

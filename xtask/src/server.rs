@@ -156,6 +156,22 @@ impl Server {
         tail(&self.log)
     }
 
+    /// What a suite that failed says of the server: little, so that the failure itself, which
+    /// was told before, stays near the end of what is printed.
+    pub(crate) fn told(&self) -> String {
+        let text = fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let loud: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.contains(" INFO "))
+            .collect();
+        let last = loud[loud.len().saturating_sub(10)..].join("\n");
+        format!(
+            "the server's log is {}; what it warned of last:\n{last}",
+            self.log.display()
+        )
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

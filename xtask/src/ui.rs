@@ -101,7 +101,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     suite.env("CHROMIUM", &chromium).env("SHOTS", &shots);
     if let Err(error) = shell::run(&mut suite) {
-        bail!("{error:#}; the server's last lines:\n{}", server.log_tail());
+        bail!("{error:#}; {}", server.told());
     }
     eprintln!("pictures of all pages are in {}", shots.display());
     Ok(())

@@ -48,6 +48,42 @@ pub struct Divergence {
     pub perplexity_ratio: Mean,
 }
 
+impl Mean {
+    /// Between which values the mean over endlessly many such pieces lies, with 95 % certainty
+    /// (Student's t); `None` of fewer than two pieces.
+    #[must_use]
+    pub fn bounds(&self, n_pieces: usize) -> Option<(f64, f64)> {
+        let reach = self.error? * student(n_pieces.checked_sub(1)?)?;
+        Some((self.value - reach, self.value + reach))
+    }
+}
+
+/// How many standard errors of that many degrees of freedom hold 95 %.
+fn student(freedom: usize) -> Option<f64> {
+    const FEW: [f64; 10] = [
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228,
+    ];
+    let at = freedom.checked_sub(1)?;
+    #[expect(clippy::cast_precision_loss, reason = "pieces are far fewer than 2^52")]
+    let freedom = freedom as f64;
+    // The expansion of Cornish and Fisher is 0.1 % short of the table from ten on.
+    let many = 1.960 + 2.372 / freedom + 2.823 / freedom.powi(2);
+    Some(FEW.get(at).copied().unwrap_or(many))
+}
+
+/// How much farther one is from the base than another, over the same positions of the same
+/// pieces; `None` where there are none.
+#[must_use]
+pub fn difference(one: &[Vec<Position>], other: &[Vec<Position>]) -> Option<Mean> {
+    let pieces = one.iter().zip(other).map(|(one, other)| {
+        let pairs = one.iter().zip(other);
+        pairs.map(|(one, other)| one.kld - other.kld).collect()
+    });
+    let pieces: Vec<Vec<f64>> = pieces.collect();
+    let is_empty = pieces.iter().all(Vec::is_empty);
+    (!is_empty).then(|| mean(&pieces, |of| *of))
+}
+
 impl Prediction {
     /// Of a row of logits; `None` where one of them is no number.
     #[must_use]
@@ -136,7 +172,7 @@ impl Divergence {
     clippy::cast_precision_loss,
     reason = "positions are far fewer than 2^52"
 )]
-fn mean(pieces: &[Vec<Position>], of: impl Fn(&Position) -> f64) -> Mean {
+fn mean<T>(pieces: &[Vec<T>], of: impl Fn(&T) -> f64) -> Mean {
     let sums = pieces.iter().filter(|piece| !piece.is_empty());
     let sums = sums.map(|piece| (piece.iter().map(&of).sum::<f64>(), piece.len() as f64));
     let sums: Vec<(f64, f64)> = sums.collect();
@@ -209,6 +245,42 @@ mod tests {
         let one = Divergence::of(&pieces[..1]).unwrap();
         assert_eq!(one.mean.error, None);
         assert_eq!(Divergence::of(&[Vec::new()]), None);
+    }
+
+    /// Pieces differ more from one another than two readings of one do.
+    #[test]
+    fn differences_are_taken_position_by_position() {
+        let pieces = |more: [f64; 3]| {
+            let each = [1.0, 5.0, 9.0].into_iter().zip(more);
+            let pieces = each.map(|(kld, more)| vec![position(kld), position(kld + 2.0 * more)]);
+            pieces.collect::<Vec<_>>()
+        };
+        let (one, other) = (pieces([0.1, 0.2, 0.3]), pieces([0.0; 3]));
+        let found = difference(&one, &other).unwrap();
+        assert!((found.value - 0.2).abs() < 1e-12, "{found:?}");
+        let error = 0.1 / 3.0_f64.sqrt();
+        assert!((found.error.unwrap() - error).abs() < 1e-12, "{found:?}");
+        let (low, high) = found.bounds(3).unwrap();
+        assert!((low - (0.2 - 4.303 * error)).abs() < 1e-9, "{low}");
+        assert!((high - (0.2 + 4.303 * error)).abs() < 1e-9, "{high}");
+        assert_eq!(difference(&one[..1], &other).unwrap().bounds(1), None);
+        assert_eq!(difference(&[Vec::new()], &other), None);
+    }
+
+    /// Against tables.
+    #[test]
+    fn few_pieces_have_wide_bounds() {
+        assert_eq!(student(0), None);
+        for (freedom, expected) in [
+            (1, 12.706),
+            (10, 2.228),
+            (11, 2.201),
+            (30, 2.042),
+            (120, 1.980),
+        ] {
+            let found = student(freedom).unwrap();
+            assert!((found / expected - 1.0).abs() < 0.002, "{freedom}: {found}");
+        }
     }
 
     #[test]

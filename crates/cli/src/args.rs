@@ -661,7 +661,7 @@ fn worker() -> Command {
         .arg(
             Arg::new("socket")
                 .long("socket")
-                .required_unless_present_any(["devices", "compare"])
+                .required_unless_present_any(["devices", "compare", "calibrate", "stream"])
                 .value_parser(value_parser!(PathBuf)),
         )
         .arg(
@@ -675,6 +675,18 @@ fn worker() -> Command {
                 .long("compare")
                 .action(ArgAction::SetTrue)
                 .help("Compare plans for the KV cache: a request on standard input, and end"),
+        )
+        .arg(
+            Arg::new("calibrate")
+                .long("calibrate")
+                .action(ArgAction::SetTrue)
+                .help("Make plans for the KV cache: a request on standard input, and end"),
+        )
+        .arg(
+            Arg::new("stream")
+                .long("stream")
+                .action(ArgAction::SetTrue)
+                .help("Read on past a context: a request on standard input, and end"),
         )
 }
 

@@ -49,6 +49,7 @@ pub(crate) fn settings(config: &Config) -> Outcome<LoadSpec> {
         huge_pages: config.huge_pages,
         swa_full: config.swa_full,
         chat_template: config.read_chat_template().code(Code::Usage)?,
+        attention_sinks: config.attention_sinks,
         reasoning_budget: config.reasoning_budget,
         speculation: match config.speculation.mode {
             None | Some(SpeculationMode::Off) => None,

@@ -16,7 +16,13 @@ pub(crate) fn run(matches: &clap::ArgMatches) -> Outcome {
         return Ok(output::json(&devices)?);
     }
     if matches.get_flag("compare") {
-        return crate::kv_plans::answer();
+        return crate::kv_plans::answer_compare();
+    }
+    if matches.get_flag("calibrate") {
+        return crate::kv_plans::answer_calibrate();
+    }
+    if matches.get_flag("stream") {
+        return crate::kv_plans::answer_stream();
     }
     // A terminal sends Ctrl-C to every process of its group, and a service manager
     // SIGTERM to all of a service. What they mean is the supervisor's to decide: it

@@ -79,6 +79,7 @@ pub struct Config {
     pub huge_pages: Option<bool>,
     pub swa_full: Option<bool>,
     /// Tokens of a thought, for requests that do not say.
+    pub attention_sinks: Option<u32>,
     pub reasoning_budget: Option<u32>,
     pub prompt_cache: PromptCache,
     pub speculation: Speculation,
@@ -337,6 +338,7 @@ impl Reader<'_> {
             mlock: self.parsed("mlock"),
             huge_pages: self.parsed("huge_pages"),
             swa_full: self.parsed("swa_full"),
+            attention_sinks: self.count("attention_sinks"),
             reasoning_budget: self.count("reasoning_budget"),
             prompt_cache: self.prompt_cache(),
             speculation: self.speculation(),

@@ -210,6 +210,25 @@ impl Decoder for FakeDecoder {
         true
     }
 
+    fn cannot_shift(&self) -> Option<&str> {
+        (!self.shape.can_cut).then_some("its state cannot be cut")
+    }
+
+    fn shift(&mut self, sequence: SequenceId, from: usize, n: usize) -> bool {
+        let ids_of = |held: &Vec<Cell>| held.iter().map(|cell| cell.id).collect::<Vec<_>>();
+        let moved = ids_of(&self.sequences[&sequence])[from..].to_vec();
+        let others = self.sequences.iter().filter(|(id, _)| **id != sequence);
+        assert!(
+            !others
+                .flat_map(|(_, held)| ids_of(held))
+                .any(|id| moved.contains(&id)),
+            "cells of others would move"
+        );
+        let held = self.sequences.entry(sequence).or_default();
+        held.drain(from..from + n);
+        true
+    }
+
     fn needs(&self) -> Option<Needs> {
         Some(Needs {
             rows: true,

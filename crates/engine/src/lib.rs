@@ -16,10 +16,12 @@ mod thought;
 
 pub use llama_engine::{
     CONTEXT_MIN, EngineFacts, LlamaDecoder, LlamaEmbedder, LlamaEngine, LlamaVocabulary, OpenError,
-    OpenOptions, StateForm, find_form,
+    OpenOptions, StateForm, cannot_shift, find_form,
 };
 pub use request::{JobKey, Output, Request, ThoughtSpec};
-pub use scheduler::{Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals};
+pub use scheduler::{
+    Canceller, Scheduler, SchedulerConfig, SchedulerState, SlotView, Totals, sinks_refusal,
+};
 pub use seam::{
     DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Placement, PrefixStore, Row,
     SequenceId, Shape, StoreReport, TokenId, Vocabulary,

@@ -1,5 +1,6 @@
 //! llama.cpp behind the engine's seam.
 
+mod shift;
 mod states;
 
 use std::ops::Range;
@@ -17,6 +18,8 @@ use llama::{
 };
 use prefix::{Needs, Plane};
 use thiserror::Error;
+
+pub use shift::cannot_shift;
 
 use crate::{
     DecodeError, Decoder, EmbedError, Embedder, Pieces, Place, Row, SequenceId, Shape, TokenId,
@@ -221,6 +224,8 @@ pub struct LlamaDecoder {
     shape: Shape,
     limit: u32,
     sliding_window: i32,
+    /// Why positions cannot be moved.
+    cannot_shift: Option<&'static str>,
     /// `None`: states of this model cannot be taken apart.
     form: Option<Form>,
     layouts: [Option<Layout>; 2],
@@ -289,6 +294,7 @@ impl LlamaDecoder {
             can_cut,
         };
         let sliding_window = i32::try_from(model.sliding_window()).unwrap_or(i32::MAX);
+        let cannot_shift = cannot_shift(model, &context, &params);
         let mut decoder = Self {
             model: model.clone(),
             params,
@@ -298,6 +304,7 @@ impl LlamaDecoder {
             shape,
             limit,
             sliding_window,
+            cannot_shift,
             form: None,
             layouts: [None, None],
         };
@@ -422,6 +429,18 @@ impl Decoder for LlamaDecoder {
             context.truncate(to, -1);
         }
         false
+    }
+
+    fn cannot_shift(&self) -> Option<&str> {
+        self.cannot_shift
+    }
+
+    fn shift(&mut self, sequence: SequenceId, from: usize, n: usize) -> bool {
+        let context = self
+            .context
+            .as_mut()
+            .filter(|_| self.cannot_shift.is_none());
+        context.is_some_and(|context| context.shift(sequence, position(from), position(n)))
     }
 
     fn needs(&self) -> Option<Needs> {

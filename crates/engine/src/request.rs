@@ -30,6 +30,9 @@ pub struct Request {
     pub prompt_logprobs: bool,
     pub speculation: Option<Speculation>,
     pub cache_prompt: bool,
+    /// Tokens at the beginning that stay when the context is full and the older half of the
+    /// others makes room; `None`: the answer ends there.
+    pub attention_sinks: Option<u32>,
     pub ignore_eos: bool,
     /// Its place in the queue: behind those of the same or a higher one.
     pub priority: Priority,
@@ -58,6 +61,7 @@ impl Request {
             prompt_logprobs: false,
             speculation: None,
             cache_prompt: true,
+            attention_sinks: None,
             ignore_eos: false,
             priority: Priority::Normal,
             special_text: false,

@@ -99,6 +99,17 @@ pub trait Decoder: Send {
     /// without copying. `false`: that state cannot be gone on from, `to` is still empty.
     fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool;
 
+    /// Why positions cannot be moved ([`Decoder::shift`]); `None`: they can.
+    fn cannot_shift(&self) -> Option<&str> {
+        Some("its engine does not move positions")
+    }
+
+    /// Makes a sequence that shares nothing forget `n` positions from `from` on, and moves
+    /// those behind them down to close the gap. `false`: nothing was changed.
+    fn shift(&mut self, _sequence: SequenceId, _from: usize, _n: usize) -> bool {
+        false
+    }
+
     /// What has to be kept of a sequence to go on from it some other time; `None`: that
     /// cannot be had of this model.
     fn needs(&self) -> Option<Needs> {

@@ -242,12 +242,22 @@ fn bare(
     model: &TinyModel,
     (types, attention): (CacheTypes, llama::FlashAttention),
 ) -> (llama::Model, llama::Context) {
+    let loaded = load(model);
+    let params = bare_params(types, attention);
+    let context = llama::Context::new(&loaded, &params).expect("it can be made");
+    (loaded, context)
+}
+
+fn load(model: &TinyModel) -> llama::Model {
     let params = llama::ModelParams {
         load_mode: llama::LoadMode::Mmap,
         offload: None,
     };
-    let loaded = llama::Model::load(model.path(), params, |_| true).expect("it loads");
-    let params = llama::ContextParams {
+    llama::Model::load(model.path(), params, |_| true).expect("it loads")
+}
+
+fn bare_params(types: CacheTypes, attention: llama::FlashAttention) -> llama::ContextParams {
+    llama::ContextParams {
         cells: 256,
         batch: 16,
         ubatch: 16,
@@ -258,9 +268,7 @@ fn bare(
         flash_attention: attention,
         swa_full: false,
         embeddings: None,
-    };
-    let context = llama::Context::new(&loaded, &params).expect("it can be made");
-    (loaded, context)
+    }
 }
 
 /// The state of a sequence after a pass over some more tokens.
@@ -345,6 +353,55 @@ fn a_nudge_changes_the_last_bit_of_every_second_value() {
         form.nudge(&mut state, 4).expect("it is of this form");
         assert_eq!(state, before, "twice is not at all");
     }
+}
+
+/// What a calibration measures one layer by: rows of its keys or values alone are changed while they
+/// are stored, and what follows looks back at the changed ones.
+#[test]
+fn rows_of_one_tensor_are_changed_before_they_are_looked_at() {
+    use kv::Side::{Keys, Values};
+    llama::init(|_, _| {}, llama::Kernels::Own);
+    let model = TinyModel::write(Family::Gemma3, Purpose::default());
+    let types = CacheTypes::Uniform(Types::default());
+    let after = |attention, change: Option<(u32, kv::Side)>| {
+        let params = bare_params(types.clone(), attention);
+        let loaded = load(&model);
+        let mut context = llama::Context::with_changes(&loaded, &params).expect("it can be made");
+        let flip = |row: &mut [u8]| row.iter_mut().for_each(|byte| *byte ^= 0x80);
+        context.change_stored(change.map(|(layer, side)| (layer, side, Box::new(flip) as _)));
+        let state = state_after(&mut context, 0..12);
+        let logits = context
+            .logits(11)
+            .expect("the last asked for them")
+            .to_vec();
+        (state, logits, context.n_stored_changed())
+    };
+    let on = llama::FlashAttention::On;
+    let (before, said, none) = after(on, None);
+    assert_eq!(none, 0);
+    let differing = |state: &[u8]| {
+        let pairs = before.iter().zip(state).filter(|(a, b)| a != b);
+        pairs.count()
+    };
+    // Two heads of 64 values of 16 bits.
+    let bytes = 12 * 256;
+    for side in [Keys, Values] {
+        // Nothing is kept of what comes after the last layer.
+        let (state, changed, n) = after(on, Some((5, side)));
+        assert_eq!((n, differing(&state)), (12, bytes), "{side:?}");
+        assert_ne!(changed, said, "{side:?}");
+        // Deeper layers keep something else then. These have a window, the last has none.
+        for layer in [0, 3] {
+            let (state, _, n) = after(on, Some((layer, side)));
+            assert_eq!(n, 12, "{side:?} of {layer}");
+            assert!(differing(&state) > 2 * bytes, "{side:?} of {layer}");
+        }
+    }
+    assert_eq!(after(on, Some((6, Keys))), (before, said, 0));
+    // Transposed values have no rows.
+    let off = llama::FlashAttention::Off;
+    assert_eq!(after(off, Some((0, Values))).2, 0);
+    assert_eq!(after(off, Some((0, Keys))).2, 12);
 }
 
 /// Saved and restored bytes are the same, and in the same cells so is every bit that follows.

@@ -22,6 +22,8 @@ pub const STOPS_MAX: usize = 16;
 pub const STOP_BYTES_MAX: usize = 512;
 /// Choices of one prompt.
 pub const CHOICES_MAX: i64 = 16;
+/// Tokens that stay when a context is full; half of the context is the limit of each model.
+pub const ATTENTION_SINKS_MAX: i64 = 1 << 20;
 /// Prompts in one completion request.
 pub const PROMPTS_MAX: usize = 256;
 /// Entries of `logit_bias`.

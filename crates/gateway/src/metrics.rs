@@ -17,7 +17,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
-use proto::{Event, PrefixUse, WorkerState};
+use proto::{Event, PrefixDetail, PrefixReport, PrefixUse, WorkerState};
 use supervisor::pressure::Level;
 use supervisor::{ModelPhase, ModelStatus, PressureState};
 use thread_local::ThreadLocal;
@@ -67,6 +67,12 @@ struct FailureLabels {
     code: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PrefixLabels {
+    model: String,
+    cause: &'static str,
+}
+
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
 /// What the gateway counts.
@@ -81,6 +87,8 @@ pub(crate) struct Metrics {
     cached_tokens: Family<ModelLabels, Counter>,
     completion_tokens: Family<ModelLabels, Counter>,
     failures: Family<FailureLabels, Counter>,
+    prompts: Family<PrefixLabels, Counter>,
+    lost_tokens: Family<PrefixLabels, Counter>,
     /// Each thread has a table of its own, so that none waits for another.
     of_models: ThreadLocal<RefCell<HashMap<String, Arc<OfModel>>>>,
 }
@@ -108,6 +116,8 @@ impl Metrics {
             cached_tokens: Family::default(),
             completion_tokens: Family::default(),
             failures: Family::default(),
+            prompts: Family::default(),
+            lost_tokens: Family::default(),
             of_models: ThreadLocal::new(),
         };
         metrics.registered()
@@ -155,6 +165,16 @@ impl Metrics {
             "Failed jobs by error code, also those that failed inside a stream",
             self.failures.clone(),
         );
+        to.register(
+            "sextant_prompts",
+            "Prompts by why they were read as far as they were",
+            self.prompts.clone(),
+        );
+        to.register(
+            "sextant_prompt_tokens_lost",
+            "Prompt tokens that would not have been computed without that cause",
+            self.lost_tokens.clone(),
+        );
         self
     }
 
@@ -197,6 +217,7 @@ impl Metrics {
                     counter.inc_by(u64::from(count));
                 }
             }
+            Event::Prefix(told) => metrics.explained(&model, told),
             Event::Failed(failure) => {
                 let failure = FailureLabels {
                     model: model.clone(),
@@ -211,6 +232,29 @@ impl Metrics {
             count(event);
         };
         events.inspect(see).boxed()
+    }
+
+    /// Counts why a prompt was read, and says so where it need not have been.
+    fn explained(&self, model: &str, told: &PrefixReport) {
+        let labels = PrefixLabels {
+            model: model.to_owned(),
+            cause: told.cause.name(),
+        };
+        self.prompts.get_or_create(&labels).inc();
+        if told.lost_tokens == 0 {
+            return;
+        }
+        let lost = u64::from(told.lost_tokens);
+        self.lost_tokens.get_or_create(&labels).inc_by(lost);
+        // The excerpt is the client's own text, and no business of the log.
+        tracing::info!(
+            model,
+            cause = labels.cause,
+            detail = told.detail.map(PrefixDetail::name),
+            lost_tokens = lost,
+            lost_seconds = told.lost_seconds,
+            "a prompt was read again"
+        );
     }
 
     fn of_model(&self, model: &str) -> Arc<OfModel> {
@@ -299,7 +343,7 @@ fn method_label(method: &Method) -> &'static str {
 /// Name, help and reading of one number a worker reports.
 type Reading<T> = (&'static str, &'static str, fn(&WorkerState) -> T);
 
-const COUNTS: [Reading<u64>; 14] = [
+const COUNTS: [Reading<u64>; 15] = [
     ("prompt_tokens", "Prompt tokens read", |s| {
         s.prompt_tokens_total
     }),
@@ -351,6 +395,11 @@ const COUNTS: [Reading<u64>; 14] = [
         "preemptions",
         "Jobs moved out of the cache for others",
         |s| s.preemptions_total,
+    ),
+    (
+        "parkings",
+        "Slots that went to a more urgent request",
+        |s| s.parkings_total,
     ),
 ];
 

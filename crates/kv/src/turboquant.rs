@@ -10,6 +10,8 @@
 //! Nothing is stored or computed with it: llama.cpp's rotated types are as good for the same bytes
 //! in a live cache, and an entropy coder is better in a stored one.
 
+use crate::chance;
+
 /// Most bits of an index.
 const BITS_MAX: u32 = 8;
 /// The normal density is summed over steps of this width, between these bounds. What lies
@@ -212,16 +214,12 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
-/// Normal numbers: SplitMix64 (Steele and others, 2014) and the transform of Box and Muller.
+/// Normal numbers, by the transform of Box and Muller.
 struct Gauss(u64);
 
 impl Gauss {
     fn uniform(&mut self) -> f64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^= bits >> 31;
+        let bits = chance::next(&mut self.0);
         // 53 bits, and never 0, of which there is no logarithm.
         ((bits >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
     }

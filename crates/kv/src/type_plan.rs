@@ -179,6 +179,64 @@ impl TypePlan {
         Ok(())
     }
 
+    /// The plan that gives these keys and values these types: what most of them have, and rules
+    /// for the others. Layers that are not named may have any.
+    #[must_use]
+    pub fn from_tensors(tensors: impl IntoIterator<Item = (u32, Side, CacheType)>) -> Self {
+        let mut tensors: Vec<_> = tensors.into_iter().collect();
+        tensors.sort_by_key(|(layer, ..)| *layer);
+        let mut plan = Self::default();
+        let mut rules: [Vec<Rule>; 2] = [Vec::new(), Vec::new()];
+        for (side, rules) in [Side::Keys, Side::Values].into_iter().zip(&mut rules) {
+            let with = |wanted: CacheType| {
+                let of_side = tensors.iter().filter(|(_, found, _)| *found == side);
+                let of_type = of_side.filter(move |(.., found)| *found == wanted);
+                of_type.map(|(layer, ..)| *layer).collect::<Vec<_>>()
+            };
+            let mut groups = CacheType::ALL.map(|of| (of, with(of)));
+            // The first of several that are as many, by the order of all types.
+            groups.sort_by_key(|(_, layers)| std::cmp::Reverse(layers.len()));
+            let mut groups = groups.into_iter().filter(|(_, layers)| !layers.is_empty());
+            if let Some((most, _)) = groups.next() {
+                *plan.base.side_mut(side) = most;
+            }
+            *rules = groups
+                .map(|(cache_type, layers)| Rule {
+                    side,
+                    layers: runs(&layers),
+                    cache_type,
+                })
+                .collect();
+        }
+        // A rule for both sides is written as one.
+        let [keys, mut values] = rules;
+        for rule in keys {
+            let is_pair =
+                |other: &Rule| other.layers == rule.layers && other.cache_type == rule.cache_type;
+            let pair = values.iter().position(is_pair).map(|at| values.remove(at));
+            plan.rules.push(rule);
+            plan.rules.extend(pair);
+        }
+        plan.rules.extend(values);
+        plan
+    }
+
+    /// Bytes of the keys and values of a token, in all layers that keep them.
+    ///
+    /// # Errors
+    /// As of [`TypePlan::of`].
+    pub fn token_bytes(&self, shape: &Shape) -> Result<u64, PlanError> {
+        let types = self.of(shape)?;
+        let layers = shape.layers.iter().zip(types);
+        let bytes = layers.filter_map(|(layer, types)| {
+            let of = layer.keys_values?;
+            let keys = types.keys.row_bytes(of.heads * of.key_width);
+            let values = types.values.row_bytes(of.heads * of.value_width);
+            Some(keys + if shape.is_latent { 0 } else { values })
+        });
+        Ok(bytes.sum())
+    }
+
     /// The types of all layers where no layer is named; `None`: it depends on the model.
     #[must_use]
     pub fn as_uniform(&self) -> Option<Types> {
@@ -274,6 +332,13 @@ impl Layers {
         }
         Ok(&keeps[from..to])
     }
+}
+
+/// Ascending layers as ranges.
+fn runs(layers: &[u32]) -> Vec<Layers> {
+    let runs = layers.chunk_by(|a, b| a + 1 == *b);
+    let runs = runs.filter_map(|run| Some(Layers::Range(*run.first()?, *run.last()?)));
+    runs.collect()
 }
 
 /// Ascending numbers as `0,3-5`.

@@ -2,14 +2,15 @@
 
 use std::ffi::c_void;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use kv::{LayerTypes, Types};
+use kv::{LayerTypes, Side, Types};
 use llama_cpp_sys_2 as sys;
 use thiserror::Error;
 
 use crate::layer_types::{self, LayerReport};
+use crate::stored_rows::{self, RowChange, StoredRows};
 use crate::threads::{Placement, Threads};
 use crate::{Batch, Model};
 
@@ -114,6 +115,8 @@ pub struct Context {
     context: NonNull<sys::llama_context>,
     /// Read by the abort callback; on the heap so that its address is stable.
     abort: Arc<AtomicBool>,
+    /// Locked by the callback of each node, where there is one.
+    stored: Option<Arc<Mutex<StoredRows>>>,
     /// Keeps the weights alive.
     model: Model,
     /// Freed after the context, which is freed in `drop`.
@@ -141,14 +144,33 @@ impl Context {
         Self::with_abort(model, params, Arc::default())
     }
 
+    /// A context whose rows can be changed while they are stored
+    /// ([`Self::change_stored`]).
+    pub fn with_changes(model: &Model, params: &ContextParams) -> Result<Self, ContextError> {
+        let stored = Arc::default();
+        Self::with_callbacks(model, params, (Arc::default(), Some(stored)))
+    }
+
     /// A context that is aborted by a flag of the caller's.
     pub fn with_abort(
         model: &Model,
         params: &ContextParams,
         abort: Arc<AtomicBool>,
     ) -> Result<Self, ContextError> {
-        let raw = raw_params(params, &abort);
-        // SAFETY: the model is live and held by the new value; `abort` too.
+        Self::with_callbacks(model, params, (abort, None))
+    }
+
+    fn with_callbacks(
+        model: &Model,
+        params: &ContextParams,
+        (abort, stored): (Arc<AtomicBool>, Option<Arc<Mutex<StoredRows>>>),
+    ) -> Result<Self, ContextError> {
+        let mut raw = raw_params(params, &abort);
+        if let Some(stored) = &stored {
+            raw.cb_eval = Some(stored_rows::on_node);
+            raw.cb_eval_user_data = Arc::as_ptr(stored).cast_mut().cast::<c_void>();
+        }
+        // SAFETY: the model is live and held by the new value; `abort` and `stored` too.
         let make = || unsafe { sys::llama_init_from_model(model.raw(), raw) };
         let (context, made) = match &params.types {
             CacheTypes::Uniform(_) => (make(), Vec::new()),
@@ -175,6 +197,7 @@ impl Context {
         Ok(Self {
             context,
             abort,
+            stored,
             model: model.clone(),
             threads,
             retired: Vec::new(),
@@ -188,6 +211,26 @@ impl Context {
     #[must_use]
     pub fn layers(&self) -> &[LayerReport] {
         &self.layers
+    }
+
+    /// From now on each row of these keys or values is changed when it is stored, before it is looked
+    /// at; `None` ends that. Only rows of 16 bits on the processor are, and values only with flash
+    /// attention: [`Self::n_stored_changed`] tells. Without [`Self::with_changes`] none is.
+    pub fn change_stored(&mut self, wanted: Option<(u32, Side, RowChange)>) {
+        if let Some(mut stored) = self.stored() {
+            stored.want(wanted);
+        }
+    }
+
+    /// Rows that were changed since the last call of [`Self::change_stored`].
+    #[must_use]
+    pub fn n_stored_changed(&self) -> u64 {
+        self.stored().map_or(0, |stored| stored.n_changed())
+    }
+
+    fn stored(&self) -> Option<MutexGuard<'_, StoredRows>> {
+        let stored = self.stored.as_ref()?;
+        Some(stored.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     #[must_use]
@@ -350,6 +393,34 @@ impl Context {
         unsafe {
             sys::llama_memory_seq_cp(self.memory(), sequence, to, range.start, range.end);
         }
+    }
+
+    /// Whether positions can be moved at all ([`Context::shift`]).
+    #[must_use]
+    pub fn can_shift(&self) -> bool {
+        // SAFETY: the memory belongs to the live context; encoder-only models have none.
+        unsafe {
+            let memory = self.memory();
+            !memory.is_null() && sys::llama_memory_can_shift(memory)
+        }
+    }
+
+    /// Forgets `n` positions of a sequence from `from` on, and moves those behind them down to
+    /// close the gap; their keys are turned with the next pass. Cells that belong to other
+    /// sequences too move for all of them. `false`: nothing was changed.
+    pub fn shift(&mut self, sequence: i32, from: i32, n: i32) -> bool {
+        if !self.can_shift() {
+            return false;
+        }
+        // SAFETY: the memory belongs to the live context, whose positions can be moved.
+        unsafe {
+            let memory = self.memory();
+            if !sys::llama_memory_seq_rm(memory, sequence, from, from + n) {
+                return false;
+            }
+            sys::llama_memory_seq_add(memory, sequence, from + n, -1, -n);
+        }
+        true
     }
 
     /// The state of a sequence, in llama.cpp's own form (`kv::state`); `None` if it has none.

@@ -16,6 +16,8 @@ mod layer_types;
 mod log;
 mod model;
 mod plugin;
+mod rounding;
+mod stored_rows;
 mod threads;
 
 pub use batch::Batch;
@@ -28,6 +30,8 @@ pub use kv::{CacheType, LayerTypes, Types};
 pub use layer_types::{LayerReport, can_choose_layer_types};
 pub use log::{Level, LogSink};
 pub use model::{LoadError, LoadMode, Model, ModelParams, Offload, Token, TokenKind};
+pub use rounding::{narrow_f16, round_to, widen_f16};
+pub use stored_rows::RowChange;
 pub use threads::Placement;
 
 use std::sync::Once;

@@ -112,6 +112,8 @@ pub struct LoadSpec {
     pub swa_full: Option<bool>,
     /// Replaces the GGUF's own chat template.
     pub chat_template: Option<String>,
+    /// Tokens that stay when a context is full, for jobs that do not say; 0: the answer ends.
+    pub attention_sinks: Option<u32>,
     /// Tokens of a thought, for jobs that do not say.
     pub reasoning_budget: Option<u32>,
     pub speculation: Option<crate::Speculation>,
@@ -262,6 +264,8 @@ pub struct ModelFacts {
     pub sampling: SamplingValues,
     pub bos: Option<String>,
     pub eos: Option<String>,
+    /// Tokens that stay when a context is full, for jobs that do not say; 0: the answer ends.
+    pub attention_sinks: Option<u32>,
     /// Tokens of a thought, for jobs that do not say.
     pub reasoning_budget: Option<u32>,
     /// Drafting of requests that do not ask for another.
@@ -387,6 +391,8 @@ pub struct WorkerState {
     pub jobs_failed_total: u64,
     pub jobs_cancelled_total: u64,
     pub preemptions_total: u64,
+    /// Slots that went to a more urgent request; who had them went on later.
+    pub parkings_total: u64,
     /// `None`: no states of prompts are kept.
     pub prefixes: Option<PrefixUse>,
 }

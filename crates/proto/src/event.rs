@@ -99,6 +99,8 @@ pub struct PrefixReport {
     /// Those that were computed.
     pub computed_tokens: u32,
     pub cause: PrefixCause,
+    /// What exactly, where the cause alone does not say it.
+    pub detail: Option<PrefixDetail>,
     /// How many tokens the prompt has in common with the one that was most like it.
     pub common_tokens: u32,
     /// Tokens that would not have been computed without the cause.
@@ -121,19 +123,98 @@ pub enum PrefixCause {
     Extended,
     /// It is one that was read before.
     Repeated,
-    /// An earlier prompt was changed in its middle.
+    /// It begins like an earlier one and then is about something else: another conversation
+    /// with the same system prompt.
+    Branched,
+    /// An earlier prompt was changed at its beginning or in its middle.
     Edited,
     /// An earlier answer comes back otherwise than it was generated: the template leaves
     /// something out of it, or the client has changed it.
     Rewritten,
     /// It was known, and has made room for others.
     Evicted,
+    /// It is put away, and fetching it takes longer than computing it.
+    Slower,
     /// It is known, but the model's state cannot be gone on from at that place.
     Window,
     /// Another request is still reading it.
     Running,
     /// The request did not want it.
     OptedOut,
+}
+
+impl PrefixCause {
+    /// As it is written in answers, metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Extended => "extended",
+            Self::Repeated => "repeated",
+            Self::Branched => "branched",
+            Self::Edited => "edited",
+            Self::Rewritten => "rewritten",
+            Self::Evicted => "evicted",
+            Self::Slower => "slower",
+            Self::Window => "window",
+            Self::Running => "running",
+            Self::OptedOut => "opted_out",
+        }
+    }
+}
+
+/// What exactly was done to a prompt, or stood in its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PrefixDetail {
+    /// Edited: a time, a date, a number or an identifier is another one.
+    Counter,
+    /// Edited: something was put in.
+    Inserted,
+    /// Edited: something was left out, as where the oldest messages are dropped.
+    Removed,
+    /// Edited: the same parts come in another order.
+    Moved,
+    /// Edited or rewritten: something else stands there.
+    Replaced,
+    /// Rewritten: the answer comes back without its reasoning.
+    ReasoningLeftOut,
+    /// Rewritten: other spaces and line ends.
+    Respaced,
+    /// Rewritten: the same text, in other tokens.
+    Retokenised,
+    /// Rewritten: the answer comes back cut.
+    Shortened,
+    /// Window: layers with a sliding window have dropped what was before it.
+    SlidingWindow,
+    /// Window: a recurrent state is that of one place only.
+    RecurrentState,
+    /// Opted out: `cache_prompt` is false.
+    CachePrompt,
+    /// Opted out: log probabilities of the prompt were wanted.
+    PromptLogprobs,
+}
+
+impl PrefixDetail {
+    /// As it is written in answers, metrics and logs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Inserted => "inserted",
+            Self::Removed => "removed",
+            Self::Moved => "moved",
+            Self::Replaced => "replaced",
+            Self::ReasoningLeftOut => "reasoning_left_out",
+            Self::Respaced => "respaced",
+            Self::Retokenised => "retokenised",
+            Self::Shortened => "shortened",
+            Self::SlidingWindow => "sliding_window",
+            Self::RecurrentState => "recurrent_state",
+            Self::CachePrompt => "cache_prompt",
+            Self::PromptLogprobs => "prompt_logprobs",
+        }
+    }
 }
 
 /// A piece of an answer. Text is whole UTF-8, and empty only where it carries
@@ -200,6 +281,8 @@ pub struct Usage {
     /// Speculation: tokens drafted, and how many of them stood.
     pub draft_tokens: u32,
     pub draft_accepted_tokens: u32,
+    /// Tokens that left the context, so that the answer could go on.
+    pub dropped_tokens: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]

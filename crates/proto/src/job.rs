@@ -202,6 +202,9 @@ pub struct Generation {
     pub speculation: Option<Speculation>,
     /// `false`: neither read nor leave anything in the prefix cache.
     pub cache_prompt: Option<bool>,
+    /// Tokens at the beginning that stay when the context is full and the older half of the
+    /// others makes room; `None`: the answer ends there.
+    pub attention_sinks: Option<u32>,
     /// Ignore end-of-generation tokens; for benchmarks.
     pub ignore_eos: bool,
     /// Its place among those that wait.

@@ -9,12 +9,18 @@
 //! [`Job`] and every answer comes back as [`Event`]s. Fields mean what their
 //! OpenAI namesakes mean unless the doc comment says otherwise.
 
+pub mod calibrate;
 pub mod compare;
 pub mod control;
 pub mod event;
 pub mod frame;
 pub mod job;
+pub mod stream;
 
+pub use calibrate::{
+    BudgetFacts, CalibrateReport, CalibrateRequest, GainFacts, TensorFacts, TextFacts, TypeFacts,
+    VerifyKind, VerifyRow,
+};
 pub use compare::{CompareKind, CompareReport, CompareRequest, CompareRow, DivergenceFacts};
 pub use control::{
     BufferFacts, CacheType, DeviceFacts, DeviceKind, FlashAttention, FromWorker, GpuPlacement,
@@ -22,14 +28,15 @@ pub use control::{
     Placement, PrefixSettings, PrefixUse, SlotPhase, SlotState, ToWorker, WorkerState,
 };
 pub use event::{
-    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixReport, SamplingValues,
-    Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
+    Delta, Event, FailureKind, FinishReason, JobFailure, PrefixCause, PrefixDetail, PrefixReport,
+    SamplingValues, Timings, TokenLogprob, TopLogprob, UpstreamFault, Usage,
 };
 pub use job::{
     ChatJob, CompletionJob, Constraint, EmbeddingInput, EmbeddingJob, Generation, Image, Job,
     Message, Prompt, Reasoning, Role, SamplingOverrides, Speculation, ToolCall, ToolChoice,
     ToolDefinition,
 };
+pub use stream::{StreamReport, StreamRequest, StreamRow};
 
 /// Version of the message set. Bump on any change a peer of the old version would misread.
 pub const VERSION: u32 = 1;

@@ -63,6 +63,7 @@ impl Kind {
             (_, Extra::MinP) => Some("min_p"),
             (Self::Vllm, Extra::RepeatPenalty) => Some("repetition_penalty"),
             (_, Extra::RepeatPenalty) => Some("repeat_penalty"),
+            (Self::LlamaServer, Extra::AttentionSinks) => None,
             (Self::Sextant | Self::LlamaServer, field) => Some(field.name()),
             (Self::Vllm, Extra::IgnoreEos) => Some("ignore_eos"),
             (Self::Vllm, Extra::TemplateKwargs) => Some("chat_template_kwargs"),
@@ -85,6 +86,7 @@ pub(crate) enum Extra {
     DryPenaltyLastN,
     DrySequenceBreakers,
     CachePrompt,
+    AttentionSinks,
     IgnoreEos,
     TemplateKwargs,
 }
@@ -104,6 +106,7 @@ impl Extra {
             Self::DryPenaltyLastN => "dry_penalty_last_n",
             Self::DrySequenceBreakers => "dry_sequence_breakers",
             Self::CachePrompt => "cache_prompt",
+            Self::AttentionSinks => "attention_sinks",
             Self::IgnoreEos => "ignore_eos",
             Self::TemplateKwargs => "chat_template_kwargs",
         }

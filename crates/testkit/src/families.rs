@@ -90,6 +90,8 @@ impl Family {
 pub struct Purpose {
     pub pooling_type: Option<u32>,
     pub is_causal: Option<bool>,
+    /// By how much positions scale attention.
+    pub attention_factor: Option<f32>,
     /// The type of the weights of experts.
     pub experts: WeightKind,
 }
@@ -109,6 +111,9 @@ pub fn gguf_for(family: Family, purpose: Purpose) -> Vec<u8> {
     }
     if let Some(is_causal) = purpose.is_causal {
         tiny.0.bool("attention.causal", is_causal);
+    }
+    if let Some(factor) = purpose.attention_factor {
+        tiny.0.f32("rope.scaling.attn_factor", factor);
     }
     tiny.0.u32("context_length", CONTEXT);
     tiny.0.u32("embedding_length", N_EMBD);

@@ -29,9 +29,9 @@ use trial::Parker;
 pub use trial::Trial;
 
 /// Rows whose logits are there at once.
-const STEP: usize = 32;
+pub(crate) const STEP: usize = 32;
 /// Tokens of a pass over a first half.
-const PASS: u32 = 512;
+pub(crate) const PASS: u32 = 512;
 /// A piece has at least a step of each half.
 pub const PIECE_TOKENS_MIN: u32 = 2 * STEP as u32;
 /// Contexts that are in memory at once, the base and the floor among them.
@@ -51,18 +51,7 @@ pub fn compare(
         n_plans <= PLANS_MAX,
         "{n_plans} plans were given, at most {PLANS_MAX} are compared at once; leave some out"
     );
-    let file = load::check_file(&request.spec).map_err(|failure| anyhow!(failure.message))?;
-    ensure!(
-        !file.is_embedder,
-        "{} only embeds texts; it has no context whose types could be compared",
-        request.spec.path.display()
-    );
-    llama::init(crate::log_line, load::kernels(&request.spec, &file));
-    let params = ModelParams {
-        load_mode: LoadMode::Mmap,
-        offload: None,
-    };
-    let model = Model::load(&request.spec.path, params, |_| true)?;
+    let (model, file) = open(&request.spec)?;
     let pieces = pieces(&model, request)?;
     let mut readers = readers(&model, (request, &file))?;
     let n_pieces = u32::try_from(pieces.len())?;
@@ -83,8 +72,25 @@ pub fn compare(
     })
 }
 
+/// The model, without a context.
+pub(crate) fn open(spec: &LoadSpec) -> anyhow::Result<(Model, models::Facts)> {
+    let file = load::check_file(spec).map_err(|failure| anyhow!(failure.message))?;
+    ensure!(
+        !file.is_embedder,
+        "{} only embeds texts; it has no context whose types could be compared",
+        spec.path.display()
+    );
+    llama::init(crate::log_line, load::kernels(spec, &file));
+    let params = ModelParams {
+        load_mode: LoadMode::Mmap,
+        offload: None,
+    };
+    let model = Model::load(&spec.path, params, |_| true)?;
+    Ok((model, file))
+}
+
 /// The text in pieces of one length, each with the token that the model begins with.
-fn pieces(model: &Model, request: &CompareRequest) -> anyhow::Result<Vec<Vec<i32>>> {
+pub(crate) fn pieces(model: &Model, request: &CompareRequest) -> anyhow::Result<Vec<Vec<i32>>> {
     let len = request.piece_tokens;
     let trained = model.context_train();
     let room = trained.saturating_sub(request.answer_tokens);
@@ -110,13 +116,13 @@ fn pieces(model: &Model, request: &CompareRequest) -> anyhow::Result<Vec<Vec<i32
 }
 
 /// A context and what it said.
-struct Reader {
-    kind: CompareKind,
-    plan: String,
-    token_bytes: u64,
+pub(crate) struct Reader {
+    pub(crate) kind: CompareKind,
+    pub(crate) plan: String,
+    pub(crate) token_bytes: u64,
     context: Context,
     change: Option<Change>,
-    judged: Vec<Vec<Position>>,
+    pub(crate) judged: Vec<Vec<Position>>,
     first_differences: Vec<Option<u32>>,
     prefill: Rate,
     decode: Rate,
@@ -142,16 +148,11 @@ impl Rate {
     }
 }
 
-fn readers(
+pub(crate) fn readers(
     model: &Model,
     (request, file): (&CompareRequest, &models::Facts),
 ) -> anyhow::Result<Vec<Reader>> {
-    let headers: Result<Vec<_>, _> = file
-        .files
-        .iter()
-        .map(|file| models::Gguf::open(file))
-        .collect();
-    let shape = planner::Model::read(&headers?)?.shape;
+    let shape = shape(file)?;
     let plans = request
         .plans
         .iter()
@@ -169,8 +170,8 @@ fn readers(
         let mut reader = Reader {
             kind,
             plan: trial.map_or_else(|| asked.to_string(), |trial| trial.to_string()),
-            token_bytes: token_bytes(&asked, &shape)?,
-            context: context(model, (request, types))?,
+            token_bytes: asked.token_bytes(&shape)?,
+            context: Context::new(model, &params(request, types)?)?,
             change: None,
             judged: Vec::new(),
             first_differences: Vec::new(),
@@ -195,25 +196,21 @@ fn readers(
     Ok(readers)
 }
 
-fn token_bytes(plan: &kv::TypePlan, shape: &kv::Shape) -> anyhow::Result<u64> {
-    let types = plan.of(shape)?;
-    let layers = shape.layers.iter().zip(types);
-    let bytes = layers.filter_map(|(layer, types)| {
-        let of = layer.keys_values?;
-        let keys = types.keys.row_bytes(of.heads * of.key_width);
-        let values = types.values.row_bytes(of.heads * of.value_width);
-        Some(keys + if shape.is_latent { 0 } else { values })
-    });
-    Ok(bytes.sum())
+/// Which layers keep keys and values.
+pub(crate) fn shape(file: &models::Facts) -> anyhow::Result<kv::Shape> {
+    let headers: Result<Vec<_>, _> = file
+        .files
+        .iter()
+        .map(|file| models::Gguf::open(file))
+        .collect();
+    Ok(planner::Model::read(&headers?)?.shape)
 }
 
-fn context(
-    model: &Model,
-    (request, types): (&CompareRequest, CacheTypes),
-) -> anyhow::Result<Context> {
+/// Of one sequence with room for a piece and its continuation.
+pub(crate) fn params(request: &CompareRequest, types: CacheTypes) -> anyhow::Result<ContextParams> {
     let cores = place::choose(&request.spec, &hardware::DefaultCores::read())
         .map_err(|failure| anyhow!(failure.message))?;
-    let params = ContextParams {
+    Ok(ContextParams {
         cells: request.piece_tokens + request.answer_tokens,
         batch: PASS,
         ubatch: PASS,
@@ -228,8 +225,7 @@ fn context(
         },
         swa_full: request.spec.swa_full.unwrap_or(false),
         embeddings: None,
-    };
-    Ok(Context::new(model, &params)?)
+    })
 }
 
 fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
@@ -243,7 +239,11 @@ fn form(model: &Model, context: &mut Context) -> anyhow::Result<Option<Form>> {
     Ok(form)
 }
 
-fn read_piece(readers: &mut [Reader], piece: &[i32], answer_tokens: u32) -> anyhow::Result<()> {
+pub(crate) fn read_piece(
+    readers: &mut [Reader],
+    piece: &[i32],
+    answer_tokens: u32,
+) -> anyhow::Result<()> {
     let half = piece.len() / 2;
     for reader in readers.iter_mut() {
         reader.context.clear();
@@ -397,7 +397,7 @@ impl Reader {
         })
     }
 
-    fn divergence(&self) -> Option<DivergenceFacts> {
+    pub(crate) fn divergence(&self) -> Option<DivergenceFacts> {
         let of = Divergence::of(&self.judged)?;
         Some(DivergenceFacts {
             kld_mean: of.mean.value,

@@ -461,6 +461,7 @@ impl EngineThread {
             jobs_failed_total: totals.jobs_failed,
             jobs_cancelled_total: totals.jobs_cancelled,
             preemptions_total: totals.preemptions,
+            parkings_total: totals.parkings,
         };
     }
 }

@@ -14,6 +14,7 @@
 //! nothing above it sees a token scheduler, nothing below it a wire message.
 
 mod answer;
+mod calibrate;
 mod compare;
 mod engine_thread;
 mod fingerprint;
@@ -24,6 +25,7 @@ mod place;
 mod prefixes;
 mod prepare;
 mod serve;
+mod stream;
 mod types;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use std::path::Path;
 use anyhow::Context;
 use tokio::net::UnixStream;
 
+pub use calibrate::{BUDGETS_MAX, calibrate};
 pub use compare::{PIECE_TOKENS_MIN, PLANS_MAX, Trial, compare};
 pub use engine::CONTEXT_MIN;
 pub use load::{
@@ -39,6 +42,7 @@ pub use load::{
 };
 pub use prefixes::prompt_cache_bytes;
 pub use serve::{ServeError, serve};
+pub use stream::stream;
 pub use types::types_asked;
 
 /// Runs a worker until its socket closes. llama.cpp's log goes to standard error,

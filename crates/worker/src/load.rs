@@ -77,6 +77,7 @@ impl Loader for LlamaLoader {
             true
         })
         .map_err(|error| explain(spec, &error))?;
+        check_sinks(spec, engine.decoder.as_ref())?;
         let mut facts = facts(spec, &options, &engine.facts, engine.decoder.is_some());
         facts.description = description(&facts, file.quant.as_deref());
         let template = spec
@@ -94,6 +95,16 @@ impl Loader for LlamaLoader {
             facts,
             template,
         })
+    }
+}
+
+/// What cannot be done for any request is no setting.
+fn check_sinks(spec: &LoadSpec, decoder: Option<&LlamaDecoder>) -> Result<(), LoadFailure> {
+    let sinks = spec.attention_sinks.filter(|sinks| *sinks > 0);
+    let refusal = decoder.zip(sinks);
+    match refusal.and_then(|(decoder, sinks)| engine::sinks_refusal(decoder, sinks)) {
+        Some(message) => Err(failure(LoadFailureKind::Setting, message)),
+        None => Ok(()),
     }
 }
 
@@ -306,6 +317,7 @@ fn check_ranges(spec: &LoadSpec) -> Result<(), LoadFailure> {
         ("queue_max", spec.queue_max),
         ("sequences", spec.sequences),
         ("gpu_layers", spec.gpu_layers),
+        ("attention_sinks", spec.attention_sinks),
         ("reasoning_budget", spec.reasoning_budget),
         (
             "speculation_draft_tokens_max",
@@ -442,6 +454,7 @@ fn facts(
         sampling: sampling_defaults(|key| model.meta(key), model.n_vocab() as usize),
         bos: text(model.bos()),
         eos: text(model.eos()),
+        attention_sinks: spec.attention_sinks,
         reasoning_budget: spec.reasoning_budget,
         speculation: spec.speculation,
         load_ms: engine.load_ms,

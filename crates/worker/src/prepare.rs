@@ -435,11 +435,19 @@ impl Preparer {
             prompt_logprobs: false,
             speculation: generation.speculation.or(self.facts.speculation),
             cache_prompt: generation.cache_prompt.unwrap_or(true),
+            attention_sinks: self.sinks(generation),
             ignore_eos: generation.ignore_eos,
             priority: generation.priority,
             special_text: false,
             thought: None,
         })
+    }
+
+    /// As the request says, else as the model was loaded where it has one choice.
+    fn sinks(&self, generation: &Generation) -> Option<u32> {
+        let by_model = self.facts.attention_sinks.filter(|_| generation.n <= 1);
+        let sinks = generation.attention_sinks.or(by_model);
+        sinks.filter(|sinks| *sinks > 0)
     }
 
     fn sampling(&self, asked: &SamplingOverrides) -> Result<Params, JobFailure> {

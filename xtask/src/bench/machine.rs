@@ -1,6 +1,8 @@
 //! What the machine is and how busy it was.
 
 use crate::server::Server;
+use crate::shell::{self, program, sextant};
+use anyhow::Result;
 use std::collections::HashMap;
 use std::fs;
 use std::path::Path;
@@ -43,6 +45,16 @@ impl Ticks {
         let all = self.all.saturating_sub(before.all).max(1);
         100.0 * self.stolen.saturating_sub(before.stolen) as f64 / all as f64
     }
+}
+
+/// The last table of a page: what it was measured on, and with which program.
+pub(crate) fn facts() -> Result<String> {
+    let version = shell::output(&mut program(sextant(), &["--version"]))?;
+    Ok(format!(
+        "\n| fact | value |\n|---|---|\n| CPU | {} |\n| program | {} |\n",
+        cpu(),
+        version.trim()
+    ))
 }
 
 pub(crate) fn load_average() -> String {

@@ -82,7 +82,7 @@ fn cells(row: &CompareRow, floor: Option<&DivergenceFacts>, answer_tokens: u32) 
 }
 
 /// By how much the mean is above the floor's, where that is more than two standard errors of both.
-fn above(of: &DivergenceFacts, floor: &DivergenceFacts) -> String {
+pub(super) fn above(of: &DivergenceFacts, floor: &DivergenceFacts) -> String {
     let excess = of.kld_mean - floor.kld_mean;
     let square = |error: Option<f64>| error.unwrap_or(0.0).powi(2);
     let error = (square(of.kld_mean_error) + square(floor.kld_mean_error)).sqrt();
@@ -93,7 +93,7 @@ fn above(of: &DivergenceFacts, floor: &DivergenceFacts) -> String {
     }
 }
 
-fn with_error(value: f64, error: Option<f64>, digits: usize) -> String {
+pub(super) fn with_error(value: f64, error: Option<f64>, digits: usize) -> String {
     match error {
         Some(error) => format!("{value:.digits$} +-{error:.digits$}"),
         None => format!("{value:.digits$}"),

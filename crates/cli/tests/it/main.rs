@@ -13,6 +13,7 @@ mod doctor;
 mod kv_plans;
 mod plan;
 mod sandbox;
+mod sinks;
 mod speed;
 mod tune;
 

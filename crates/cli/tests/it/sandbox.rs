@@ -89,9 +89,12 @@ impl Sandbox {
 
     /// A small model of a family, with random weights.
     pub(crate) fn add_family(&self, name: &str, family: testkit::tiny::Family) {
+        self.add_bytes(name, &testkit::tiny::gguf(family));
+    }
+
+    pub(crate) fn add_bytes(&self, name: &str, bytes: &[u8]) {
         let store = self.dir().join("models");
         std::fs::create_dir_all(&store).unwrap();
-        let bytes = testkit::tiny::gguf(family);
         std::fs::write(store.join(format!("{name}.gguf")), bytes).unwrap();
     }
 

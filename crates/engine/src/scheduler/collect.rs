@@ -63,7 +63,9 @@ impl Scheduler {
 
     fn collect(&mut self, lease: Lease) -> Result<(), JobFailure> {
         let job = &mut self.running[lease.job];
-        let in_prompt = job.choices[lease.choice].n_kv < job.prompt_len;
+        let choice = &job.choices[lease.choice];
+        // What is read again after a shift is no news, and is nobody's prefix.
+        let in_prompt = choice.n_kv < job.prompt_len && choice.n_dropped == 0;
         if in_prompt && job.request.prompt_logprobs {
             self.collect_prompt_logprobs(lease)?;
         }
@@ -110,7 +112,7 @@ impl Scheduler {
         for at in forked.clone() {
             let to = self.take_sequence(None);
             let shared = match (from, to) {
-                (Some(from), Some(to)) => self.decoder.share(from, to, len),
+                (Some(from), Some(to)) => self.share(from, to, len),
                 _ => false,
             };
             let choice = &mut self.running[job].choices[at];
@@ -150,7 +152,7 @@ impl Scheduler {
             .logprobs
             .map(|n_top| token_logprob(vocabulary, logits, token, n_top));
         choice.push_token(token, vocabulary, request.special_text, logprob);
-        let n_generated = choice.tokens.len() - job.prompt_len;
+        let n_generated = choice.n_generated(job.prompt_len);
         let stopped = choice
             .constraint
             .as_ref()
@@ -161,7 +163,7 @@ impl Scheduler {
             } else if request
                 .max_tokens
                 .is_some_and(|max| n_generated >= max as usize)
-                || choice.tokens.len() >= context
+                || (choice.tokens.len() >= context && request.attention_sinks.is_none())
             {
                 Some(FinishReason::Length)
             } else {

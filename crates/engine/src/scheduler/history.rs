@@ -6,8 +6,9 @@
 use std::collections::VecDeque;
 
 use prefix::BLOCK_TOKENS;
-use proto::{PrefixCause, PrefixReport};
+use proto::{PrefixCause, PrefixDetail, PrefixReport};
 
+use crate::scheduler::change;
 use crate::scheduler::saturate;
 use crate::scheduler::sequences::common_prefix;
 use crate::{TokenId, Vocabulary};
@@ -19,6 +20,8 @@ const TOKENS_MAX: usize = 1 << 20;
 const COMMON_MIN: usize = BLOCK_TOKENS;
 /// What is lost because blocks are restored whole.
 const LOST_MIN: usize = BLOCK_TOKENS;
+/// Tokens at the end of a prompt that open the answer, reasoning included.
+const OPENING_MAX: usize = 8;
 /// Tokens of the text that is shown, before the place and behind it.
 const EXCERPT_BEFORE: usize = 4;
 const EXCERPT_BEHIND: usize = 12;
@@ -40,11 +43,15 @@ struct Past {
 pub(crate) struct Begun {
     pub(crate) live: usize,
     pub(crate) restored: usize,
-    pub(crate) opted_out: bool,
+    pub(crate) opted_out: Option<PrefixDetail>,
+    /// What is put away was left there: fetching it takes longer than computing it.
+    pub(crate) is_slower: bool,
     /// What the most similar running request has in common with it, and has not yet read.
     pub(crate) unread: usize,
     /// Tokens that are still known, but not at a place that one can go on from.
     pub(crate) stranded: usize,
+    /// Why one can go on from few places of this model.
+    pub(crate) window: Option<PrefixDetail>,
     /// Seconds a token.
     pub(crate) pace: Option<f64>,
 }
@@ -82,13 +89,24 @@ impl History {
         let past = like
             .filter(|(of_past, _)| *of_past == common)
             .map(|(_, past)| past);
-        let (cause, lost) = cause(prompt.len(), common, past, begun);
+        let told = Told {
+            prompt,
+            common,
+            reused,
+            vocabulary,
+        };
+        let (cause, detail, lost) = match told.of_ours(begun) {
+            Some(ours) => ours,
+            None if common >= COMMON_MIN => told.of_theirs(past),
+            None => told.of_beginning(&self.past),
+        };
         let is_shown = matches!(cause, PrefixCause::Edited | PrefixCause::Rewritten);
         PrefixReport {
             live_tokens: saturate(begun.live),
             restored_tokens: saturate(begun.restored),
             computed_tokens: saturate(prompt.len() - reused),
             cause,
+            detail,
             common_tokens: saturate(common),
             lost_tokens: saturate(lost),
             lost_seconds: begun.pace.map(|pace| pace * lost as f64),
@@ -97,39 +115,84 @@ impl History {
     }
 }
 
-/// The cause, and the tokens that were computed because of it.
-fn cause(len: usize, common: usize, past: Option<&Past>, begun: &Begun) -> (PrefixCause, usize) {
-    let reused = begun.live + begun.restored;
-    // The last token of a prompt is always computed.
-    let lost = common.min(len - 1).saturating_sub(reused);
-    if begun.opted_out {
-        return (PrefixCause::OptedOut, lost);
-    }
-    if common < COMMON_MIN {
-        return (PrefixCause::New, 0);
-    }
-    if lost >= LOST_MIN {
-        let cause = if begun.unread >= common {
-            PrefixCause::Running
-        } else if begun.stranded >= reused + LOST_MIN {
-            PrefixCause::Window
+/// The cause, what exactly, and the tokens that were computed because of it.
+type Verdict = (PrefixCause, Option<PrefixDetail>, usize);
+
+/// A prompt, and how far it is known.
+struct Told<'a> {
+    prompt: &'a [TokenId],
+    /// Tokens that were read once, and of those the ones that need not be read again.
+    common: usize,
+    reused: usize,
+    vocabulary: &'a dyn Vocabulary,
+}
+
+impl Told<'_> {
+    /// What stands between a prompt that was read and its state: none of the prompt's doing.
+    fn of_ours(&self, begun: &Begun) -> Option<Verdict> {
+        // The last token of a prompt is always computed.
+        let lost = self.common.min(self.prompt.len() - 1);
+        let lost = lost.saturating_sub(self.reused);
+        if begun.opted_out.is_some() {
+            return Some((PrefixCause::OptedOut, begun.opted_out, lost));
+        }
+        if self.common < COMMON_MIN || lost < LOST_MIN {
+            return None;
+        }
+        Some(if begun.unread >= self.common {
+            (PrefixCause::Running, None, lost)
+        } else if begun.is_slower {
+            (PrefixCause::Slower, None, lost)
+        } else if begun.stranded >= self.reused + LOST_MIN {
+            (PrefixCause::Window, begun.window, lost)
         } else {
-            PrefixCause::Evicted
-        };
-        return (cause, lost);
+            (PrefixCause::Evicted, None, lost)
+        })
     }
-    // The last token of an answer was never computed.
-    let was_extended = past.is_none_or(|past| common + 1 >= past.tokens.len());
-    let until = past.map_or(common, |past| past.tokens.len()).min(len - 1);
-    let lost = until.saturating_sub(reused);
-    if common + 1 >= len {
-        (PrefixCause::Repeated, 0)
-    } else if was_extended {
-        (PrefixCause::Extended, 0)
-    } else if past.is_some_and(|past| common >= past.prompt_len) {
-        (PrefixCause::Rewritten, lost)
-    } else {
-        (PrefixCause::Edited, lost)
+
+    /// Where the prompt leaves an earlier one that it begins like.
+    fn of_theirs(&self, past: Option<&Past>) -> Verdict {
+        let len = self.prompt.len();
+        // The last token of an answer was never computed.
+        let was_extended = past.is_none_or(|past| self.common + 1 >= past.tokens.len());
+        if self.common + 1 >= len {
+            return (PrefixCause::Repeated, None, 0);
+        }
+        let Some(past) = past.filter(|_| !was_extended) else {
+            return (PrefixCause::Extended, None, 0);
+        };
+        let lost = past.tokens.len().min(len - 1).saturating_sub(self.reused);
+        let has_answer = past.tokens.len() > past.prompt_len;
+        if has_answer && self.common + OPENING_MAX >= past.prompt_len {
+            let from = past.prompt_len.min(self.common);
+            let how = change::rewrite(&past.tokens[from..], &self.prompt[from..], self.vocabulary);
+            if self.common >= past.prompt_len || how == PrefixDetail::ReasoningLeftOut {
+                return (PrefixCause::Rewritten, Some(how), lost);
+            }
+        }
+        let rest = (&past.tokens[self.common..], &self.prompt[self.common..]);
+        match change::edit(rest.0, rest.1, self.vocabulary) {
+            Some(how) => (PrefixCause::Edited, Some(how), lost),
+            None => (PrefixCause::Branched, None, 0),
+        }
+    }
+
+    /// A prompt that begins like none: something may have been put before what is known.
+    fn of_beginning(&self, past: &VecDeque<Past>) -> Verdict {
+        let earlier = past.iter().map(|past| past.tokens.as_slice());
+        let found = change::found_again(earlier, self.prompt).and_then(|at| past.get(at));
+        let verdict = found.and_then(|past| {
+            let common = common_prefix(&past.tokens, self.prompt);
+            let rest = (&past.tokens[common..], &self.prompt[common..]);
+            let how = change::edit(rest.0, rest.1, self.vocabulary)?;
+            let lost = past.tokens.len().min(self.prompt.len() - 1);
+            Some((
+                PrefixCause::Edited,
+                Some(how),
+                lost.saturating_sub(self.reused),
+            ))
+        });
+        verdict.unwrap_or((PrefixCause::New, None, 0))
     }
 }
 
@@ -145,134 +208,4 @@ fn excerpt(prompt: &[TokenId], at: usize, vocabulary: &dyn Vocabulary) -> String
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fake::FakeVocabulary;
-
-    fn tokens(text: &str) -> Vec<TokenId> {
-        text.bytes().map(TokenId::from).collect()
-    }
-
-    const SYSTEM: &str = "You are a helpful assistant that answers in one word. ";
-
-    /// Each cause by a script: what was read before, what comes, and what it began with.
-    #[test]
-    fn causes_are_told_apart() {
-        let ask = format!("{SYSTEM}Q: What is the capital of France? A:");
-        let answered = format!("{ask} <think>hm, easy</think> Paris, of course");
-        let went_on = format!("{answered}. Q: And of Spain? A:");
-        let dropped = format!("{ask} Paris, of course. Q: And of Spain? A:");
-        let edited = ask.replace("France", "Norway, which is far in the north of Europe");
-        let dated = format!("It is 14:38. {ask}");
-        let begun = |live: usize| Begun {
-            live,
-            ..Begun::default()
-        };
-        let common = |text: &str| common_prefix(&tokens(&answered), &tokens(text));
-        let unread = Begun {
-            unread: ask.len(),
-            ..begun(0)
-        };
-        let stranded = Begun {
-            stranded: ask.len(),
-            ..begun(0)
-        };
-        let opted_out = Begun {
-            opted_out: true,
-            ..begun(0)
-        };
-        let restored = Begun {
-            restored: 96,
-            ..begun(0)
-        };
-        let cases = [
-            (&ask, begun(ask.len() - 1), PrefixCause::Repeated, 0),
-            (&ask, restored, PrefixCause::Repeated, 0),
-            (
-                &went_on,
-                begun(answered.len() - 1),
-                PrefixCause::Extended,
-                0,
-            ),
-            (
-                &dropped,
-                begun(common(&dropped)),
-                PrefixCause::Rewritten,
-                (dropped.len() - 1).min(answered.len()) - common(&dropped),
-            ),
-            (
-                &edited,
-                begun(common(&edited)),
-                PrefixCause::Edited,
-                answered.len().min(edited.len() - 1) - common(&edited),
-            ),
-            (&dated, begun(0), PrefixCause::New, 0),
-            (&ask, begun(0), PrefixCause::Evicted, ask.len() - 1),
-            (&edited, begun(0), PrefixCause::Evicted, common(&edited)),
-            (&ask, unread, PrefixCause::Running, ask.len() - 1),
-            (&ask, stranded, PrefixCause::Window, ask.len() - 1),
-            (&ask, opted_out, PrefixCause::OptedOut, ask.len() - 1),
-        ];
-        let mut history = History::default();
-        history.remember(tokens(&answered), ask.len());
-        for (at, (prompt, begun, cause, lost)) in cases.into_iter().enumerate() {
-            let told = history.explain(&tokens(prompt), &begun, &FakeVocabulary);
-            assert_eq!(
-                (told.cause, told.lost_tokens as usize),
-                (cause, lost),
-                "case {at}"
-            );
-        }
-    }
-
-    #[test]
-    fn without_a_history_what_was_restored_tells() {
-        let prompt = tokens(&SYSTEM.repeat(2));
-        let explain = |restored| {
-            let begun = Begun {
-                restored,
-                ..Begun::default()
-            };
-            History::default()
-                .explain(&prompt, &begun, &FakeVocabulary)
-                .cause
-        };
-        assert_eq!(explain(0), PrefixCause::New);
-        assert_eq!(explain(32), PrefixCause::Extended);
-        assert_eq!(explain(prompt.len() - 1), PrefixCause::Repeated);
-    }
-
-    #[test]
-    fn only_a_change_is_shown_and_the_place_is_in_it() {
-        let mut history = History::default();
-        let old = format!("{SYSTEM}The time is 14:38 and the question is this.");
-        let new = format!("{SYSTEM}The time is 15:02 and the question is this.");
-        history.remember(tokens(&old), old.len());
-        let begun = Begun::default();
-        let live = Begun {
-            live: SYSTEM.len() + 13,
-            ..begun
-        };
-        let told = history.explain(&tokens(&new), &live, &FakeVocabulary);
-        assert_eq!(told.cause, PrefixCause::Edited);
-        let excerpt = told.excerpt.unwrap();
-        assert!(excerpt.contains("15:02"), "{excerpt}");
-        let told = history.explain(
-            &tokens("Something else altogether"),
-            &begun,
-            &FakeVocabulary,
-        );
-        assert_eq!((told.cause, told.excerpt), (PrefixCause::New, None));
-    }
-
-    #[test]
-    fn memory_of_the_past_is_bounded() {
-        let mut history = History::default();
-        for at in 0..1000 {
-            history.remember(vec![at; 5], 5);
-        }
-        assert_eq!(history.past.len(), PROMPTS_MAX);
-        history.remember(vec![7; TOKENS_MAX + 1], 1);
-        assert_eq!(history.past.len(), PROMPTS_MAX);
-    }
-}
+mod tests;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefix::{Content, Key};
-use proto::{FinishReason, PrefixReport, Usage};
+use proto::{FinishReason, PrefixDetail, PrefixReport, Usage};
 use sampling::{Constraint, Sampler};
 
 use crate::request::{JobKey, Request};
 use crate::scheduler::draft::Drafter;
+use crate::scheduler::park::Parking;
 use crate::text::TextStream;
 use crate::thought::Thought;
 use crate::{SequenceId, TokenId, Vocabulary};
@@ -19,6 +20,7 @@ use crate::{SequenceId, TokenId, Vocabulary};
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) request: Request,
+    /// Tokens of the prompt that are still in the context.
     pub(crate) prompt_len: usize,
     /// Which of the slots it has; of no meaning in the queue.
     pub(crate) slot: usize,
@@ -32,6 +34,9 @@ pub(crate) struct Job {
     pub(crate) prompt_logprobs: Vec<proto::TokenLogprob>,
     /// A state that its first choice waits for.
     pub(crate) restore: Option<Restore>,
+    /// What is put away of its prompt was left there: computing it is sooner.
+    pub(crate) fetch_is_slower: bool,
+    pub(crate) parking: Parking,
     /// Lengths at which a pass must end, so that the state there can be put away; ascending.
     pub(crate) checkpoints: Vec<usize>,
     /// What is to be told of its prefix.
@@ -66,10 +71,13 @@ pub(crate) struct Clocks {
 pub(crate) struct Choice {
     pub(crate) index: u32,
     pub(crate) sequence: Option<SequenceId>,
-    /// The prompt and what was generated.
+    /// The prompt and what was generated, without what has left the context.
     pub(crate) tokens: Vec<TokenId>,
     /// `tokens[..n_kv]` are in the KV cache.
     pub(crate) n_kv: usize,
+    /// Tokens that have left the context, and how many of those are the answer's.
+    pub(crate) n_dropped: usize,
+    pub(crate) n_answer_dropped: usize,
     pub(crate) sampler: Sampler,
     pub(crate) constraint: Option<Constraint>,
     pub(crate) constrain_thought: bool,
@@ -96,6 +104,8 @@ impl Job {
             index: 0,
             sequence: None,
             n_kv: 0,
+            n_dropped: 0,
+            n_answer_dropped: 0,
             sampler,
             constraint: request.constraint.take(),
             constrain_thought: request.constrain_thought,
@@ -125,6 +135,8 @@ impl Job {
             announced: false,
             prompt_logprobs: Vec::new(),
             restore: None,
+            fetch_is_slower: false,
+            parking: Parking::default(),
             checkpoints: Vec::new(),
             prefix: None,
             request,
@@ -137,7 +149,17 @@ impl Job {
 
     /// Whether its prompt may begin with what others have computed.
     pub(crate) fn reuses(&self) -> bool {
-        self.request.cache_prompt && !self.request.prompt_logprobs
+        self.opted_out().is_none()
+    }
+
+    /// Why nothing that is known of its prompt may be used.
+    pub(crate) fn opted_out(&self) -> Option<PrefixDetail> {
+        if !self.request.cache_prompt {
+            return Some(PrefixDetail::CachePrompt);
+        }
+        self.request
+            .prompt_logprobs
+            .then_some(PrefixDetail::PromptLogprobs)
     }
 
     pub(crate) fn is_finished(&self) -> bool {
@@ -159,6 +181,8 @@ impl Job {
                 sequence: None,
                 tokens: first.tokens.clone(),
                 n_kv: 0,
+                n_dropped: 0,
+                n_answer_dropped: 0,
                 sampler: first.sampler.fork(index),
                 constraint: first.constraint.as_ref().map(Constraint::fork),
                 constrain_thought: first.constrain_thought,
@@ -194,6 +218,11 @@ impl Choice {
     /// Tokens that still have to go through the model.
     pub(crate) fn pending(&self) -> usize {
         self.tokens.len() - self.n_kv
+    }
+
+    /// Tokens of the answer, those that have left the context among them.
+    pub(crate) fn n_generated(&self, prompt_len: usize) -> usize {
+        self.tokens.len() - prompt_len + self.n_answer_dropped
     }
 
     /// Exactly the last token is pending: the next pass gives the next one.

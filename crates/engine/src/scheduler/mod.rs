@@ -6,17 +6,21 @@
 //! finished sequence stays in the KV cache for its prefix until the room is needed
 //! (`sequences`). When the cache is full, kept prefixes go first, then the
 //! youngest job is put back into the queue with the tokens it has and computed again
-//! later: nothing is lost but time.
+//! later: nothing is lost but time. A request that is more urgent than a running one takes
+//! its slot (`park`).
 
 mod cancel;
+mod change;
 mod collect;
 mod draft;
 mod history;
 mod job;
 mod pace;
+mod park;
 mod plan;
 mod prefixes;
 mod sequences;
+mod shift;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +42,7 @@ use pace::Pace;
 use plan::Lease;
 use prefixes::Prefixes;
 use sequences::Sequences;
+pub use shift::sinks_refusal;
 
 /// Time since any fixed moment.
 type Clock = Box<dyn Fn() -> Duration + Send>;
@@ -69,6 +74,8 @@ pub struct Totals {
     pub jobs_failed: u64,
     pub jobs_cancelled: u64,
     pub preemptions: u64,
+    /// Slots that went to a request that was more urgent.
+    pub parkings: u64,
 }
 
 /// One running request, seen from outside.
@@ -246,6 +253,7 @@ impl Scheduler {
         self.admit();
         self.restore_prefixes();
         self.join_choices();
+        self.shift_full();
         let mut is_idle = false;
         loop {
             let leases = self.plan();
@@ -327,6 +335,9 @@ impl Scheduler {
             );
             return refuse(FailureKind::InvalidRequest, message, Some("n"));
         }
+        if let Some(refusal) = self.refuse_sinks(request) {
+            return Err(refusal);
+        }
         let outside =
             |token: &&TokenId| usize::try_from(**token).map_or(true, |id| id >= self.shape.n_vocab);
         if let Some(token) = request.prompt.iter().find(outside) {
@@ -351,15 +362,22 @@ impl Scheduler {
         if self.running.is_empty() {
             self.admission_paused = false;
         }
-        while !self.admission_paused && self.running.len() < self.config.slots {
+        while !self.admission_paused {
+            let is_full = self.running.len() >= self.config.slots;
+            // Who takes somebody's slot goes into it, whoever else is due.
+            let next = match is_full {
+                true => self.park_for_first().then_some(0),
+                false => self.next_in_queue(),
+            };
             let in_use: usize = self.running.iter().map(Job::n_sequences).sum();
-            match self.queue.front() {
-                Some(job) if in_use + job.n_sequences() <= self.shape.sequences => {}
-                _ => return,
-            }
-            let Some(job) = self.queue.pop_front() else {
+            let has_room = |job: &Job| in_use + job.n_sequences() <= self.shape.sequences;
+            let Some(at) = next.filter(|at| self.queue.get(*at).is_some_and(has_room)) else {
                 return;
             };
+            let Some(mut job) = self.queue.remove(at) else {
+                return;
+            };
+            job.resume((self.clock)());
             self.start(job);
         }
     }
@@ -426,6 +444,7 @@ impl Scheduler {
             .iter()
             .filter(|job| job.request.cache_prompt)
             .flat_map(|job| &job.choices)
+            .filter(|other| other.n_dropped == 0)
             .filter_map(|other| {
                 let common = sequences::common_prefix(&other.tokens[..other.n_kv], tokens);
                 other.sequence.map(|sequence| (common.min(most), sequence))
@@ -438,7 +457,7 @@ impl Scheduler {
             }
             (_, Some((len, from))) if len > 0 => {
                 let to = self.take_sequence(None);
-                let shared = to.is_some_and(|to| self.decoder.share(from, to, len));
+                let shared = to.is_some_and(|to| self.share(from, to, len));
                 (to, if shared { len } else { 0 })
             }
             _ => (self.take_sequence(None), 0),
@@ -452,7 +471,7 @@ impl Scheduler {
         }
         let len = kept.len.min(most);
         if let Some(to) = self.take_sequence(Some(kept.sequence)) {
-            if self.decoder.share(kept.sequence, to, len) {
+            if self.share(kept.sequence, to, len) {
                 return (Some(to), len);
             }
             return (Some(to), 0);
@@ -462,6 +481,15 @@ impl Scheduler {
         self.forget_captures(kept.sequence, len);
         let cut = self.decoder.truncate(kept.sequence, len);
         (Some(kept.sequence), if cut { len } else { 0 })
+    }
+
+    /// Makes an empty sequence begin with the first tokens of another one.
+    fn share(&mut self, from: SequenceId, to: SequenceId, len: usize) -> bool {
+        let shared = self.decoder.share(from, to, len);
+        if shared {
+            self.sequences.set_shared(from, to);
+        }
+        shared
     }
 
     /// A free sequence id, giving up kept prefixes (never `spare`) if there is none.
@@ -475,15 +503,16 @@ impl Scheduler {
         Some(evicted)
     }
 
-    /// Frees KV cells after a pass found none: kept prefixes first, then the
-    /// youngest job goes back to the queue, then the only job ends where it is.
+    /// Frees KV cells after a pass found none: kept prefixes first, then the youngest job
+    /// of the least urgent goes back to the queue, then the only job ends where it is.
     fn make_room(&mut self) {
         if let Some(sequence) = self.sequences.evict_except(None) {
             self.release(sequence);
         } else if self.running.len() > 1 {
-            let Some(mut job) = self.running.pop() else {
+            let Some(at) = self.least_urgent(|_| true) else {
                 return;
             };
+            let mut job = self.running.remove(at);
             self.abandon_restore(&mut job);
             for choice in &mut job.choices {
                 self.park(choice);
@@ -542,7 +571,7 @@ impl Scheduler {
                     continue;
                 }
                 let to = self.take_sequence(None);
-                let shared = to.is_some_and(|to| self.decoder.share(from, to, len));
+                let shared = to.is_some_and(|to| self.share(from, to, len));
                 let choice = &mut self.running[at].choices[choice];
                 choice.sequence = to;
                 choice.n_kv = if shared { len } else { 0 };
@@ -637,7 +666,9 @@ impl Scheduler {
         self.admission_paused = false;
         let prompt_len = job.prompt_len;
         let first = job.choices.first();
-        if let Some(first) = first.filter(|first| first.n_kv >= prompt_len && job.reuses()) {
+        if let Some(first) =
+            first.filter(|first| first.n_kv >= prompt_len && first.n_dropped == 0 && job.reuses())
+        {
             self.history.remember(first.tokens.clone(), prompt_len);
         }
         for choice in &mut job.choices {
@@ -650,7 +681,8 @@ impl Scheduler {
         let Some(sequence) = choice.sequence.take() else {
             return;
         };
-        if !keep || choice.index > 0 || choice.n_kv == 0 {
+        // What was computed behind tokens that have gone is not what its tokens would give.
+        if !keep || choice.index > 0 || choice.n_kv == 0 || choice.n_dropped > 0 {
             return self.release(sequence);
         }
         let mut tokens = choice.tokens.clone();

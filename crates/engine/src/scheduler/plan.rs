@@ -123,7 +123,7 @@ fn draft(job: &mut Job, choice: usize, room: usize, context: usize) -> Vec<Token
     if std::mem::take(&mut choice.careful) {
         return Vec::new();
     }
-    let left = max_tokens.saturating_sub(choice.tokens.len() - prompt_len);
+    let left = max_tokens.saturating_sub(choice.n_generated(prompt_len));
     let fits = context.saturating_sub(choice.tokens.len() + 1);
     // The pass gives one token beyond the draft.
     let room = room.min(left.saturating_sub(1)).min(fits);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prefix::{BLOCK_TOKENS, Content, Facts, Id, Key, Needs, Plane, Stored};
-use proto::PrefixReport;
+use proto::{PrefixDetail, PrefixReport};
 
 use crate::scheduler::history::Begun;
 use crate::scheduler::job::{Job, Restore};
@@ -140,6 +140,7 @@ impl Scheduler {
         let bytes = prefixes.bytes(&prefixes.wanted(&keys, from..to, Part::Only));
         let fetching = prefixes.store.fetch_seconds(bytes);
         if row_seconds.is_some_and(|seconds| fetching > seconds * gain as f64) {
+            job.fetch_is_slower = true;
             return false;
         }
         // Blocks are restored whole, and whole states replace all there is.
@@ -437,9 +438,17 @@ impl Scheduler {
         let begun = Begun {
             live,
             restored,
-            opted_out: !job.reuses(),
+            opted_out: job.opted_out(),
+            is_slower: job.fetch_is_slower,
             unread: unread.max().unwrap_or(0),
             stranded: self.sequences.common(prompt).max(stored),
+            window: self.decoder.needs().and_then(|needs| {
+                let sliding = (needs.window_blocks > 0).then_some(PrefixDetail::SlidingWindow);
+                needs
+                    .state
+                    .then_some(PrefixDetail::RecurrentState)
+                    .or(sliding)
+            }),
             pace: self.pace.row_seconds(),
         };
         self.history.explain(prompt, &begun, &*self.vocabulary)

@@ -26,15 +26,18 @@ pub(crate) struct Sequences {
     free: Vec<SequenceId>,
     cached: Vec<Cached>,
     clock: u64,
+    /// By id: it may hold cells that another one holds, too.
+    shared: Vec<bool>,
 }
 
 impl Sequences {
     pub(crate) fn new(n: usize) -> Self {
-        let n = SequenceId::try_from(n).unwrap_or(SequenceId::MAX);
+        let ids = SequenceId::try_from(n).unwrap_or(SequenceId::MAX);
         Self {
-            free: (0..n).rev().collect(),
+            free: (0..ids).rev().collect(),
             cached: Vec::new(),
             clock: 0,
+            shared: vec![false; n],
         }
     }
 
@@ -42,8 +45,34 @@ impl Sequences {
         self.free.pop()
     }
 
+    /// Both hold cells of the other from now on.
+    pub(crate) fn set_shared(&mut self, one: SequenceId, other: SequenceId) {
+        for id in [one, other] {
+            if let Some(shared) = self.of(id) {
+                *shared = true;
+            }
+        }
+    }
+
+    /// It holds nothing any more, or nothing that others hold.
+    pub(crate) fn set_unshared(&mut self, sequence: SequenceId) {
+        if let Some(shared) = self.of(sequence) {
+            *shared = false;
+        }
+    }
+
+    pub(crate) fn is_shared(&self, sequence: SequenceId) -> bool {
+        let at = usize::try_from(sequence).ok();
+        at.and_then(|at| self.shared.get(at)).is_none_or(|it| *it)
+    }
+
+    fn of(&mut self, sequence: SequenceId) -> Option<&mut bool> {
+        self.shared.get_mut(usize::try_from(sequence).ok()?)
+    }
+
     /// The id's KV must be empty.
     pub(crate) fn put_free(&mut self, sequence: SequenceId) {
+        self.set_unshared(sequence);
         self.free.push(sequence);
     }
 
@@ -103,7 +132,9 @@ impl Sequences {
             .enumerate()
             .filter(|(_, entry)| Some(entry.sequence) != spare)
             .min_by_key(|(_, entry)| entry.used_at)?;
-        Some(self.cached.swap_remove(at).sequence)
+        let sequence = self.cached.swap_remove(at).sequence;
+        self.set_unshared(sequence);
+        Some(sequence)
     }
 
     pub(crate) fn n_cached(&self) -> usize {

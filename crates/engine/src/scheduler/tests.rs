@@ -1,13 +1,21 @@
 //! The scheduler over the fake decoder, whose answers change with any slip in
 //! positions, sharing or truncation.
 
+mod park;
+mod prefixes;
+mod shift;
+
 use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use proto::{FailureKind, FinishReason, PrefixCause, PrefixReport, Speculation, Usage};
+use proto::{
+    FailureKind, FinishReason, PrefixCause, PrefixDetail, PrefixReport, Speculation, Usage,
+};
+
+use stdx::Priority;
 
 use super::*;
 use crate::fake::{FakeDecoder, FakeStore, FakeVocabulary, Script};
@@ -47,6 +55,7 @@ struct Answer {
     usage: Usage,
     failure: Option<FailureKind>,
     prefix: Option<PrefixReport>,
+    timings: Timings,
     n_last: u32,
 }
 
@@ -63,8 +72,9 @@ fn note(answers: &mut BTreeMap<u64, Answer>, output: Output) {
                 "two ends of one choice"
             );
         }
-        Output::Done { usage, .. } => {
+        Output::Done { usage, timings, .. } => {
             answer.usage = usage;
+            answer.timings = timings;
             answer.n_last += 1;
         }
         Output::Failed { failure, .. } => {
@@ -634,7 +644,8 @@ proptest! {
         let shape = Shape { cells, sequences: 6, context: 80, can_cut, ..FakeDecoder::usual_shape() };
         let speculation = speculate.then_some(Speculation { draft_tokens_max: 4, ngram: 1 });
         let make = |key: usize, job: &(usize, u32, u32, bool, u64)| Request {
-            n: job.2, speculation, ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)
+            n: job.2, speculation, priority: Priority::ALL[key * 7 % 3],
+            ..request(key as u64, &format!("p{}", prompts[job.0]), job.1)
         };
         let mut mixed = scheduler(shape, Script::Hash, slots);
         let mut answers = BTreeMap::new();
@@ -663,207 +674,6 @@ proptest! {
                 let roomy = Shape { cells: 4096, ..shape };
                 let expected = alone(roomy, &Script::Hash, Request { speculation: None, ..make(key, job) });
                 prop_assert_eq!(&answer.texts, &expected.texts);
-            }
-        }
-    }
-}
-
-/// A scheduler that keeps prefixes in `store`.
-fn keeping(shape: Shape, store: &FakeStore) -> Scheduler {
-    let mut scheduler = scheduler(shape, Script::Hash, 2);
-    assert!(scheduler.keep_prefixes(Box::new(store.clone())));
-    scheduler
-}
-
-fn store(shape: Shape, delay: usize) -> FakeStore {
-    FakeStore::new(&FakeDecoder::new(shape, Script::Hash), delay)
-}
-
-const LONG: &str = "A prompt of more than a hundred tokens, each of which is one byte, so that \
-                    three whole blocks of it can be put away and some bytes are left over. ";
-
-#[test]
-fn a_prompt_outlives_its_scheduler() {
-    for can_cut in [true, false] {
-        let shape = Shape {
-            can_cut,
-            ..FakeDecoder::usual_shape()
-        };
-        let store = store(shape, 3);
-        let expected = alone(shape, &Script::Hash, request(1, LONG, 20));
-        for restored in [0, 128] {
-            let mut scheduler = keeping(shape, &store);
-            scheduler.submit(request(1, LONG, 20)).unwrap();
-            let answer = run(&mut scheduler).remove(&1).unwrap();
-            assert_eq!(answer.texts, expected.texts);
-            assert_eq!(
-                (answer.cached, answer.usage.restored_tokens),
-                (restored, restored)
-            );
-            let told = answer.prefix.unwrap();
-            assert_eq!(told.restored_tokens, restored);
-            assert_eq!(
-                told.computed_tokens as usize,
-                LONG.len() - restored as usize
-            );
-        }
-    }
-}
-
-#[test]
-fn what_is_live_is_not_restored_again() {
-    let shape = FakeDecoder::usual_shape();
-    let store = store(shape, 0);
-    let mut scheduler = keeping(shape, &store);
-    for key in [1, 2] {
-        scheduler.submit(request(key, LONG, 5)).unwrap();
-        let answer = run(&mut scheduler).remove(&key).unwrap();
-        let told = answer.prefix.unwrap();
-        assert_eq!((answer.usage.restored_tokens, told.restored_tokens), (0, 0));
-        if key == 2 {
-            assert_eq!(told.live_tokens as usize, LONG.len() - 1);
-            assert_eq!(told.cause, PrefixCause::Repeated);
-        }
-    }
-}
-
-#[test]
-fn what_another_prompt_shares_is_gone_on_from_at_the_place_it_was_left() {
-    // A state is there only at chosen places: the second prompt finds none where it leaves
-    // the first, takes one there, and the third goes on from it.
-    let shape = Shape {
-        can_cut: false,
-        ..FakeDecoder::usual_shape()
-    };
-    let store = store(shape, 0);
-    let common = &LONG[..70];
-    for (at, (own, restored, cause)) in [
-        ("first ", 0, PrefixCause::New),
-        ("second ", 0, PrefixCause::Window),
-        ("third ", 64, PrefixCause::Edited),
-    ]
-    .into_iter()
-    .enumerate()
-    {
-        let mut scheduler = keeping(shape, &store);
-        // Of an earlier one this scheduler knows.
-        if at > 0 {
-            scheduler.history.remember(
-                format!("{common}{}", "first ".repeat(12))
-                    .bytes()
-                    .map(TokenId::from)
-                    .collect(),
-                142,
-            );
-        }
-        let prompt = format!("{common}{}", own.repeat(12));
-        scheduler.submit(request(1, &prompt, 5)).unwrap();
-        let answer = run(&mut scheduler).remove(&1).unwrap();
-        assert_eq!(answer.usage.restored_tokens, restored, "{own}");
-        assert_eq!(answer.prefix.unwrap().cause, cause, "{own}");
-    }
-}
-
-#[test]
-fn what_cannot_be_fetched_is_computed() {
-    let shape = FakeDecoder::usual_shape();
-    let store = store(shape, 0);
-    let mut first = keeping(shape, &store);
-    first.submit(request(1, LONG, 5)).unwrap();
-    let expected = run(&mut first).remove(&1).unwrap();
-    store.lose_contents();
-    let mut second = keeping(shape, &store);
-    second.submit(request(1, LONG, 5)).unwrap();
-    let answer = run(&mut second).remove(&1).unwrap();
-    assert_eq!(answer.texts, expected.texts);
-    assert_eq!(answer.usage.restored_tokens, 0);
-}
-
-#[test]
-fn who_waits_for_a_state_can_be_cancelled() {
-    let shape = FakeDecoder::usual_shape();
-    let store = store(shape, 10);
-    let mut first = keeping(shape, &store);
-    first.submit(request(1, LONG, 5)).unwrap();
-    run(&mut first);
-    let mut second = keeping(shape, &store);
-    second.submit(request(1, LONG, 5)).unwrap();
-    second.step();
-    second.cancel(JobKey(1));
-    second.submit(request(1, LONG, 5)).unwrap();
-    let answers = run(&mut second);
-    assert_eq!(answers[&1].usage.restored_tokens, 128);
-}
-
-#[test]
-fn nobody_else_waits_for_a_state() {
-    let shape = FakeDecoder::usual_shape();
-    let store = store(shape, 1000);
-    let mut first = keeping(shape, &store);
-    first.submit(request(1, LONG, 5)).unwrap();
-    run(&mut first);
-    let mut second = keeping(shape, &store);
-    second.submit(request(1, LONG, 5)).unwrap();
-    second.submit(request(2, "short", 5)).unwrap();
-    let mut answers = BTreeMap::new();
-    for _ in 0..50 {
-        for output in second.step() {
-            note(&mut answers, output);
-        }
-    }
-    assert_eq!(answers[&2].n_last, 1);
-    assert!(!answers.contains_key(&1));
-}
-
-#[test]
-fn a_request_that_is_not_to_be_kept_is_not() {
-    let shape = FakeDecoder::usual_shape();
-    let store = store(shape, 0);
-    let mut scheduler = keeping(shape, &store);
-    let request = Request {
-        cache_prompt: false,
-        ..request(1, LONG, 5)
-    };
-    scheduler.submit(request).unwrap();
-    let answer = run(&mut scheduler).remove(&1).unwrap();
-    assert_eq!(store.n_entries(), 0);
-    assert_eq!(answer.prefix.unwrap().cause, PrefixCause::OptedOut);
-}
-
-proptest! {
-    /// Whatever comes together, is preempted or cancelled: with a store that outlives the
-    /// scheduler every answer is what it is alone.
-    #[test]
-    fn a_store_changes_no_answer(
-        asks in prop::collection::vec((0..160_usize, 0..4_u8, 1..20_u32, 0..6_usize, any::<bool>()), 1..12),
-        can_cut in any::<bool>(),
-        cells in 300..600_usize,
-        delay in 0..4_usize,
-    ) {
-        let shape = Shape { can_cut, cells, ..FakeDecoder::usual_shape() };
-        let store = store(shape, delay);
-        let prompt = |common: usize, own: u8| {
-            format!("{}{}", &LONG[..common.min(LONG.len())], char::from(b'a' + own).to_string().repeat(9 + common % 40))
-        };
-        for half in asks.chunks(asks.len().div_ceil(2)) {
-            let mut scheduler = keeping(shape, &store);
-            let mut answers = BTreeMap::new();
-            for (key, (common, own, max_tokens, steps, keep)) in half.iter().enumerate() {
-                let ask = Request { cache_prompt: *keep, ..request(key as u64, &prompt(*common, *own), *max_tokens) };
-                scheduler.submit(ask).unwrap();
-                for _ in 0..*steps {
-                    for output in scheduler.step() { note(&mut answers, output); }
-                }
-            }
-            for (key, answer) in run(&mut scheduler) {
-                let so_far = answers.entry(key).or_default();
-                for (choice, text) in answer.texts { so_far.texts.entry(choice).or_default().push_str(&text); }
-                so_far.n_last += answer.n_last;
-            }
-            for (key, (common, own, max_tokens, ..)) in half.iter().enumerate() {
-                let expected = alone(shape, &Script::Hash, request(key as u64, &prompt(*common, *own), *max_tokens));
-                prop_assert_eq!(&answers[&(key as u64)].texts, &expected.texts);
-                prop_assert_eq!(answers[&(key as u64)].n_last, 1);
             }
         }
     }

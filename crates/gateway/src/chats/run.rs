@@ -17,6 +17,7 @@ use crate::error::{ApiError, ErrorCode};
 use crate::routes::Call;
 use crate::wire::chats::AnswerDetail;
 use crate::wire::encode::{Prefill, json};
+use crate::wire::prefix::WirePrefix;
 
 /// At most as much of an answer is lost when the process is killed.
 const SAVE_EVERY: Duration = Duration::from_millis(500);
@@ -131,8 +132,7 @@ impl Run {
                     FinishReason::ToolCalls => "tool_calls".to_owned(),
                 });
             }
-            // The counts that a chat keeps come with `Started` and `Done`.
-            Event::Prefix(_) => {}
+            Event::Prefix(told) => detail.prefix = Some(WirePrefix::new(&told)),
             Event::Continued { by } => {
                 detail
                     .warnings

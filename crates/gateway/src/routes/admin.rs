@@ -65,6 +65,9 @@ pub(crate) struct LoadRequest {
     chat_template: Option<String>,
     /// Tokens of a thought, for requests that do not say; 0: no thinking unless asked for.
     reasoning_budget: Option<u32>,
+    /// Tokens that stay when a context is full, for requests that do not say; 0: the answer ends
+    /// there.
+    attention_sinks: Option<u32>,
     /// `draft_tokens_max` and `ngram`
     #[schema(value_type = Option<crate::wire::openai::request::SpeculationRequest>)]
     speculation: Option<proto::Speculation>,
@@ -161,6 +164,7 @@ impl LoadRequest {
             }),
             chat_template: self.chat_template.or(known.chat_template),
             reasoning_budget: self.reasoning_budget.or(known.reasoning_budget),
+            attention_sinks: self.attention_sinks.or(known.attention_sinks),
             speculation: self.speculation.or(known.speculation),
             tuned,
         };

@@ -12,6 +12,7 @@ use crate::AppState;
 use crate::chats::News;
 use crate::dispatch::EMBEDDED;
 use crate::routes::{Call, own_facts};
+use crate::wire::prefix::WirePrefix;
 
 /// Body of `POST /api/chats`.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, ToSchema)]
@@ -208,6 +209,8 @@ pub(crate) struct AnswerDetail {
     pub(crate) prompt_tokens: u32,
     /// Of those, how many were in the KV cache.
     pub(crate) cached_tokens: u32,
+    /// Why the prompt was read as far as it was; null where the engine did not say.
+    pub(crate) prefix: Option<WirePrefix>,
     /// 0 where the answer was stopped: the engine tells at the end.
     completion_tokens: u32,
     reasoning_tokens: u32,

@@ -381,6 +381,8 @@ pub(crate) struct WorkerView {
     jobs_total: u64,
     jobs_failed_total: u64,
     preemptions_total: u64,
+    /// Slots that went to a more urgent request.
+    parkings_total: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -434,6 +436,7 @@ impl WorkerView {
             jobs_total: worker.jobs_total,
             jobs_failed_total: worker.jobs_failed_total,
             preemptions_total: worker.preemptions_total,
+            parkings_total: worker.parkings_total,
         }
     }
 }

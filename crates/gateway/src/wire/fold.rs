@@ -331,6 +331,7 @@ fn add_usage(sum: &mut Usage, usage: Usage) {
     sum.reasoning_tokens += usage.reasoning_tokens;
     sum.draft_tokens += usage.draft_tokens;
     sum.draft_accepted_tokens += usage.draft_accepted_tokens;
+    sum.dropped_tokens += usage.dropped_tokens;
 }
 
 fn add_timings(sum: &mut Timings, timings: Timings) {

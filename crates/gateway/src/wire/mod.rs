@@ -13,6 +13,7 @@ pub(crate) mod logs;
 pub(crate) mod ollama;
 pub mod openai;
 pub mod plan;
+pub(crate) mod prefix;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod routing;

@@ -290,6 +290,7 @@ impl Writer {
         }
         self.sampling(generation.sampling);
         self.extra(Extra::CachePrompt, generation.cache_prompt);
+        self.extra(Extra::AttentionSinks, generation.attention_sinks);
         self.extra(Extra::IgnoreEos, generation.ignore_eos.then_some(true));
     }
 

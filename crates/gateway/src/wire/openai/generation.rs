@@ -30,6 +30,7 @@ pub(crate) fn generation(
         logprobs,
         speculation: speculation(fields.speculation.as_ref())?,
         cache_prompt: fields.cache_prompt,
+        attention_sinks: attention_sinks(fields)?,
         ignore_eos: fields.ignore_eos.unwrap_or(false),
         priority: Priority::Normal,
     })
@@ -43,6 +44,12 @@ pub(crate) fn unsigned(value: Option<i64>) -> Option<u32> {
 /// As `i32`; the caller has checked the range.
 pub(crate) fn signed(value: Option<i64>) -> Option<i32> {
     value.and_then(|value| i32::try_from(value).ok())
+}
+
+fn attention_sinks(fields: &GenerationFields) -> Result<Option<u32>, ApiError> {
+    let most = limits::ATTENTION_SINKS_MAX;
+    let sinks = integer("attention_sinks", fields.attention_sinks, 0, most)?;
+    Ok(unsigned(sinks))
 }
 
 fn choices(n: Option<i64>) -> Result<u32, ApiError> {

@@ -85,6 +85,9 @@ macro_rules! shared_fields {
                 dry_sequence_breakers: Vec<String>,
                 /// `false`: neither read nor leave a prefix in the cache.
                 cache_prompt: bool,
+                /// Go on past a full context: so many tokens at its beginning stay, and the
+                /// older half of the others is dropped; 0: the answer ends there.
+                attention_sinks: i64,
                 /// Go on past the end-of-text token; for benchmarks.
                 ignore_eos: bool,
                 /// `false`, or how long drafts by prompt lookup may be.

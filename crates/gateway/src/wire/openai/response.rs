@@ -1,11 +1,12 @@
 //! Chat answers on the wire, whole and as a stream of chunks.
 
-use proto::{FinishReason, PrefixCause, PrefixReport, SamplingValues, TokenLogprob};
+use proto::{FinishReason, SamplingValues, TokenLogprob};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::wire::encode::{Encoder, Envelope, data, json};
 use crate::wire::fold::{Answer, AnswerCall, AnswerChoice, Part, Report};
+use crate::wire::prefix::WirePrefix;
 
 /// Appends the event of `part` and what OpenAI's streams have besides chunks. A broken
 /// stream must not end like a whole one, so only a good end is followed by `[DONE]`.
@@ -447,77 +448,11 @@ pub(crate) struct WireReport {
     /// Tokens drafted by speculation, and how many of them stood.
     draft_tokens: u32,
     draft_accepted_tokens: u32,
+    /// Tokens that left the context, so that the answer could go on; absent: none.
+    #[serde(skip_serializing_if = "is_zero")]
+    dropped_tokens: u32,
     /// What was asked for and not done.
     warnings: Vec<String>,
-}
-
-/// Where a prompt left what was known, whose doing that is, and what would avoid it.
-#[derive(Debug, Clone, Serialize, ToSchema)]
-pub(crate) struct WirePrefix {
-    /// Prompt tokens that a running or finished request still held.
-    live_tokens: u32,
-    /// Those from states that had been put away.
-    restored_tokens: u32,
-    /// Those that were computed.
-    computed_tokens: u32,
-    /// `new`, `extended`, `repeated`, `edited`, `rewritten`, `evicted`, `window`, `running` or
-    /// `opted_out`.
-    #[schema(value_type = String)]
-    cause: PrefixCause,
-    /// Tokens in common with the earlier prompt that was most like it.
-    common_tokens: u32,
-    /// Tokens that would not have been computed without the cause.
-    lost_tokens: u32,
-    /// The seconds that took, by the speed of the last prompts.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    lost_seconds: Option<f64>,
-    /// The prompt's text where it leaves the earlier one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    excerpt: Option<String>,
-    /// What would avoid it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<&'static str>,
-}
-
-impl WirePrefix {
-    fn new(report: &PrefixReport) -> Self {
-        Self {
-            live_tokens: report.live_tokens,
-            restored_tokens: report.restored_tokens,
-            computed_tokens: report.computed_tokens,
-            cause: report.cause,
-            common_tokens: report.common_tokens,
-            lost_tokens: report.lost_tokens,
-            lost_seconds: report.lost_seconds,
-            excerpt: report.excerpt.clone(),
-            advice: advice(report.cause),
-        }
-    }
-}
-
-fn advice(cause: PrefixCause) -> Option<&'static str> {
-    match cause {
-        PrefixCause::New | PrefixCause::Extended | PrefixCause::Repeated => None,
-        PrefixCause::Edited => Some(
-            "keep what changes from request to request (times, counters, the order of tools) at \
-             the end of the prompt",
-        ),
-        PrefixCause::Rewritten => Some(
-            "send answers back as they were given, with their reasoning where the template takes \
-             it",
-        ),
-        PrefixCause::Evicted => {
-            Some("raise `context` or `prompt_cache_disk_max`, so that more prompts are kept")
-        }
-        PrefixCause::Window => Some(
-            "nothing, if it comes back: the place is kept from now on; `swa_full = true` keeps all \
-             places of models with sliding windows",
-        ),
-        PrefixCause::Running => {
-            Some("send the first of several requests with the same beginning ahead of the others")
-        }
-        PrefixCause::OptedOut => Some("leave out `cache_prompt = false`"),
-    }
 }
 
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -550,9 +485,18 @@ impl WireReport {
             prefix: report.prefix.as_ref().map(WirePrefix::new),
             draft_tokens: usage.draft_tokens,
             draft_accepted_tokens: usage.draft_accepted_tokens,
+            dropped_tokens: usage.dropped_tokens,
             warnings: report.warnings.clone(),
         }
     }
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands it a reference"
+)]
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 /// Tokens a second, to two decimal places; `None` where nothing was measured.

@@ -268,6 +268,7 @@ fn fields(request: &mut ResponsesRequest) -> Result<GenerationFields, ApiError> 
         frequency_penalty: request.frequency_penalty,
         repeat_penalty: request.repeat_penalty,
         cache_prompt: request.cache_prompt,
+        attention_sinks: request.attention_sinks,
         ..GenerationFields::default()
     })
 }

@@ -93,6 +93,9 @@ pub(crate) struct ResponsesRequest {
     pub(crate) repeat_penalty: Option<f64>,
     /// `false`: neither read nor leave a prefix in the cache.
     pub(crate) cache_prompt: Option<bool>,
+    /// Go on past a full context: so many tokens at its beginning stay, and the older half of
+    /// the others is dropped; 0: the answer ends there.
+    pub(crate) attention_sinks: Option<i64>,
     /// Extra variables for the chat template.
     #[schema(value_type = Option<Object>)]
     pub(crate) chat_template_kwargs: Option<Map<String, Value>>,
