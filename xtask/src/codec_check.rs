@@ -102,6 +102,7 @@ fn served(
     arguments: &Arguments,
     faults: &mut Vec<String>,
 ) -> Result<Vec<Served>> {
+    let file = models::ensure(model)?;
     let mut all = Vec::new();
     for level in SERVED {
         let mut of_level = Served {
@@ -113,11 +114,12 @@ fn served(
         };
         for round in 0..arguments.rounds {
             let folder = tempfile::tempdir()?;
-            let mut setting = setting(model, arguments.threads, folder.path())?;
+            let mut setting = setting(&file, arguments.threads, folder.path())?;
             let flags = ["--prompt-cache-codec", level];
             setting.our_flags.extend(flags.map(str::to_owned));
             let server = start(&setting)?;
-            let prompt = Prompts::new(server.client.clone()).text(PREFIX_TOKENS, 9000 + round)?;
+            let prompts = Prompts::new(server.client.clone());
+            let prompt = prompts.text(PREFIX_TOKENS, 9000 + round)?.into();
             let cold = ask(&server, &prompt)?;
             settle(&server)?;
             let kept = kept(&folder.path().join("prompts"))?;

@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use testkit::sized::Llama;
+use testkit::tiny::Family;
 
 pub(crate) struct TestModel {
     pub(crate) file: &'static str,
@@ -55,6 +56,15 @@ pub(crate) fn random(llama: &Llama, name: &str) -> Result<PathBuf> {
     testkit::sized::write(llama, &mut file)?;
     file.flush()?;
     fs::rename(&new, &path)?;
+    Ok(path)
+}
+
+/// A tiny model with random weights.
+pub(crate) fn tiny(family: Family) -> Result<PathBuf> {
+    let folder = target_dir().join("random-models");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("tiny-{}.gguf", family.architecture()));
+    fs::write(&path, testkit::tiny::gguf(family))?;
     Ok(path)
 }
 

@@ -3,7 +3,7 @@
 
 use crate::bench::machine;
 use crate::bench::prompt::Prompts;
-use crate::models::{self, GEMMA3, SMOLLM2, TestModel};
+use crate::models::{self, GEMMA3, SMOLLM2};
 use crate::peer::{self, Peer};
 use crate::server::{Server, Setting, data_dir, free_port};
 use crate::shell::{program, root, sextant};
@@ -15,10 +15,17 @@ use std::path::Path;
 use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
+use testkit::tiny::Family;
 
 /// What our server calls the model.
 const NAME: &str = "model";
 const PREFIX_TOKENS: usize = 4000;
+/// Gated delta nets, with attention in each fourth layer.
+const HYBRID_FAMILY: Family = Family::Qwen35;
+const HYBRID: &str = "a tiny hybrid of random weights (qwen35)";
+/// Tokens of a tiny model that stand for bytes; those that are no control characters.
+const BYTES_FROM: usize = 35;
+const BYTES: usize = 90;
 const ANSWER_TOKENS: u32 = 16;
 const CONTEXT: u32 = 8192;
 /// The most that a restored prompt may take of a cold one.
@@ -77,14 +84,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         peer.version()?,
     );
     let mut faults = Vec::new();
-    let wanted = |model: &&TestModel| match &arguments.only {
-        Some(part) => model.file.contains(part),
-        None => true,
+    let is_wanted = |name: &str| {
+        let only = arguments.only.as_ref();
+        only.is_none_or(|part| name.contains(part))
     };
-    for model in [&SMOLLM2, &GEMMA3].into_iter().filter(wanted) {
-        let samples = interruptions(model, &peer, arguments)?;
-        page += &table(model, &samples, &mut faults);
-        page += &shared(model, &peer, arguments, &mut faults)?;
+    for model in [&SMOLLM2, &GEMMA3] {
+        if !is_wanted(model.file) {
+            continue;
+        }
+        let file = models::ensure(model)?;
+        let samples = interruptions((&file, &text), &peer, arguments)?;
+        page += &table(model.file, &samples, &mut faults);
+        page += &shared((model.file, &file), &peer, arguments, &mut faults)?;
+    }
+    if is_wanted(HYBRID) {
+        let file = models::tiny(HYBRID_FAMILY)?;
+        let samples = interruptions((&file, &numbers), &peer, arguments)?;
+        page += &table(HYBRID, &samples, &mut faults);
     }
     println!("{page}");
     if arguments.only.is_none() {
@@ -96,11 +112,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// The prompt of a round.
+type Prompt<'a> = &'a dyn Fn(&Server, usize) -> Result<Value>;
+
+fn text(server: &Server, round: usize) -> Result<Value> {
+    let prompts = Prompts::new(server.client.clone());
+    Ok(prompts.text(PREFIX_TOKENS, 7000 + round)?.into())
+}
+
+/// Of a model that was never taught words.
+fn numbers(_server: &Server, round: usize) -> Result<Value> {
+    let token = |at: usize| BYTES_FROM + (at * at + at / 7 + 31 * round) % BYTES;
+    let tokens: Vec<usize> = (0..PREFIX_TOKENS).map(token).collect();
+    Ok(json!(tokens))
+}
+
 /// A server with a prompt cache in the folder.
-pub(crate) fn setting(model: &TestModel, threads: u32, folder: &Path) -> Result<Setting> {
-    let file = models::ensure(model)?;
+pub(crate) fn setting(model: &Path, threads: u32, folder: &Path) -> Result<Setting> {
     let config = folder.join("config.toml");
-    let path = file.display();
+    let path = model.display();
     fs::write(
         &config,
         format!("[[models]]\nname = '{NAME}'\nmodel = '{path}'\n"),
@@ -115,7 +145,7 @@ pub(crate) fn setting(model: &TestModel, threads: u32, folder: &Path) -> Result<
     ];
     fs::create_dir_all(folder.join("slots"))?;
     Ok(Setting {
-        model: file,
+        model: model.to_owned(),
         threads,
         slots: 1,
         context_per_slot: CONTEXT,
@@ -127,21 +157,28 @@ pub(crate) fn setting(model: &TestModel, threads: u32, folder: &Path) -> Result<
     })
 }
 
-fn interruptions(model: &TestModel, peer: &Peer, arguments: &Arguments) -> Result<Samples> {
+fn interruptions(
+    (model, prompt): (&Path, Prompt<'_>),
+    peer: &Peer,
+    arguments: &Arguments,
+) -> Result<Samples> {
     let folder = tempfile::tempdir()?;
     let setting = setting(model, arguments.threads, folder.path())?;
     let mut samples = Samples::default();
     for round in 0..arguments.rounds {
-        ours(&setting, round, &mut samples)?;
-        theirs(peer, &setting, round, &mut samples)?;
+        ours(&setting, (prompt, round), &mut samples)?;
+        theirs(peer, &setting, (prompt, round), &mut samples)?;
     }
     Ok(samples)
 }
 
-fn ours(setting: &Setting, round: usize, samples: &mut Samples) -> Result<()> {
+fn ours(
+    setting: &Setting,
+    (prompt, round): (Prompt<'_>, usize),
+    samples: &mut Samples,
+) -> Result<()> {
     let server = start(setting)?;
-    let prompts = Prompts::new(server.client.clone());
-    let prompt = prompts.text(PREFIX_TOKENS, 7000 + round)?;
+    let prompt = prompt(&server, round)?;
     // The first prompt of its server, as it is after an interruption: tokens in other cells
     // are added up in another order.
     let cold = ask(&server, &prompt)?;
@@ -199,10 +236,14 @@ pub(crate) fn start(setting: &Setting) -> Result<Server> {
     Ok(server)
 }
 
-fn theirs(peer: &Peer, setting: &Setting, round: usize, samples: &mut Samples) -> Result<()> {
+fn theirs(
+    peer: &Peer,
+    setting: &Setting,
+    (prompt, round): (Prompt<'_>, usize),
+    samples: &mut Samples,
+) -> Result<()> {
     let server = Server::peer(peer, setting)?;
-    let prompts = Prompts::new(server.client.clone());
-    let prompt = prompts.text(PREFIX_TOKENS, 7000 + round)?;
+    let prompt = prompt(&server, round)?;
     samples.peer_cold.push(ask(&server, &prompt)?.first_ms);
     let file = json!({ "filename": "slot.bin" });
     server.client.post("/slots/0?action=save", &file)?;
@@ -224,7 +265,8 @@ fn compare(what: &'static str, cold: &Answer, again: &Answer, samples: &mut Samp
     }
 }
 
-pub(crate) fn ask(server: &Server, prompt: &str) -> Result<Answer> {
+/// Asks for a few words after a prompt, which is a text or tokens.
+pub(crate) fn ask(server: &Server, prompt: &Value) -> Result<Answer> {
     let body = json!({
         "model": model_id(server)?,
         "prompt": prompt,
@@ -320,11 +362,11 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn table(model: &TestModel, samples: &Samples, faults: &mut Vec<String>) -> String {
+fn table(model: &str, samples: &Samples, faults: &mut Vec<String>) -> String {
     let (cold, peer_cold) = (median(&samples.cold), median(&samples.peer_cold));
     let mut table = format!(
         "\n## {}\n\n| when | ms | share of cold | rounds, ms |\n|---|---:|---:|---|\n",
-        model.file
+        model
     );
     let mut row = |name: &str, values: &[f64], cold: f64| {
         let share = median(values) / cold;
@@ -350,7 +392,7 @@ fn table(model: &TestModel, samples: &Samples, faults: &mut Vec<String>) -> Stri
     ] {
         let share = row(name, values, cold);
         if share > SHARE_MAX {
-            faults.push(format!("{}: {name}: {:.1} %", model.file, 100.0 * share));
+            faults.push(format!("{}: {name}: {:.1} %", model, 100.0 * share));
         }
     }
     row("llama-server, cold", &samples.peer_cold, peer_cold);
@@ -369,7 +411,7 @@ fn table(model: &TestModel, samples: &Samples, faults: &mut Vec<String>) -> Stri
     if n > 0 {
         faults.push(format!(
             "{}: other answers after {:?}",
-            model.file, samples.differing
+            model, samples.differing
         ));
     }
     table
@@ -377,7 +419,7 @@ fn table(model: &TestModel, samples: &Samples, faults: &mut Vec<String>) -> Stri
 
 /// Conversations with one system prompt: bytes stored, against one copy of it and the tails.
 fn shared(
-    model: &TestModel,
+    (name, model): (&str, &Path),
     peer: &Peer,
     arguments: &Arguments,
     faults: &mut Vec<String>,
@@ -388,14 +430,12 @@ fn shared(
     let server = start(&setting)?;
     let prompts = Prompts::new(server.client.clone());
     let system = prompts.text(SYSTEM_TOKENS, 9000)?;
-    let tail = |at: usize| -> Result<String> {
-        Ok(format!(
-            "{system}\n{}",
-            prompts.text(TAIL_TOKENS, 9100 + at)?
-        ))
+    let tail = |at: usize| -> Result<Value> {
+        let tail = prompts.text(TAIL_TOKENS, 9100 + at)?;
+        Ok(format!("{system}\n{tail}").into())
     };
-    let texts: Vec<String> = (0..CONVERSATIONS).map(tail).collect::<Result<_>>()?;
-    ask(&server, &system)?;
+    let texts: Vec<Value> = (0..CONVERSATIONS).map(tail).collect::<Result<_>>()?;
+    ask(&server, &system.as_str().into())?;
     settle(&server)?;
     let alone = bytes_in(&cache)?;
     for text in &texts {
@@ -412,7 +452,7 @@ fn shared(
     if share > STORED_MAX {
         faults.push(format!(
             "{}: {share:.2} times one copy is stored",
-            model.file
+            name
         ));
     }
     let theirs = peer_ram(peer, &setting, &texts)?;
@@ -430,15 +470,13 @@ fn shared(
 }
 
 /// MiB that llama-server's cache in memory says it holds after the same conversations.
-fn peer_ram(peer: &Peer, setting: &Setting, texts: &[String]) -> Result<Option<f64>> {
+fn peer_ram(peer: &Peer, setting: &Setting, texts: &[Value]) -> Result<Option<f64>> {
     let server = Server::peer(peer, setting)?;
     for text in texts {
         ask(&server, text)?;
         // Something else in between, as other users' requests are.
-        ask(
-            &server,
-            "A few words of no importance, so that the slot is used by another prompt.",
-        )?;
+        let other = "A few words of no importance, so that the slot is used by another prompt.";
+        ask(&server, &other.into())?;
     }
     let log = server.log()?;
     let said = log.lines().rev().find(|line| line.contains("cache state:"));
@@ -452,7 +490,7 @@ fn peer_ram(peer: &Peer, setting: &Setting, texts: &[String]) -> Result<Option<f
 fn bytes_in(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for model in fs::read_dir(folder)?.flatten() {
-        if model.file_type()?.is_dir() {
+        if name_type()?.is_dir() {
             for file in fs::read_dir(model.path())?.flatten() {
                 bytes += file.metadata()?.len();
             }

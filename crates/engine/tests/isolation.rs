@@ -17,6 +17,7 @@ use std::time::Duration;
 use engine::{JobKey, LlamaEngine, Output, Request, Scheduler, SchedulerConfig, TokenId};
 use proptest::prelude::*;
 use proto::{FailureKind, Speculation, TokenLogprob};
+use stdx::Priority;
 use testkit::tiny::{Family, Purpose};
 
 const TOLERANCE: f32 = 2e-3;
@@ -35,6 +36,8 @@ struct Ask {
     n: u32,
     cache_prompt: bool,
     speculate: bool,
+    /// Who is more urgent may take the slot of who runs.
+    priority: Priority,
     /// Passes of the scheduler before the next request comes.
     steps: usize,
     /// Cancelled after those passes.
@@ -56,6 +59,7 @@ impl Ask {
                 ngram: 2,
             }),
             cache_prompt: self.cache_prompt,
+            priority: self.priority,
             ignore_eos: true,
             special_text: true,
             ..Request::greedy(JobKey(key), prompt)
@@ -70,8 +74,14 @@ fn ask() -> impl Strategy<Value = Ask> {
         1..40usize,
     );
     let kind = (1..24u32, 1..3u32, any::<bool>(), any::<bool>());
-    (prompt, kind, 0..12usize, prop::bool::weighted(0.15)).prop_map(
-        |((common, own, own_len), (max_tokens, n, cache_prompt, speculate), steps, cancelled)| {
+    let priority = prop::sample::select(Priority::ALL.to_vec());
+    let course = (priority, 0..12usize, prop::bool::weighted(0.15));
+    (prompt, kind, course).prop_map(
+        |(
+            (common, own, own_len),
+            (max_tokens, n, cache_prompt, speculate),
+            (priority, steps, cancelled),
+        )| {
             Ask {
                 common,
                 own,
@@ -80,6 +90,7 @@ fn ask() -> impl Strategy<Value = Ask> {
                 n,
                 cache_prompt,
                 speculate,
+                priority,
                 steps,
                 cancelled,
             }
