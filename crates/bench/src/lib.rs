@@ -5,8 +5,9 @@
 //! with intervals ([`rates`]), speeds with intervals of their own ([`speeds`]), and two runs are
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
 //! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
-//! comes when, and what its rounds say, is in [`sweep`].
+//! comes when, and what its rounds say, is in [`sweep`]; how far a context carries, in [`context`].
 
+pub mod context;
 pub mod derive;
 pub mod divergence;
 pub mod latency;

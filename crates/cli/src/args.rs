@@ -237,6 +237,7 @@ fn bench() -> Command {
         .subcommand(bench_speed())
         .subcommand(to_server(bench_quality()))
         .subcommand(to_server(bench_load()))
+        .subcommand(to_server(bench_context()))
         .subcommand(bench_compare())
 }
 
@@ -394,6 +395,42 @@ fn bench_load() -> Command {
             real("ttft-max-ms", "MS", "Promise: time to the first token"),
             real("tpot-max-ms", "MS", "Promise: time of each token after it"),
             real("total-max-ms", "MS", "Promise: time of the whole answer"),
+            json(),
+        ])
+}
+
+fn bench_context() -> Command {
+    Command::new("context")
+        .about("Plant a fact in longer and longer texts, and see up to which length it is found")
+        .arg(model().required(true))
+        .args([
+            Arg::new("lengths")
+                .long("lengths")
+                .value_name("TOKENS,TOKENS")
+                .value_delimiter(',')
+                .value_parser(value_parser!(u64).range(64..=1 << 24))
+                .default_values(["1024", "2048", "4096", "8192", "16384", "32768"])
+                .help("Contexts to try, prompt and answer together; none beyond one that is refused"),
+            number(
+                "depths",
+                1..=101,
+                "5",
+                "Places of the fact, from the beginning of the text to its end",
+            ),
+            number("repeats", 1..=1000, "1", "How often each place is tried"),
+            number("tokens", 1..=65_536, "32", "Tokens of an answer at most"),
+            number(
+                "seconds",
+                1..=86_400,
+                "600",
+                "Seconds that an answer may take",
+            ),
+            number("seed", 0..=u64::MAX, "0", "Of the texts"),
+            Arg::new("out")
+                .long("out")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Keep every answer here, and go on where an earlier run ended"),
             json(),
         ])
 }

@@ -42,9 +42,14 @@ pub(super) async fn ask(
     if let Some(thinking) = manner.thinking {
         body["chat_template_kwargs"] = json!({ "enable_thinking": thinking });
     }
+    post(server, &body, manner.time_max).await
+}
+
+/// What comes of a request, and how long it took.
+pub(super) async fn post(server: &Server, body: &Value, time_max: Duration) -> (Came, Duration) {
     let started = Instant::now();
-    let asked = server.try_post("/v1/chat/completions", &body);
-    let came = match tokio::time::timeout(manner.time_max, asked).await {
+    let asked = server.try_post("/v1/chat/completions", body);
+    let came = match tokio::time::timeout(time_max, asked).await {
         Err(_) => Came::Late,
         Ok(Err(error)) => Came::Unreachable(error.to_string()),
         Ok(Ok((200, body))) => Came::Answered(answered(&body)),

@@ -4,6 +4,7 @@
 mod ask;
 mod attempts_file;
 mod compare;
+mod context;
 mod load;
 mod quality;
 mod report;
@@ -24,6 +25,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("quality", matches)) => quality::run(matches),
         Some(("load", matches)) => load::run(matches),
         Some(("speed", matches)) => speed::run(matches),
+        Some(("context", matches)) => context::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

@@ -180,3 +180,87 @@ fn n_attempts(file: &Path) -> usize {
     let parse = |line: &str| serde_json::from_str::<Value>(line).is_ok();
     lines.filter(|line| parse(line)).count()
 }
+
+/// Reads so many words of a prompt at most, and finds the fact among them. Longer prompts than
+/// `refuses` are an error.
+fn reader(reads: usize, refuses: usize) -> Arc<Answers> {
+    Arc::new(move |request| {
+        let prompt = request["messages"][0]["content"].as_str().unwrap();
+        let words: Vec<&str> = prompt.split_whitespace().collect();
+        if words.len() > refuses {
+            let message = format!("the context has {refuses} tokens");
+            return (400, json!({ "error": { "message": message } }));
+        }
+        // The beginning goes, as in engines that shift.
+        let kept = &words[words.len().saturating_sub(reads)..];
+        let numbers = kept.iter().map(|word| word.trim_end_matches('.'));
+        let mut numbers = numbers.filter(|word| word.parse::<u32>().is_ok());
+        let code = numbers.next().unwrap_or("I cannot find it.");
+        let answer = Answer {
+            text: code.to_owned(),
+            calls: Vec::new(),
+        };
+        let mut completion = completion(request, &answer);
+        completion["usage"]["prompt_tokens"] = kept.len().into();
+        (200, completion)
+    })
+}
+
+fn context(sandbox: &Sandbox, url: &str, more: &[&str]) -> Ran {
+    let lengths = "512,1024,2048,4096";
+    let mut arguments = vec!["bench", "context", "model", "--url", url, "--lengths", lengths];
+    arguments.extend(more);
+    sandbox.run(&arguments)
+}
+
+#[test]
+fn a_context_carries_as_far_as_the_fact_is_found() {
+    let sandbox = Sandbox::new();
+    let whole = endpoint(reader(usize::MAX, 3000));
+    let results = results(&context(&sandbox, &whole, &["--json"]));
+    assert_eq!(results["carries"], 2048);
+    assert_eq!(results["accepts"], 2048);
+    let last = &results["lengths"][3];
+    assert_eq!(last["others"], json!({ "refused": 1 }));
+    // Every word is a token there, which the first answers tell.
+    let read = results["lengths"][2]["n_prompt"].as_u64().unwrap();
+    assert!((1900..2016).contains(&read), "{read}");
+}
+
+#[test]
+fn a_text_that_was_cut_in_silence_is_told_as_such() {
+    let sandbox = Sandbox::new();
+    let url = endpoint(reader(1000, usize::MAX));
+    let results = results(&context(&sandbox, &url, &["--json", "--depths", "2"]));
+    assert_eq!((&results["carries"], &results["accepts"]), (&json!(1024), &json!(1024)));
+    for length in 2..4 {
+        let others = &results["lengths"][length]["others"];
+        assert_eq!(*others, json!({ "cut": 2 }), "{results:#}");
+    }
+}
+
+#[test]
+fn answers_that_are_there_are_not_asked_for_again() {
+    let sandbox = Sandbox::new();
+    let asked = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (count, read) = (Arc::clone(&asked), reader(usize::MAX, usize::MAX));
+    let url = endpoint(Arc::new(move |request: &Value| {
+        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        read(request)
+    }));
+    let file = sandbox.dir().join("context.jsonl");
+    let flags = ["--out", file.to_str().unwrap(), "--depths", "3"];
+    let first = context(&sandbox, &url, &flags);
+    assert_eq!(first.code, 0, "{}", first.stderr);
+    assert!(first.stdout.contains("right at every depth up to 4096 tokens"), "{}", first.stdout);
+    let n = asked.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(n, 12);
+    let again = context(&sandbox, &url, &flags);
+    assert_eq!((again.code, &again.stdout), (0, &first.stdout));
+    assert_eq!(asked.load(std::sync::atomic::Ordering::Relaxed), n);
+    // Of another manner they are another thing.
+    let other = context(&sandbox, &url, &[&flags[..], &["--seed", "5"]].concat());
+    assert_eq!(other.code, 2, "{}", other.stderr);
+    let short = context(&sandbox, &url, &["--tokens", "300"]);
+    assert!(short.stderr.contains("give at least 600"), "{}", short.stderr);
+}

@@ -3,13 +3,16 @@
 //! The peer is `llama-bench` of a native build. Ours is the same program of a build with back
 //! ends in libraries, which loads our plugin; with `--isa avx2` the peer is a build that knows
 //! AVX2 only. Each figure is a process of its own, and within a round the two take turns, so
-//! that a machine that slows down does so to both. Writes `docs/benchmarks/kernels.{md,json}`.
+//! that a machine that slows down does so to both. A call goes on where the last one was stopped,
+//! by `--seconds` or otherwise. Writes `docs/benchmarks/kernels.{md,json}` once all is there.
 
 mod cases;
+mod kept;
 mod report;
 mod sample;
 
 use crate::bench::machine;
+use crate::cache;
 use crate::models;
 use crate::peer::{self, BUILD};
 use crate::shell::{self, program};
@@ -18,8 +21,9 @@ use anyhow::{Context, Result, bail};
 use cases::{Case, Subject};
 use kernels::Isa;
 use kernels::isa::Level;
+use kept::Kept;
 use report::{Report, Row};
-use sample::Side;
+use sample::{Sample, Side};
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::path::{Path, PathBuf};
@@ -41,9 +45,16 @@ pub(crate) struct Arguments {
     /// The day the report carries; default: today.
     #[arg(long)]
     date: Option<String>,
+    /// Begin no more pairs after so long; the next call goes on there.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Throw away what earlier calls have measured.
+    #[arg(long)]
+    fresh: bool,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let start = Instant::now();
     let isa = isa(arguments.isa.as_deref())?;
     let sides = sides(arguments.isa.as_deref())?;
     let cases: Vec<Case> = cases::all(isa)
@@ -64,13 +75,33 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     let mut rows: Vec<Row> = cases.into_iter().map(Row::new).collect();
-    let mut int8: f64 = 0.0;
+    let name = format!("{isa}-{}", arguments.threads);
+    let mut kept = Kept::open(&name, programs(&sides)?, arguments.fresh)?;
+    let limit = arguments.seconds.map(Duration::from_secs);
+    let (mut int8, mut left): (f64, usize) = (0.0, 0);
     for round in 0..arguments.rounds {
         int8 = int8.max(int8_ops_s(isa, arguments.threads));
         for row in &mut rows {
-            let path = &paths[&row.case.subject];
-            measure(row, &sides, path, round, arguments.threads)?;
+            let name = row.case.name();
+            let pair = match kept.pair(&name, round) {
+                Some(pair) => pair,
+                None if limit.is_some_and(|limit| start.elapsed() >= limit) => {
+                    left += 1;
+                    continue;
+                }
+                None => {
+                    let path = &paths[&row.case.subject];
+                    let pair = measure(&row.case, &sides, path, round, arguments.threads)?;
+                    kept.keep(&name, round, pair)?;
+                    pair
+                }
+            };
+            row.push(pair);
         }
+    }
+    if left > 0 {
+        println!("{left} pairs are left for further calls");
+        return Ok(());
     }
     let date = match &arguments.date {
         Some(date) => date.clone(),
@@ -100,15 +131,15 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// A pair of samples, in the order of the round.
+/// A pair of samples, ours first, taken in the order of the round.
 fn measure(
-    row: &mut Row,
+    case: &Case,
     sides: &[Side; 2],
     model: &Path,
     round: usize,
     threads: u32,
-) -> Result<()> {
-    let take = |side: usize| sample::take(&sides[side], model, &row.case, threads);
+) -> Result<[Sample; 2]> {
+    let take = |side: usize| sample::take(&sides[side], model, case, threads);
     let (ours, peer) = match round % 2 {
         0 => (take(0)?, take(1)?),
         _ => {
@@ -119,12 +150,21 @@ fn measure(
     eprintln!(
         "round {}: {}: {:.1} and {:.1} tokens/s",
         round + 1,
-        row.case.name(),
+        case.name(),
         ours.tokens_s,
         peer.tokens_s
     );
-    row.push(ours, peer);
-    Ok(())
+    Ok([ours, peer])
+}
+
+/// What is compared, so that figures of other programs are not taken for theirs.
+fn programs(sides: &[Side; 2]) -> Result<String> {
+    let files = sides.iter().flat_map(|side| {
+        let plugin = side.plugin.as_deref();
+        plugin.into_iter().chain([side.program.as_path()])
+    });
+    let sums: Vec<String> = files.map(cache::sha256).collect::<Result<_>>()?;
+    Ok(sums.join(" "))
 }
 
 fn isa(named: Option<&str>) -> Result<Isa> {

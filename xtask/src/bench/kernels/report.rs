@@ -36,8 +36,8 @@ impl Row {
         }
     }
 
-    pub(super) fn push(&mut self, ours: Sample, peer: Sample) {
-        self.samples.push([ours, peer]);
+    pub(super) fn push(&mut self, pair: [Sample; 2]) {
+        self.samples.push(pair);
     }
 
     fn medians(&self, of: impl Fn(&Sample) -> f64) -> [f64; 2] {

@@ -20,7 +20,7 @@ pub(super) struct Side {
 }
 
 /// What one process showed.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, serde::Serialize, serde::Deserialize)]
 pub(super) struct Sample {
     pub(super) tokens_s: f64,
     /// From the start of the process to its end.
