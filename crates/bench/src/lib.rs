@@ -6,12 +6,14 @@
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
 //! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
 //! comes when, and what its rounds say, is in [`sweep`]; how far a context carries, in [`context`].
+//! [`page`] shows all of it.
 
 pub mod context;
 pub mod derive;
 pub mod divergence;
 pub mod latency;
 pub mod load;
+pub mod page;
 pub mod quality;
 pub mod rates;
 pub mod score;

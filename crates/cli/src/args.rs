@@ -239,6 +239,7 @@ fn bench() -> Command {
         .subcommand(to_server(bench_load()))
         .subcommand(to_server(bench_context()))
         .subcommand(bench_compare())
+        .subcommand(bench_report())
 }
 
 /// An option with a whole number in a range, and its default.
@@ -447,6 +448,31 @@ fn bench_compare() -> Command {
                 .help("Two files, as `--out` writes them"),
         )
         .arg(json())
+}
+
+fn bench_report() -> Command {
+    Command::new("report")
+        .about("Show results of `bench speed`, `quality` and `context` as a page")
+        .arg(
+            Arg::new("files")
+                .value_name("FILE")
+                .required(true)
+                .num_args(1..=64)
+                .value_parser(value_parser!(PathBuf))
+                .help("Files, as `--out` writes them"),
+        )
+        .args([
+            Arg::new("html")
+                .long("html")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Write a page with plots that needs nothing else [default: Markdown is printed]"),
+            Arg::new("title")
+                .long("title")
+                .value_name("TEXT")
+                .default_value("Measured with Sextant")
+                .help("Of the page"),
+        ])
 }
 
 fn route() -> Command {

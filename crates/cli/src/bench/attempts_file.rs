@@ -8,8 +8,45 @@ use std::path::Path;
 use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::outcome::{Code, Outcome, fault};
+
+/// What a file holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Speed,
+    Quality,
+    Context,
+}
+
+/// By the first line of a file.
+pub(super) fn kind(file: &Path) -> Outcome<Kind> {
+    let heading: Value = heading(file).unwrap_or_default();
+    if heading["axes"].is_array() {
+        return Ok(Kind::Speed);
+    }
+    if heading["seed"].is_number() {
+        return Ok(Kind::Context);
+    }
+    if heading["server"].is_string() {
+        return Ok(Kind::Quality);
+    }
+    // A file that is not there says so itself.
+    std::fs::metadata(file).with_context(|| file.display().to_string())?;
+    let message = format!(
+        "`{}` is no file of `bench speed`, `bench quality` or `bench context` with `--out`",
+        file.display()
+    );
+    Err(fault(Code::Usage, message))
+}
+
+pub(super) fn heading<H: DeserializeOwned>(file: &Path) -> Outcome<H> {
+    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let first = text.lines().next().unwrap_or_default();
+    let told = || format!("`{}` has a heading of another version", file.display());
+    Ok(serde_json::from_str(first).with_context(told)?)
+}
 
 /// The attempts of an earlier run with the same heading; the file is begun where there is none.
 pub(super) fn kept<H, A>(file: &Path, heading: &H) -> Outcome<Vec<A>>

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
 use bench::quality::{Question, suite};
 use bench::rates::holm;
 use bench::speeds::{Confidence, Factor, unpaired};
@@ -10,7 +9,7 @@ use bench::sweep::Figure;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::attempts_file;
+use super::attempts_file::{self, Kind};
 use super::quality::Attempt;
 use super::report::{self, SIGNIFICANT, interval};
 use super::speed::Run;
@@ -26,13 +25,6 @@ const FIGURES: [(&str, Of); 5] = [
     ("TTFT s", |figures| figures.ttft_seconds),
     ("start s", |figures| figures.start_seconds),
 ];
-
-/// What a file holds, by its first line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Speed,
-    Quality,
-}
 
 /// One figure of both files.
 struct Row {
@@ -57,35 +49,14 @@ pub(super) fn run(matches: &ArgMatches) -> Outcome {
         return Err(fault(Code::Usage, "name two files"));
     };
     let wants_json = output::wants_json(matches);
-    match (kind(first)?, kind(second)?) {
+    match (attempts_file::kind(first)?, attempts_file::kind(second)?) {
         (Kind::Speed, Kind::Speed) => speeds(first, second, wants_json),
         (Kind::Quality, Kind::Quality) => qualities(first, second, wants_json),
         _ => Err(fault(
             Code::Usage,
-            "one file is of `bench speed` and one of `bench quality`; compare alike with alike",
+            "compare two files of `bench speed`, or two of `bench quality`",
         )),
     }
-}
-
-fn heading(file: &Path) -> Outcome<Value> {
-    let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-    let first = text.lines().next().unwrap_or_default();
-    Ok(serde_json::from_str(first).unwrap_or(Value::Null))
-}
-
-fn kind(file: &Path) -> Outcome<Kind> {
-    let heading = heading(file)?;
-    if heading["axes"].is_array() {
-        return Ok(Kind::Speed);
-    }
-    if heading["server"].is_string() {
-        return Ok(Kind::Quality);
-    }
-    let message = format!(
-        "`{}` is no file of `bench speed --out` or `bench quality --out`",
-        file.display()
-    );
-    Err(fault(Code::Usage, message))
 }
 
 /// The values of a point by the names of its axes.
@@ -135,7 +106,7 @@ fn speeds(first: &Path, second: &Path, wants_json: bool) -> Outcome {
 
 fn rows(first: &Path, second: &Path) -> Outcome<Vec<Row>> {
     let read = |file: &Path| -> Outcome<Vec<(String, Run)>> {
-        let heading = heading(file)?;
+        let heading: Value = attempts_file::heading(file)?;
         let label = labels(&heading);
         let runs: Vec<Run> = attempts_file::attempts(file)?;
         let good = runs.into_iter().filter(|run| run.failed.is_none());

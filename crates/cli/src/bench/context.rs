@@ -3,7 +3,7 @@
 //! Each answer is a line of a file as soon as it is there, so a run that was ended goes on where
 //! it was. The first length that a server refuses is the last one that it is asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bench::context::{Came, Report, Trial, plant, report};
@@ -105,6 +105,13 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         return Ok(output::json(&as_json(&probe.heading, &report))?);
     }
     write(&report)
+}
+
+/// What was kept in a file.
+pub(super) fn of_file(file: &Path) -> Outcome<Report> {
+    let attempts: Vec<Attempt> = attempts_file::attempts(file)?;
+    let trials: Vec<Trial> = attempts.iter().filter_map(Attempt::trial).collect();
+    Ok(report(&trials))
 }
 
 /// In order; each has room for a text beside the answer.
@@ -327,14 +334,19 @@ fn write(report: &Report) -> Outcome {
         })
         .collect();
     output::table(&head, &rows)?;
-    let told = |tokens: Option<u64>| match tokens {
+    output::line(&told(report))?;
+    Ok(())
+}
+
+/// In a sentence.
+pub(super) fn told(report: &Report) -> String {
+    let tokens = |tokens: Option<u64>| match tokens {
         Some(tokens) => format!("{tokens} tokens"),
         None => "none of these lengths".to_owned(),
     };
-    output::line(&format!(
+    format!(
         "right at every depth up to {}; read as a whole up to {}",
-        told(report.carries),
-        told(report.accepts)
-    ))?;
-    Ok(())
+        tokens(report.carries),
+        tokens(report.accepts)
+    )
 }

@@ -6,6 +6,7 @@ mod attempts_file;
 mod compare;
 mod context;
 mod load;
+mod page;
 mod quality;
 mod report;
 mod speed;
@@ -26,6 +27,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("load", matches)) => load::run(matches),
         Some(("speed", matches)) => speed::run(matches),
         Some(("context", matches)) => context::run(matches),
+        Some(("report", matches)) => page::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

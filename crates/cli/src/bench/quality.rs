@@ -199,6 +199,17 @@ impl Bench {
     }
 }
 
+/// The models of attempts, in the order in which they first came.
+pub(super) fn models(attempts: &[Attempt]) -> Vec<String> {
+    let mut models: Vec<String> = Vec::new();
+    for attempt in attempts {
+        if !models.contains(&attempt.model) {
+            models.push(attempt.model.clone());
+        }
+    }
+    models
+}
+
 fn said(answer: &bench::quality::Answer) -> String {
     let calls = answer
         .calls

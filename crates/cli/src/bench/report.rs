@@ -17,13 +17,13 @@ pub(super) const SIGNIFICANT: f64 = 0.05;
 
 /// One model's.
 pub(super) struct Summary {
-    model: String,
+    pub(super) model: String,
     /// Right answers and attempts that count, by dimension.
-    rates: Vec<(Dimension, usize, usize)>,
+    pub(super) rates: Vec<(Dimension, usize, usize)>,
     /// Of one pass through all questions, on the average.
     weighted: f64,
     weight_max: f64,
-    seconds_mean: f64,
+    pub(super) seconds_mean: f64,
     n_void: usize,
     n_leaked: usize,
 }
@@ -67,7 +67,7 @@ pub(super) fn result(model: &str, suite: &[Question], attempts: &[Attempt]) -> S
 }
 
 #[expect(clippy::cast_precision_loss, reason = "counts of attempts are small")]
-fn ratio(part: usize, whole: usize) -> f64 {
+pub(super) fn ratio(part: usize, whole: usize) -> f64 {
     part as f64 / whole as f64
 }
 
@@ -87,7 +87,7 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
 }
 
 impl Summary {
-    fn all(&self) -> (usize, usize) {
+    pub(super) fn all(&self) -> (usize, usize) {
         let rates = self.rates.iter();
         rates.fold((0, 0), |(right, n), rate| (right + rate.1, n + rate.2))
     }
@@ -168,12 +168,9 @@ pub(super) fn p_value(attempts: &[Attempt], first: &str, second: &str) -> f64 {
 }
 
 pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt]) -> Outcome {
-    let mut ranked: Vec<&Summary> = results.iter().collect();
-    ranked.sort_by(|a, b| b.score().total_cmp(&a.score()));
+    let ranked = ranked(results);
     let rows: Vec<Vec<String>> = ranked.iter().map(|one| row(one)).collect();
-    let mut head = rates_head();
-    head.extend(["WEIGHTED", "S", "SCORE", "VOID", "LEAKED"]);
-    output::table(&head, &rows)?;
+    output::table(&head(), &rows)?;
     output::line("")?;
     let weights = suite.iter().map(|one| format!("{} {}", one.id, one.weight));
     output::line(&format!(
@@ -189,6 +186,20 @@ pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt
         ))?;
     }
     Ok(())
+}
+
+/// The highest score first.
+pub(super) fn ranked(results: &[Summary]) -> Vec<&Summary> {
+    let mut ranked: Vec<&Summary> = results.iter().collect();
+    ranked.sort_by(|a, b| b.score().total_cmp(&a.score()));
+    ranked
+}
+
+/// Of [`row`].
+pub(super) fn head() -> Vec<&'static str> {
+    let mut head = rates_head();
+    head.extend(["WEIGHTED", "S", "SCORE", "VOID", "LEAKED"]);
+    head
 }
 
 /// What a table of models begins with.
@@ -211,7 +222,7 @@ pub(super) fn rates_row(one: &Summary) -> Vec<String> {
     cells
 }
 
-fn row(one: &Summary) -> Vec<String> {
+pub(super) fn row(one: &Summary) -> Vec<String> {
     let mut cells = rates_row(one);
     cells.extend([
         format!("{:.1}/{}", one.weighted, one.weight_max),
@@ -224,7 +235,7 @@ fn row(one: &Summary) -> Vec<String> {
 }
 
 /// Every pair in words; none is ranked above another that noise may have put there.
-fn comparisons(ranked: &[&Summary], attempts: &[Attempt]) -> Vec<String> {
+pub(super) fn comparisons(ranked: &[&Summary], attempts: &[Attempt]) -> Vec<String> {
     let mut pairs = Vec::new();
     for (place, first) in ranked.iter().enumerate() {
         for second in &ranked[place + 1..] {

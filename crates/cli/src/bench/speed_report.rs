@@ -18,12 +18,12 @@ const PREFILL: Of = |figures| figures.prefill_tokens_s;
 const DECODE: Of = |figures| figures.decode_tokens_s;
 
 /// One combination's.
-struct Row {
-    label: String,
+pub(super) struct Row {
+    pub(super) label: String,
     values: Vec<String>,
     n_failed: usize,
-    prefill: Option<Figure>,
-    decode: Option<Figure>,
+    pub(super) prefill: Option<Figure>,
+    pub(super) decode: Option<Figure>,
     both: Option<Figure>,
     ttft: Option<Figure>,
     start: Option<Figure>,
@@ -41,8 +41,8 @@ struct Row {
 /// All that is shown.
 pub(super) struct Results<'a> {
     heading: &'a Heading,
-    rows: Vec<Row>,
-    remarks: Vec<String>,
+    pub(super) rows: Vec<Row>,
+    pub(super) remarks: Vec<String>,
 }
 
 /// A point in a few words.
@@ -88,7 +88,8 @@ impl<'a> Results<'a> {
         }
     }
 
-    pub(super) fn write(&self) -> Outcome {
+    /// What was done, and where.
+    pub(super) fn told(&self) -> String {
         let Heading {
             prompt,
             answer,
@@ -100,9 +101,11 @@ impl<'a> Results<'a> {
             0 => String::new(),
             depth => format!(" after {depth} others"),
         };
-        output::line(&format!(
-            "{prompt} tokens read{deep} and {answer} said in one run; {hardware}"
-        ))?;
+        format!("{prompt} tokens read{deep} and {answer} said in one run; {hardware}")
+    }
+
+    /// Of [`Row::cells`].
+    pub(super) fn head(&self) -> Vec<String> {
         let names = self
             .heading
             .axes
@@ -124,6 +127,12 @@ impl<'a> Results<'a> {
         if self.rows.len() > 1 {
             head.extend(["READ BY FIRST", "SAY BY FIRST"].map(str::to_owned));
         }
+        head
+    }
+
+    pub(super) fn write(&self) -> Outcome {
+        output::line(&self.told())?;
+        let head = self.head();
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
         let rows: Vec<Vec<String>> = self.rows.iter().map(Row::cells).collect();
         output::table(&head, &rows)?;
@@ -180,7 +189,7 @@ impl Row {
     }
 
     /// In the order of the table's head.
-    fn cells(&self) -> Vec<String> {
+    pub(super) fn cells(&self) -> Vec<String> {
         let middle = |of: &Option<Figure>, scale: f64, digits: usize| match of {
             Some(figure) => format!("{:.digits$}", figure.middle * scale),
             None => "-".to_owned(),
