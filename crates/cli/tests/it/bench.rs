@@ -264,3 +264,49 @@ fn answers_that_are_there_are_not_asked_for_again() {
     let short = context(&sandbox, &url, &["--tokens", "300"]);
     assert!(short.stderr.contains("give at least 600"), "{}", short.stderr);
 }
+
+#[test]
+fn a_report_shows_files_of_all_kinds() {
+    let sandbox = Sandbox::new();
+    let path = |name: &str| sandbox.dir().join(name).display().to_string();
+    let (quality_file, context_file) = (path("quality.jsonl"), path("context.jsonl"));
+    let url = endpoint(scripted(true));
+    let more = ["model", "other", "--repeats", "1", "--out", &quality_file];
+    results(&quality(&url, &more));
+    let url = endpoint(reader(1000, usize::MAX));
+    context(&sandbox, &url, &["--out", &context_file, "--depths", "2"]);
+    let speed_file = path("speed.jsonl");
+    std::fs::write(&speed_file, SPEEDS).unwrap();
+
+    let files = [quality_file.as_str(), &speed_file, &context_file];
+    let markdown = sandbox.run(&[&["bench", "report"][..], &files].concat());
+    assert_eq!(markdown.code, 0, "{}", markdown.stderr);
+    for row in [
+        "## Quality (quality.jsonl)",
+        "| model, 1/1 | 100 |",
+        "| threads=2 | 200 |",
+        "| 1024 tokens | 1/1 | 1/1 |",
+        "| 4096 tokens | 0/1 | 0/1 |",
+        "read as a whole up to 1024 tokens",
+    ] {
+        assert!(markdown.stdout.contains(row), "{row}\n{}", markdown.stdout);
+    }
+    let page = path("page.html");
+    let html = sandbox.run(&[&["bench", "report", "--html", &page][..], &files].concat());
+    assert_eq!((html.code, html.stdout.as_str()), (0, ""), "{}", html.stderr);
+    let html = std::fs::read_to_string(&page).unwrap();
+    assert_eq!(html.matches("<section>").count(), 3);
+    assert!(html.contains("<svg") && html.contains("class=\"reach\""));
+
+    let odd = path("odd.jsonl");
+    std::fs::write(&odd, "{}\n").unwrap();
+    let ran = sandbox.run(&["bench", "report", &odd]);
+    assert_eq!(ran.code, 2, "{}", ran.stderr);
+    assert_ne!(sandbox.run(&["bench", "report", "/nowhere"]).code, 0);
+}
+
+/// Of `bench speed`.
+const SPEEDS: &str = r#"{"version":1,"build":"b","hardware":"h","models":["m"],"axes":[["threads",["1","2"]]],"prompt":512,"answer":64,"depth":0,"settings":[]}
+{"point":["1"],"round":0,"failed":null,"prefill_tokens_s":100.0,"decode_tokens_s":10.0}
+{"point":["2"],"round":0,"failed":null,"prefill_tokens_s":200.0,"decode_tokens_s":20.0}
+"#;
