@@ -27,6 +27,9 @@ const COSTS_MAX: usize = 8;
 const CLOSE: f64 = 1.10;
 /// Times the axes are gone through.
 const PASSES_MAX: usize = 3;
+/// While there is time, races that stay open have so many times the pairs after which they would
+/// be given up.
+const PATIENCE: usize = 4;
 
 /// What is computed: the shape of the requests that matter.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,7 +56,7 @@ impl Effort {
         }
     }
 
-    /// Pairs after which a race is given up.
+    /// Pairs after which a race is given up, unless there is time that nothing else wants.
     fn pairs_max(self) -> usize {
         match self {
             Self::Quick => 12,
@@ -557,10 +560,11 @@ impl Tuner {
             Stage::Search => (self.can_search(pair), n >= contest.pairs_until),
             Stage::Final | Stage::LastLook => (self.can_spend(pair), false),
         };
-        if contest.stage() == Stage::Final && (!has_time || n >= self.settings.effort.pairs_max()) {
+        let is_given_up = n >= PATIENCE * self.settings.effort.pairs_max();
+        if contest.stage() == Stage::Final && (!has_time || is_given_up) {
             return self.last_look(&contest);
         }
-        if n >= self.settings.effort.pairs_max() {
+        if is_given_up {
             return self.decide(&contest, Judgement::WithinNoise);
         }
         match has_time && !is_last {

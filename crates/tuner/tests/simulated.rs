@@ -355,6 +355,8 @@ fn on_a_noisy_machine_small_gains_of_several_axes_are_found() {
         (0.055, 25.0, 0.62, 570),
         (0.055, 40.0, 0.37, 310),
         (0.055, 60.0, 0.27, 190),
+        (0.055, 120.0, 0.15, 90),
+        (0.08, 100.0, 0.28, 210),
     ] {
         let (could, lost, far) = over_shared_machines(noise, budget_seconds);
         println!(

@@ -1,9 +1,9 @@
 //! What becomes of races that a few pairs do not decide.
 //!
 //! They are put off until every level has had its few pairs. The time that is left then goes to
-//! whichever may gain most, two pairs at a time; and what leads in the end takes part in the
-//! last comparison although it is not sure: several gains, each too small to be seen alone,
-//! may be seen together.
+//! whichever may gain most, two pairs at a time, first to those that have had fewer than is usual;
+//! and what leads in the end takes part in the last comparison although it is not sure: several
+//! gains, each too small to be seen alone, may be seen together.
 
 use super::{COST_MARGIN, Contest, Tuner};
 use crate::race::Stage;
@@ -44,8 +44,16 @@ impl Tuner {
             let of_part = contest.race.promise(&self.noise);
             of_part * self.share(contest.part)
         };
-        let most = (0..self.open.len())
-            .max_by(|a, b| promise(&self.open[*a]).total_cmp(&promise(&self.open[*b])));
+        // Those that have had their pairs come last.
+        let pairs_max = self.settings.effort.pairs_max();
+        let rank = |at: usize| {
+            let contest = &self.open[at];
+            (contest.race.pairs.len() < pairs_max, promise(contest))
+        };
+        let most = (0..self.open.len()).max_by(|a, b| {
+            let (a, b) = (rank(*a), rank(*b));
+            a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+        });
         let Some(most) = most else {
             return false;
         };
@@ -113,7 +121,7 @@ impl Tuner {
                 (None, _) if trails => Judgement::Slower,
                 (None, _) => Judgement::WithinNoise,
             };
-            self.is_cut = true;
+            self.is_cut |= contest.race.pairs.len() < self.settings.effort.pairs_max();
             self.row((choice, also), &contest.race, judgement);
             if let Some(point) = point {
                 self.incumbent = point;
