@@ -450,10 +450,7 @@ fn shared(
     let ideal = alone as f64 + tails;
     let share = stored as f64 / ideal;
     if share > STORED_MAX {
-        faults.push(format!(
-            "{}: {share:.2} times one copy is stored",
-            name
-        ));
+        faults.push(format!("{}: {share:.2} times one copy is stored", name));
     }
     let theirs = peer_ram(peer, &setting, &texts)?;
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
@@ -490,7 +487,7 @@ fn peer_ram(peer: &Peer, setting: &Setting, texts: &[Value]) -> Result<Option<f6
 fn bytes_in(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for model in fs::read_dir(folder)?.flatten() {
-        if name_type()?.is_dir() {
+        if model.file_type()?.is_dir() {
             for file in fs::read_dir(model.path())?.flatten() {
                 bytes += file.metadata()?.len();
             }

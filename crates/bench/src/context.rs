@@ -123,9 +123,8 @@ pub fn plant(words: usize, depth: f64, seed: u64) -> Planted {
     let at = (depth.clamp(0.0, 1.0) * sentences.len() as f64).round() as usize;
     let fact = format!("The code of the blue cabinet is {code}.");
     sentences.insert(at.min(sentences.len()), fact);
-    sentences.push(
-        "\nWhat is the code of the blue cabinet? Answer with the number alone.".to_owned(),
-    );
+    sentences
+        .push("\nWhat is the code of the blue cabinet? Answer with the number alone.".to_owned());
     let text = sentences.join(" ");
     Planted {
         words: text.split_whitespace().count(),
@@ -145,7 +144,9 @@ fn capital(text: &str) -> String {
 pub fn is_right(said: &str, code: &str) -> bool {
     let joined: String = said.chars().filter(|c| !matches!(c, ',' | '_')).collect();
     let numbers = joined.split(|c: char| !c.is_ascii_digit());
-    let mut numbers = numbers.filter(|number| number.len() >= code.len()).peekable();
+    let mut numbers = numbers
+        .filter(|number| number.len() >= code.len())
+        .peekable();
     numbers.peek().is_some() && numbers.all(|number| number == code)
 }
 
@@ -254,8 +255,16 @@ pub fn report(trials: &[Trial]) -> Report {
     let whole = |length: &&Length| length.right == length.n;
     let read = |length: &&Length| length.others.is_empty();
     Report {
-        carries: lengths.iter().take_while(whole).last().map(|one| one.context),
-        accepts: lengths.iter().filter(read).next_back().map(|one| one.context),
+        carries: lengths
+            .iter()
+            .take_while(whole)
+            .last()
+            .map(|one| one.context),
+        accepts: lengths
+            .iter()
+            .filter(read)
+            .next_back()
+            .map(|one| one.context),
         lengths,
     }
 }
@@ -312,10 +321,23 @@ mod tests {
 
     #[test]
     fn only_the_code_is_right() {
-        for said in ["482913", "The code is 482913.", "482,913", "**482913**", "4 8: 482913"] {
+        for said in [
+            "482913",
+            "The code is 482913.",
+            "482,913",
+            "**482913**",
+            "4 8: 482913",
+        ] {
             assert!(is_right(said, "482913"), "{said}");
         }
-        for said in ["", "48291", "4829130", "482913 or 482914", "I do not know", "482 913"] {
+        for said in [
+            "",
+            "48291",
+            "4829130",
+            "482913 or 482914",
+            "I do not know",
+            "482 913",
+        ] {
             assert!(!is_right(said, "482913"), "{said}");
         }
     }
@@ -323,9 +345,18 @@ mod tests {
     #[test]
     fn a_text_that_was_cut_is_no_wrong_answer() {
         assert_eq!(Came::of("482913", "482913", Some(4096), 8000.0), Came::Cut);
-        assert_eq!(Came::of("482913", "482913", Some(7900), 8000.0), Came::Right);
+        assert_eq!(
+            Came::of("482913", "482913", Some(7900), 8000.0),
+            Came::Right
+        );
         assert_eq!(Came::of("none", "482913", None, 8000.0), Came::Wrong);
-        for came in [Came::Right, Came::Wrong, Came::Cut, Came::Refused, Came::Late] {
+        for came in [
+            Came::Right,
+            Came::Wrong,
+            Came::Cut,
+            Came::Refused,
+            Came::Late,
+        ] {
             assert_eq!(Came::of_word(came.word()), Some(came));
         }
     }

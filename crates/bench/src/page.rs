@@ -282,7 +282,11 @@ mod tests {
                         title: "both".into(),
                         x: "answers a minute".into(),
                         y: "right".into(),
-                        dots: vec![dot("slow", 1.0, 0.9), dot("fast", 9.0, 0.5), dot("bad", 1.0, 0.1)],
+                        dots: vec![
+                            dot("slow", 1.0, 0.9),
+                            dot("fast", 9.0, 0.5),
+                            dot("bad", 1.0, 0.1),
+                        ],
                     }),
                     Part::Heat(Heat {
                         title: "depths".into(),
@@ -315,7 +319,10 @@ mod tests {
     #[test]
     fn names_are_no_markup() {
         let (html, markdown) = (page().html(), page().markdown());
-        assert!(!html.contains("<script>") && !html.contains("<b>"), "{html}");
+        assert!(
+            !html.contains("<script>") && !html.contains("<b>"),
+            "{html}"
+        );
         assert!(html.contains("a|b&lt;script&gt;") && html.contains("All &amp; nothing."));
         assert!(markdown.contains(r"| a\|b\<script\> | 3/4 |"), "{markdown}");
         assert!(markdown.contains("- one two\n"));

@@ -411,7 +411,9 @@ fn bench_context() -> Command {
                 .value_delimiter(',')
                 .value_parser(value_parser!(u64).range(64..=1 << 24))
                 .default_values(["1024", "2048", "4096", "8192", "16384", "32768"])
-                .help("Contexts to try, prompt and answer together; none beyond one that is refused"),
+                .help(
+                    "Contexts to try, prompt and answer together; none beyond one that is refused",
+                ),
             number(
                 "depths",
                 1..=101,

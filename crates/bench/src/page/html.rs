@@ -79,7 +79,9 @@ fn escaped(text: &str) -> String {
 }
 
 fn head(cells: &[String]) -> String {
-    let cells = cells.iter().map(|cell| format!("<th>{}</th>", escaped(cell)));
+    let cells = cells
+        .iter()
+        .map(|cell| format!("<th>{}</th>", escaped(cell)));
     format!("<thead><tr>{}</tr></thead>", cells.collect::<String>())
 }
 
@@ -147,7 +149,9 @@ fn heat(of: &Heat) -> String {
 }
 
 fn remarks(of: &[String]) -> String {
-    let lines = of.iter().map(|remark| format!("<li>{}</li>", escaped(remark)));
+    let lines = of
+        .iter()
+        .map(|remark| format!("<li>{}</li>", escaped(remark)));
     format!("<ul>{}</ul>\n", lines.collect::<String>())
 }
 

@@ -193,7 +193,10 @@ impl Probe {
     }
 
     /// Words of a token, by what the server has counted of texts that it has read as a whole.
-    #[expect(clippy::cast_precision_loss, reason = "counts of words and tokens are small")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "counts of words and tokens are small"
+    )]
     fn words_per_token(&self) -> f64 {
         let counted = self.attempts.iter().filter(|one| {
             let came = Came::of_word(&one.came);
@@ -236,7 +239,11 @@ impl Probe {
                 answer, n_prompt, ..
             }) => {
                 // Nobody has counted yet: what was cut cannot be told from a dense vocabulary.
-                let expected = if self.attempts.is_empty() { 0.0 } else { expected };
+                let expected = if self.attempts.is_empty() {
+                    0.0
+                } else {
+                    expected
+                };
                 let came = Came::of(&answer.text, &planted.code, n_prompt, expected);
                 (came, n_prompt, answer.text)
             }
@@ -274,7 +281,8 @@ fn tell(attempt: &Attempt) {
 fn as_json(heading: &Heading, report: &Report) -> Value {
     let lengths = report.lengths.iter().map(|one| {
         let depths = one.depths.iter();
-        let depths = depths.map(|(depth, right, n)| json!({ "depth": depth, "right": right, "n": n }));
+        let depths =
+            depths.map(|(depth, right, n)| json!({ "depth": depth, "right": right, "n": n }));
         let others = one.others.iter().map(|(came, n)| (came.word(), *n));
         json!({
             "context": one.context,

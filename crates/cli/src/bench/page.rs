@@ -188,7 +188,10 @@ fn contexts(file: &Path) -> Outcome<Content> {
             .collect(),
         rows: rows.collect(),
     };
-    let parts = vec![Part::Heat(heat), Part::Remarks(vec![context::told(&report)])];
+    let parts = vec![
+        Part::Heat(heat),
+        Part::Remarks(vec![context::told(&report)]),
+    ];
     let note = "A fact is planted at some depth of a text, and asked for behind it.";
     Ok(("Context", note.to_owned(), parts))
 }

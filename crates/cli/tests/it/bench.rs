@@ -208,7 +208,15 @@ fn reader(reads: usize, refuses: usize) -> Arc<Answers> {
 
 fn context(sandbox: &Sandbox, url: &str, more: &[&str]) -> Ran {
     let lengths = "512,1024,2048,4096";
-    let mut arguments = vec!["bench", "context", "model", "--url", url, "--lengths", lengths];
+    let mut arguments = vec![
+        "bench",
+        "context",
+        "model",
+        "--url",
+        url,
+        "--lengths",
+        lengths,
+    ];
     arguments.extend(more);
     sandbox.run(&arguments)
 }
@@ -232,7 +240,10 @@ fn a_text_that_was_cut_in_silence_is_told_as_such() {
     let sandbox = Sandbox::new();
     let url = endpoint(reader(1000, usize::MAX));
     let results = results(&context(&sandbox, &url, &["--json", "--depths", "2"]));
-    assert_eq!((&results["carries"], &results["accepts"]), (&json!(1024), &json!(1024)));
+    assert_eq!(
+        (&results["carries"], &results["accepts"]),
+        (&json!(1024), &json!(1024))
+    );
     for length in 2..4 {
         let others = &results["lengths"][length]["others"];
         assert_eq!(*others, json!({ "cut": 2 }), "{results:#}");
@@ -252,7 +263,13 @@ fn answers_that_are_there_are_not_asked_for_again() {
     let flags = ["--out", file.to_str().unwrap(), "--depths", "3"];
     let first = context(&sandbox, &url, &flags);
     assert_eq!(first.code, 0, "{}", first.stderr);
-    assert!(first.stdout.contains("right at every depth up to 4096 tokens"), "{}", first.stdout);
+    assert!(
+        first
+            .stdout
+            .contains("right at every depth up to 4096 tokens"),
+        "{}",
+        first.stdout
+    );
     let n = asked.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(n, 12);
     let again = context(&sandbox, &url, &flags);
@@ -262,7 +279,11 @@ fn answers_that_are_there_are_not_asked_for_again() {
     let other = context(&sandbox, &url, &[&flags[..], &["--seed", "5"]].concat());
     assert_eq!(other.code, 2, "{}", other.stderr);
     let short = context(&sandbox, &url, &["--tokens", "300"]);
-    assert!(short.stderr.contains("give at least 600"), "{}", short.stderr);
+    assert!(
+        short.stderr.contains("give at least 600"),
+        "{}",
+        short.stderr
+    );
 }
 
 #[test]
@@ -293,7 +314,12 @@ fn a_report_shows_files_of_all_kinds() {
     }
     let page = path("page.html");
     let html = sandbox.run(&[&["bench", "report", "--html", &page][..], &files].concat());
-    assert_eq!((html.code, html.stdout.as_str()), (0, ""), "{}", html.stderr);
+    assert_eq!(
+        (html.code, html.stdout.as_str()),
+        (0, ""),
+        "{}",
+        html.stderr
+    );
     let html = std::fs::read_to_string(&page).unwrap();
     assert_eq!(html.matches("<section>").count(), 3);
     assert!(html.contains("<svg") && html.contains("class=\"reach\""));
