@@ -76,29 +76,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
     let mut rows: Vec<Row> = cases.into_iter().map(Row::new).collect();
     let name = format!("{isa}-{}", arguments.threads);
-    let mut kept = Kept::open(&name, programs(&sides)?, arguments.fresh)?;
+    let kept = Kept::open(&name, programs(&sides)?, arguments.fresh)?;
     let limit = arguments.seconds.map(Duration::from_secs);
-    let (mut int8, mut left): (f64, usize) = (0.0, 0);
-    for round in 0..arguments.rounds {
-        int8 = int8.max(int8_ops_s(isa, arguments.threads));
-        for row in &mut rows {
-            let name = row.case.name();
-            let pair = match kept.pair(&name, round) {
-                Some(pair) => pair,
-                None if limit.is_some_and(|limit| start.elapsed() >= limit) => {
-                    left += 1;
-                    continue;
-                }
-                None => {
-                    let path = &paths[&row.case.subject];
-                    let pair = measure(&row.case, &sides, path, round, arguments.threads)?;
-                    kept.keep(&name, round, pair)?;
-                    pair
-                }
-            };
-            row.push(pair);
-        }
-    }
+    let is_over = || limit.is_some_and(|limit| start.elapsed() >= limit);
+    let (int8, left) = fill(&mut rows, (arguments, isa, kept), &sides, &paths, is_over)?;
     if left > 0 {
         println!("{left} pairs are left for further calls");
         return Ok(());
@@ -129,6 +110,39 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         report.write(arguments.isa.as_deref())?;
     }
     Ok(())
+}
+
+/// All pairs that are kept or that there is time for; the most 8-bit operations a second that were
+/// seen meanwhile, and how many pairs are left.
+fn fill(
+    rows: &mut [Row],
+    (arguments, isa, mut kept): (&Arguments, Isa, Kept),
+    sides: &[Side; 2],
+    paths: &BTreeMap<Subject, PathBuf>,
+    is_over: impl Fn() -> bool,
+) -> Result<(f64, usize)> {
+    let (mut int8, mut left): (f64, usize) = (0.0, 0);
+    for round in 0..arguments.rounds {
+        int8 = int8.max(int8_ops_s(isa, arguments.threads));
+        for row in rows.iter_mut() {
+            let name = row.case.name();
+            let pair = match kept.pair(&name, round) {
+                Some(pair) => pair,
+                None if is_over() => {
+                    left += 1;
+                    continue;
+                }
+                None => {
+                    let path = &paths[&row.case.subject];
+                    let pair = measure(&row.case, sides, path, round, arguments.threads)?;
+                    kept.keep(&name, round, pair)?;
+                    pair
+                }
+            };
+            row.push(pair);
+        }
+    }
+    Ok((int8, left))
 }
 
 /// A pair of samples, ours first, taken in the order of the round.
