@@ -31,7 +31,8 @@ const PLANS: [&str; 12] = [
     "turboquant:3",
     "turboquant:2",
 ];
-const LIVE: &str = "q4_0";
+/// As `kv compare` calls it.
+const LIVE: &str = "k=q4_0,v=q4_0";
 const SERVED: [&str; 5] = ["none", "lossless", "6bit", "5bit", "4bit"];
 const PREFIX_TOKENS: usize = 4000;
 /// Of so many blocks one goes through zstd: its highest levels take seconds for a megabyte.
