@@ -7,11 +7,13 @@
 mod args;
 mod audit;
 mod bench;
+mod bus;
 mod configuration;
 mod confine;
 mod database;
 mod discover;
 mod doctor;
+mod figures;
 mod gpu;
 mod http;
 mod hw;
@@ -35,6 +37,7 @@ mod serve;
 mod shelf;
 mod show;
 mod tether;
+mod top;
 mod trial;
 mod tune;
 mod worker_process;
@@ -73,6 +76,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("kv", matches)) => kv_plans::run(matches),
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
+        Some(("top", matches)) => top::run(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
         Some(("tune", matches)) => tune::run(matches),

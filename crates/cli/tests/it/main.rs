@@ -12,16 +12,16 @@ mod confine;
 mod doctor;
 mod kv_plans;
 mod plan;
+mod pty;
 mod sandbox;
 mod sinks;
 mod speed;
+mod top;
 mod tune;
 
 use std::path::Path;
 
-use sandbox::{Ran, Sandbox, answers};
-
-const JSON: &str = "application/json";
+use sandbox::{JSON, Ran, Sandbox, answers};
 
 #[test]
 fn help() {
