@@ -28,6 +28,7 @@ pub(crate) fn command() -> Command {
             ls(),
             ps(),
             top(),
+            crate::logs::command(),
             rm(),
             load(),
             unload(),

@@ -23,6 +23,7 @@ mod library;
 mod list;
 mod load;
 mod logging;
+mod logs;
 mod models_here;
 mod outcome;
 mod output;
@@ -77,6 +78,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("top", matches)) => top::run(matches),
+        Some(("logs", matches)) => logs::run(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
         Some(("tune", matches)) => tune::run(matches),

@@ -11,6 +11,7 @@ mod bench;
 mod confine;
 mod doctor;
 mod kv_plans;
+mod logs;
 mod plan;
 mod pty;
 mod sandbox;
