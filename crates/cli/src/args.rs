@@ -46,6 +46,7 @@ pub(crate) fn command() -> Command {
             doctor(),
             configuration(),
             completions_command(),
+            crate::man::command(),
             crate::confine::command(),
             tether(),
             worker(),

@@ -24,6 +24,7 @@ mod list;
 mod load;
 mod logging;
 mod logs;
+mod man;
 mod models_here;
 mod outcome;
 mod output;
@@ -88,6 +89,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
+        Some(("man", matches)) => man::run(matches),
         Some(("providers", matches)) => discover::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("route", matches)) => route::run(matches),
