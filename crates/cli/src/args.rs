@@ -44,6 +44,7 @@ pub(crate) fn command() -> Command {
             providers(),
             hw(),
             doctor(),
+            crate::init::command(),
             configuration(),
             completions_command(),
             crate::man::command(),

@@ -17,6 +17,7 @@ mod figures;
 mod gpu;
 mod http;
 mod hw;
+mod init;
 mod key;
 mod kv_plans;
 mod library;
@@ -89,6 +90,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
+        Some(("init", matches)) => init::run(matches),
         Some(("man", matches)) => man::run(matches),
         Some(("providers", matches)) => discover::run(matches),
         Some(("bench", matches)) => bench::run(matches),

@@ -10,6 +10,7 @@
 mod bench;
 mod confine;
 mod doctor;
+mod init;
 mod kv_plans;
 mod logs;
 mod plan;
