@@ -27,6 +27,8 @@ pub(crate) fn command() -> Command {
             pull(),
             ls(),
             ps(),
+            top(),
+            crate::logs::command(),
             rm(),
             load(),
             unload(),
@@ -42,8 +44,10 @@ pub(crate) fn command() -> Command {
             providers(),
             hw(),
             doctor(),
+            crate::init::command(),
             configuration(),
             completions_command(),
+            crate::man::command(),
             crate::confine::command(),
             tether(),
             worker(),
@@ -510,6 +514,13 @@ fn ps() -> Command {
     to_server(command)
 }
 
+fn top() -> Command {
+    let command = Command::new("top")
+        .about("Watch the running server: models, slots, speeds, cache and memory as they change")
+        .arg(json().help("Print how everything is now as JSON, and end"));
+    to_server(command)
+}
+
 fn load() -> Command {
     let command = Command::new("load")
         .about("Load a model into the running server, with the engine settings given here")
@@ -755,7 +766,8 @@ fn worker() -> Command {
         )
 }
 
-fn to_server(command: Command) -> Command {
+/// A command that speaks to a running server.
+pub(crate) fn to_server(command: Command) -> Command {
     augment(command.arg(url()), |setting| {
         [
             "listen",

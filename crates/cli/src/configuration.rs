@@ -1,5 +1,9 @@
 //! `sextant config`, and reading the configuration for all other commands.
 
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
 use clap::ArgMatches;
 use config::{Config, Effective, LogLevel, RawConfig, Source};
 use serde_json::json;
@@ -72,4 +76,20 @@ fn warn_unknown(raw: &RawConfig) {
             "warning: {name} is set, but there is no such setting; `sextant config` lists them"
         ));
     }
+}
+
+/// Puts a file in the place of another, which is there whole until then.
+pub(crate) fn replace_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    let folder = folder.unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    // Who may read it does not change.
+    if let Ok(metadata) = fs::metadata(path) {
+        fs::set_permissions(file.path(), metadata.permissions())?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }

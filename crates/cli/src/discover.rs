@@ -1,8 +1,6 @@
 //! `sextant providers discover`, and what `sextant serve` says of engines beside it.
 
 use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::ArgMatches;
@@ -164,24 +162,9 @@ fn add(matches: &ArgMatches, tables: &[NewProvider]) -> Outcome {
     let after = with_providers(&before, tables)
         .map_err(|why| anyhow::anyhow!("`{}` was not changed: {why}", path.display()))
         .code(Code::Usage)?;
-    replace(&path, &after).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    configuration::replace_file(&path, &after)
+        .with_context(|| format!("`{}` cannot be written", path.display()))?;
     let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
     say(&format!("added {} to {}", names.join(", "), path.display()));
-    Ok(())
-}
-
-/// Puts a file in the place of another, which is there whole until then.
-fn replace(path: &PathBuf, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    // Who may read it does not change.
-    if let Ok(metadata) = fs::metadata(path) {
-        fs::set_permissions(file.path(), metadata.permissions())?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path)?;
     Ok(())
 }
