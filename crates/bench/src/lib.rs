@@ -5,7 +5,8 @@
 //! with intervals ([`rates`]), speeds with intervals of their own ([`speeds`]), and two runs are
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
 //! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
-//! comes when, and what its rounds say, is in [`sweep`].
+//! comes when, and what its rounds say, is in [`sweep`]. Which model takes which task is in
+//! [`derive`], and whether what was measured still tells of what is there in [`stale`].
 
 pub mod derive;
 pub mod divergence;
@@ -15,4 +16,5 @@ pub mod quality;
 pub mod rates;
 pub mod score;
 pub mod speeds;
+pub mod stale;
 pub mod sweep;

@@ -413,6 +413,7 @@ fn bench_compare() -> Command {
 }
 
 fn route() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let derive = Command::new("derive")
         .about("Derive which model takes which task from what `bench quality` has measured")
         .arg(
@@ -423,7 +424,16 @@ fn route() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Files of attempts, as `bench quality --out` writes them"),
         )
-        .arg(json());
+        .args([
+            flag("apply").help(
+                "Show what changes in `[routing.tasks]` of the configuration file, ask, and write it",
+            ),
+            flag("yes").requires("apply").help("Write without asking"),
+            json(),
+        ]);
+    let derive = augment(derive, |setting| {
+        ["listen", "host", "port", "models_dir"].contains(&setting.name)
+    });
     Command::new("route")
         .about("Work with the rules by which requests go to models")
         .subcommand_required(true)

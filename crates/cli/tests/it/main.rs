@@ -12,6 +12,7 @@ mod confine;
 mod doctor;
 mod kv_plans;
 mod plan;
+mod route;
 mod sandbox;
 mod sinks;
 mod speed;
