@@ -10,7 +10,7 @@ use config::{Group, augment};
 use crate::outcome::{self, Outcome};
 
 /// Settings of what models may take.
-const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
+pub(crate) const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
 
 pub(crate) fn command() -> Command {
     Command::new("sextant")
@@ -32,6 +32,7 @@ pub(crate) fn command() -> Command {
             unload(),
             show(),
             plan(),
+            crate::advise::command(),
             crate::kv_plans::command(),
             presets(),
             tune(),
@@ -241,7 +242,7 @@ fn bench() -> Command {
 }
 
 /// An option with a whole number in a range, and its default.
-fn number(
+pub(crate) fn number(
     name: &'static str,
     range: std::ops::RangeInclusive<u64>,
     usual: &'static str,

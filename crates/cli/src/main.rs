@@ -4,6 +4,7 @@
 //! touched only in this crate. Each command is a module with a `run` that returns
 //! [`outcome::Outcome`].
 
+mod advise;
 mod args;
 mod audit;
 mod bench;
@@ -71,6 +72,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
         Some(("kv", matches)) => kv_plans::run(matches),
+        Some(("advise", matches)) => advise::run(matches),
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("load", matches)) => remote::load(matches),

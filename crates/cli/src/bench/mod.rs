@@ -5,6 +5,7 @@ mod ask;
 mod attempts_file;
 mod compare;
 mod load;
+mod measured;
 mod origin;
 mod quality;
 mod report;
@@ -13,6 +14,7 @@ mod speed_report;
 
 use clap::ArgMatches;
 
+pub(crate) use self::measured::{Measured, Rates, measured};
 pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
 pub(crate) use self::report::{evidence, interval};

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod advise;
 mod bench;
 mod confine;
 mod doctor;
