@@ -10,7 +10,7 @@ use config::{Group, augment};
 use crate::outcome::{self, Outcome};
 
 /// Settings of what models may take.
-const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
+pub(crate) const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
 
 pub(crate) fn command() -> Command {
     Command::new("sextant")
@@ -34,6 +34,7 @@ pub(crate) fn command() -> Command {
             unload(),
             show(),
             plan(),
+            crate::advise::command(),
             crate::kv_plans::command(),
             presets(),
             tune(),
@@ -247,7 +248,7 @@ fn bench() -> Command {
 }
 
 /// An option with a whole number in a range, and its default.
-fn number(
+pub(crate) fn number(
     name: &'static str,
     range: std::ops::RangeInclusive<u64>,
     usual: &'static str,
@@ -482,6 +483,7 @@ fn bench_report() -> Command {
 }
 
 fn route() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let derive = Command::new("derive")
         .about("Derive which model takes which task from what `bench quality` has measured")
         .arg(
@@ -492,7 +494,16 @@ fn route() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Files of attempts, as `bench quality --out` writes them"),
         )
-        .arg(json());
+        .args([
+            flag("apply").help(
+                "Show what changes in `[routing.tasks]` of the configuration file, ask, and write it",
+            ),
+            flag("yes").requires("apply").help("Write without asking"),
+            json(),
+        ]);
+    let derive = augment(derive, |setting| {
+        ["listen", "host", "port", "models_dir"].contains(&setting.name)
+    });
     Command::new("route")
         .about("Work with the rules by which requests go to models")
         .subcommand_required(true)

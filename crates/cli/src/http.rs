@@ -13,6 +13,7 @@ use crate::doctor;
 use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const PROPS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server's address and key.
 #[derive(Debug)]
@@ -68,6 +69,19 @@ impl Server {
         let body =
             serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "error": text }));
         Ok((status, body))
+    }
+
+    /// What an engine of llama.cpp's kind says of a model that is loaded; `None` where it says
+    /// nothing.
+    pub(crate) async fn props(&self, model: &str) -> Option<Value> {
+        let address = self.address("/props");
+        let url = reqwest::Url::parse_with_params(&address, [("model", model)]).ok()?;
+        let asked = self.send(self.client.get(url));
+        let response = tokio::time::timeout(PROPS_TIMEOUT, asked)
+            .await
+            .ok()?
+            .ok()?;
+        json(response).await.ok()
     }
 
     /// Gives the response with its body still to come.

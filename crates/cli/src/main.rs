@@ -4,6 +4,7 @@
 //! touched only in this crate. Each command is a module with a `run` that returns
 //! [`outcome::Outcome`].
 
+mod advise;
 mod args;
 mod audit;
 mod bench;
@@ -77,6 +78,7 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
         Some(("kv", matches)) => kv_plans::run(matches),
+        Some(("advise", matches)) => advise::run(matches),
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
         Some(("top", matches)) => top::run(matches),

@@ -7,6 +7,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod advise;
 mod bench;
 mod confine;
 mod doctor;
@@ -15,6 +16,7 @@ mod kv_plans;
 mod logs;
 mod plan;
 mod pty;
+mod route;
 mod sandbox;
 mod sinks;
 mod speed;
