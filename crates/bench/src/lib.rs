@@ -6,7 +6,8 @@
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
 //! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
 //! comes when, and what its rounds say, is in [`sweep`]; how far a context carries, in [`context`].
-//! [`page`] shows all of it.
+//! Which model takes which task is in [`derive`], and whether what was measured still tells of what is
+//! there in [`stale`]. [`page`] shows all of it.
 
 pub mod context;
 pub mod derive;
@@ -18,4 +19,5 @@ pub mod quality;
 pub mod rates;
 pub mod score;
 pub mod speeds;
+pub mod stale;
 pub mod sweep;

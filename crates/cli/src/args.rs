@@ -10,7 +10,7 @@ use config::{Group, augment};
 use crate::outcome::{self, Outcome};
 
 /// Settings of what models may take.
-const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
+pub(crate) const MEMORY: [&str; 3] = ["models_dir", "model_memory_max", "gpu_memory_max"];
 
 pub(crate) fn command() -> Command {
     Command::new("sextant")
@@ -27,11 +27,14 @@ pub(crate) fn command() -> Command {
             pull(),
             ls(),
             ps(),
+            top(),
+            crate::logs::command(),
             rm(),
             load(),
             unload(),
             show(),
             plan(),
+            crate::advise::command(),
             crate::kv_plans::command(),
             presets(),
             tune(),
@@ -42,8 +45,10 @@ pub(crate) fn command() -> Command {
             providers(),
             hw(),
             doctor(),
+            crate::init::command(),
             configuration(),
             completions_command(),
+            crate::man::command(),
             crate::confine::command(),
             tether(),
             worker(),
@@ -243,7 +248,7 @@ fn bench() -> Command {
 }
 
 /// An option with a whole number in a range, and its default.
-fn number(
+pub(crate) fn number(
     name: &'static str,
     range: std::ops::RangeInclusive<u64>,
     usual: &'static str,
@@ -478,6 +483,7 @@ fn bench_report() -> Command {
 }
 
 fn route() -> Command {
+    let flag = |name: &'static str| Arg::new(name).long(name).action(ArgAction::SetTrue);
     let derive = Command::new("derive")
         .about("Derive which model takes which task from what `bench quality` has measured")
         .arg(
@@ -488,7 +494,16 @@ fn route() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Files of attempts, as `bench quality --out` writes them"),
         )
-        .arg(json());
+        .args([
+            flag("apply").help(
+                "Show what changes in `[routing.tasks]` of the configuration file, ask, and write it",
+            ),
+            flag("yes").requires("apply").help("Write without asking"),
+            json(),
+        ]);
+    let derive = augment(derive, |setting| {
+        ["listen", "host", "port", "models_dir"].contains(&setting.name)
+    });
     Command::new("route")
         .about("Work with the rules by which requests go to models")
         .subcommand_required(true)
@@ -507,6 +522,13 @@ fn ps() -> Command {
     let command = Command::new("ps")
         .about("List the models of the running server")
         .arg(json());
+    to_server(command)
+}
+
+fn top() -> Command {
+    let command = Command::new("top")
+        .about("Watch the running server: models, slots, speeds, cache and memory as they change")
+        .arg(json().help("Print how everything is now as JSON, and end"));
     to_server(command)
 }
 
@@ -755,7 +777,8 @@ fn worker() -> Command {
         )
 }
 
-fn to_server(command: Command) -> Command {
+/// A command that speaks to a running server.
+pub(crate) fn to_server(command: Command) -> Command {
     augment(command.arg(url()), |setting| {
         [
             "listen",

@@ -28,7 +28,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     Ok(out.flush()?)
 }
 
-fn since_ms(span: &str) -> Outcome<u64> {
+/// The moment that lies so far back, milliseconds since 1970.
+pub(crate) fn since_ms(span: &str) -> Outcome<u64> {
     let span = store::span(span).ok_or_else(|| {
         let message =
             format!("`--since` is `{span}`; it must be a span such as 90s, 15m, 1h or 7d");

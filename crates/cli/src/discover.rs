@@ -1,16 +1,12 @@
 //! `sextant providers discover`, and what `sextant serve` says of engines beside it.
 
-use std::fs;
-use std::io::Write;
-use std::path::{Path, PathBuf};
-
-use anyhow::Context;
 use clap::ArgMatches;
-use config::{Config, NewProvider, file_to_write, with_providers};
+use config::{Config, NewProvider, with_providers};
 use providers::discover::{Found, discover, local_port, ports_without};
 use serde_json::{Value, json};
 
-use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::configuration::Editable;
+use crate::outcome::{Code, Outcome, WithCode};
 use crate::output::{self, say};
 use crate::{configuration, logging};
 
@@ -149,39 +145,13 @@ fn add(matches: &ArgMatches, tables: &[NewProvider]) -> Outcome {
         say("there is nothing to add");
         return Ok(());
     }
-    let path = file_to_write(matches, |name| std::env::var(name).ok());
-    let path = path.ok_or_else(|| {
-        let message = "there is no home directory to put a configuration file into; name one \
-                       with `--config`";
-        fault(Code::Usage, message)
-    })?;
-    // What a link stands for is written, and the link stays.
-    let path = fs::canonicalize(&path).unwrap_or(path);
-    let before = match fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        text => text.with_context(|| format!("`{}` cannot be read", path.display()))?,
-    };
-    let after = with_providers(&before, tables)
-        .map_err(|why| anyhow::anyhow!("`{}` was not changed: {why}", path.display()))
+    let file = Editable::open(matches)?;
+    let path = file.path.display();
+    let after = with_providers(&file.text, tables)
+        .map_err(|why| anyhow::anyhow!("`{path}` was not changed: {why}"))
         .code(Code::Usage)?;
-    replace(&path, &after).with_context(|| format!("`{}` cannot be written", path.display()))?;
+    file.replace(&after)?;
     let names: Vec<_> = tables.iter().map(|table| table.name.as_str()).collect();
-    say(&format!("added {} to {}", names.join(", "), path.display()));
-    Ok(())
-}
-
-/// Puts a file in the place of another, which is there whole until then.
-fn replace(path: &PathBuf, text: &str) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| *folder != Path::new(""));
-    let folder = folder.unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    // Who may read it does not change.
-    if let Ok(metadata) = fs::metadata(path) {
-        fs::set_permissions(file.path(), metadata.permissions())?;
-    }
-    file.as_file().sync_all()?;
-    file.persist(path)?;
+    say(&format!("added {} to {path}", names.join(", ")));
     Ok(())
 }

@@ -22,8 +22,8 @@ use proto::LoadSpec;
 use stdx::Bytes;
 
 use self::report::Report;
-pub(crate) use self::served::MachineDoctor;
 use self::served::Serving;
+pub(crate) use self::served::{MachineDoctor, sketch};
 use crate::gpu::{self, Share};
 use crate::outcome::{Code, Outcome, WithCode, fault};
 use crate::{hw, load, models_here, output, shelf, tune};

@@ -10,9 +10,10 @@ use serde_json::Value;
 use stdx::Secret;
 
 use crate::doctor;
-use crate::outcome::{Code, Outcome, WithCode, fault};
+use crate::outcome::{Code, Fault, Outcome, WithCode, fault};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+const PROPS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A server's address and key.
 #[derive(Debug)]
@@ -70,6 +71,19 @@ impl Server {
         Ok((status, body))
     }
 
+    /// What an engine of llama.cpp's kind says of a model that is loaded; `None` where it says
+    /// nothing.
+    pub(crate) async fn props(&self, model: &str) -> Option<Value> {
+        let address = self.address("/props");
+        let url = reqwest::Url::parse_with_params(&address, [("model", model)]).ok()?;
+        let asked = self.send(self.client.get(url));
+        let response = tokio::time::timeout(PROPS_TIMEOUT, asked)
+            .await
+            .ok()?
+            .ok()?;
+        json(response).await.ok()
+    }
+
     /// Gives the response with its body still to come.
     pub(crate) async fn post_streaming(&self, path: &str, body: &Value) -> Outcome<Response> {
         self.send(self.client.post(self.address(path)).json(body))
@@ -103,31 +117,74 @@ impl Server {
         format!("{}{path}", self.base)
     }
 
-    async fn send(&self, mut request: RequestBuilder) -> Outcome<Response> {
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key.expose());
+    /// An event stream from the event after `last_id` on, with its body still to come.
+    pub(crate) async fn events(
+        &self,
+        path: &str,
+        last_id: Option<&str>,
+    ) -> Result<Response, Refusal> {
+        let mut request = self.client.get(self.address(path));
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
         }
-        let response = request.send().await.map_err(|error| {
-            let hint = "is it running? `sextant serve` starts one, --url names another";
-            fault(
-                Code::NoServer,
-                format!("no server at {}: {}; {hint}", self.base, root_cause(&error)),
-            )
+        let response = self.reach(request).await.map_err(|fault| Refusal {
+            fault,
+            is_final: false,
         })?;
         let status = response.status();
         if status.is_success() {
             return Ok(response);
         }
+        let passes = [StatusCode::REQUEST_TIMEOUT, StatusCode::TOO_MANY_REQUESTS];
+        Err(Refusal {
+            fault: self.refusal(response).await,
+            is_final: status.is_client_error() && !passes.contains(&status),
+        })
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Outcome<Response> {
+        let response = self.reach(request).await?;
+        match response.status().is_success() {
+            true => Ok(response),
+            false => Err(self.refusal(response).await),
+        }
+    }
+
+    /// What the server answers, whatever it is.
+    async fn reach(&self, mut request: RequestBuilder) -> Outcome<Response> {
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose());
+        }
+        request.send().await.map_err(|error| {
+            let hint = "is it running? `sextant serve` starts one, --url names another";
+            fault(
+                Code::NoServer,
+                format!("no server at {}: {}; {hint}", self.base, root_cause(&error)),
+            )
+        })
+    }
+
+    /// What an answer that is none means.
+    async fn refusal(&self, response: Response) -> Fault {
+        let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
-            return Err(fault(Code::Failure, self.refused()));
+            return fault(Code::Failure, self.refused());
         }
         let code = match status {
             StatusCode::NOT_FOUND => Code::ModelNotFound,
             _ => Code::Failure,
         };
         let text = response.text().await.unwrap_or_default();
-        Err(fault(code, message_of(&text, status)))
+        fault(code, message_of(&text, status))
     }
+}
+
+/// An answer that is no stream.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub(crate) fault: Fault,
+    /// Asking again would be answered the same.
+    pub(crate) is_final: bool,
 }
 
 /// The only name that is `wanted` or, in any case of letters, has it as a part.
@@ -179,7 +236,7 @@ fn message_of(body: &str, status: StatusCode) -> String {
 }
 
 /// The innermost error: the others repeat the address.
-fn root_cause(error: &reqwest::Error) -> String {
+pub(crate) fn root_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(inner) = cause.source() {
         cause = inner;

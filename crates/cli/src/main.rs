@@ -4,23 +4,29 @@
 //! touched only in this crate. Each command is a module with a `run` that returns
 //! [`outcome::Outcome`].
 
+mod advise;
 mod args;
 mod audit;
 mod bench;
+mod bus;
 mod configuration;
 mod confine;
 mod database;
 mod discover;
 mod doctor;
+mod figures;
 mod gpu;
 mod http;
 mod hw;
+mod init;
 mod key;
 mod kv_plans;
 mod library;
 mod list;
 mod load;
 mod logging;
+mod logs;
+mod man;
 mod models_here;
 mod outcome;
 mod output;
@@ -35,6 +41,7 @@ mod serve;
 mod shelf;
 mod show;
 mod tether;
+mod top;
 mod trial;
 mod tune;
 mod worker_process;
@@ -71,8 +78,11 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("show", matches)) => show::run(matches),
         Some(("plan", matches)) => plan::run(matches),
         Some(("kv", matches)) => kv_plans::run(matches),
+        Some(("advise", matches)) => advise::run(matches),
         Some(("presets", matches)) => presets::run(matches),
         Some(("ps", matches)) => remote::ps(matches),
+        Some(("top", matches)) => top::run(matches),
+        Some(("logs", matches)) => logs::run(matches),
         Some(("load", matches)) => remote::load(matches),
         Some(("unload", matches)) => remote::unload(matches),
         Some(("tune", matches)) => tune::run(matches),
@@ -82,6 +92,8 @@ fn dispatch(matches: &clap::ArgMatches) -> Outcome {
         Some(("doctor", matches)) => doctor::run(matches),
         Some(("config", matches)) => configuration::run(matches),
         Some(("completions", matches)) => args::completions(matches),
+        Some(("init", matches)) => init::run(matches),
+        Some(("man", matches)) => man::run(matches),
         Some(("providers", matches)) => discover::run(matches),
         Some(("bench", matches)) => bench::run(matches),
         Some(("route", matches)) => route::run(matches),

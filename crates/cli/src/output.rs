@@ -42,6 +42,11 @@ pub(crate) fn whisper(text: &str) {
 
 /// Columns that line up; the last one is not padded.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
+    piece(&columns(head, rows))
+}
+
+/// The same as a text, a line each.
+pub(crate) fn columns(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut widths: Vec<_> = head.iter().map(|cell| cell.chars().count()).collect();
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -49,16 +54,18 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> io::Result<()> {
         }
     }
     let head: Vec<_> = head.iter().map(|cell| (*cell).to_owned()).collect();
+    let mut text = String::new();
     for row in std::iter::once(&head).chain(rows) {
-        let mut text = String::new();
+        let mut line = String::new();
         for (cell, width) in row.iter().zip(&widths) {
-            text.push_str(cell);
+            line.push_str(cell);
             let n_missing = width - cell.chars().count() + 2;
-            text.extend(std::iter::repeat_n(' ', n_missing));
+            line.extend(std::iter::repeat_n(' ', n_missing));
         }
-        line(text.trim_end())?;
+        text.push_str(line.trim_end());
+        text.push('\n');
     }
-    Ok(())
+    text
 }
 
 /// Whether the user asked for JSON.

@@ -1,6 +1,6 @@
 //! `sextant plan`: what a model would take and how fast it would be, before it is loaded.
 
-mod text;
+pub(crate) mod text;
 
 use std::path::Path;
 
@@ -83,7 +83,7 @@ fn type_name(of: proto::CacheType) -> Outcome<String> {
 }
 
 /// A number of bytes as people write it: `8GiB`, `512MiB` or digits.
-fn bytes(flag: &str, text: Option<String>) -> Outcome<Option<u64>> {
+pub(crate) fn bytes(flag: &str, text: Option<String>) -> Outcome<Option<u64>> {
     let Some(text) = text else {
         return Ok(None);
     };
@@ -165,20 +165,70 @@ pub(crate) fn planned(
     environment: &Environment,
     ask: &PlanAsk,
 ) -> Outcome<Planned> {
-    let config = &Config {
-        // What is fastest here says nothing of another machine.
-        tuned: config.tuned && ask.device.is_none(),
-        ..config.clone()
-    };
-    let subject = Subject::find(config, environment, &ask.model)?;
-    let (model, facts) = (subject.model, subject.facts);
-    let spec = with_ask(subject.spec, ask)?;
+    let config = &of_device(config, ask);
     let gpu = Gpu::of(ask);
-    let setup = setup(&spec, &facts, &model, gpu)?;
     let others = Others {
         models: together(config, environment, &ask.beside, gpu)?,
         draft: together(config, environment, &ask.draft, gpu)?,
     };
+    let Premises {
+        name,
+        architecture,
+        model,
+        spec,
+        setup,
+        available,
+        here,
+        on,
+    } = premises(config, environment, ask)?;
+    let mut answer = planner::answer(&model, &setup, available, &others).code(Code::Usage)?;
+    let on = on.with_layers(here.as_ref(), &answer);
+    let ignored = spec.gpu_layers.filter(|n| *n > 0 && gpu == Gpu::None);
+    let ignored = ignored.map(|gpu_layers| Loss::NoGpu { gpu_layers });
+    answer.losses.splice(0..0, ignored);
+    Ok(Planned {
+        model: name,
+        architecture,
+        sequences: answer.setup.sequences(&model),
+        speed: on.speed(&model, &answer),
+        machine: on.name,
+        machine_source: on.source,
+        answer,
+    })
+}
+
+/// What is fastest here says nothing of another machine.
+fn of_device(config: &Config, ask: &PlanAsk) -> Config {
+    Config {
+        tuned: config.tuned && ask.device.is_none(),
+        ..config.clone()
+    }
+}
+
+/// What a plan is made from.
+pub(crate) struct Premises {
+    pub(crate) name: String,
+    architecture: String,
+    pub(crate) model: Model,
+    pub(crate) spec: LoadSpec,
+    pub(crate) setup: Setup,
+    pub(crate) available: Available,
+    /// This machine's GPU, where it counts.
+    pub(crate) here: Option<Share>,
+    pub(crate) on: Predicted,
+}
+
+/// Reads a model, and the settings and the machine that are asked about.
+pub(crate) fn premises(
+    config: &Config,
+    environment: &Environment,
+    ask: &PlanAsk,
+) -> Outcome<Premises> {
+    let config = &of_device(config, ask);
+    let subject = Subject::find(config, environment, &ask.model)?;
+    let (model, facts) = (subject.model, subject.facts);
+    let spec = with_ask(subject.spec, ask)?;
+    let setup = setup(&spec, &facts, &model, Gpu::of(ask))?;
     let on = machine(ask.device.as_deref(), environment)?;
     // Of a machine that is not this one no GPU but its own counts.
     let here = match (&ask.device, ask.gpu_bytes) {
@@ -196,22 +246,15 @@ pub(crate) fn planned(
         memory: here.as_ref().map_or(DeviceMemory::Own, device_memory),
         layers: layers(&spec),
     };
-    let mut answer = planner::answer(&model, &setup, available, &others).code(Code::Usage)?;
-    let on = match (&here, answer.setup.gpu_layers) {
-        (Some(gpu), 1..) => on.beside(gpu),
-        _ => on,
-    };
-    let ignored = spec.gpu_layers.filter(|n| *n > 0 && gpu == Gpu::None);
-    let ignored = ignored.map(|gpu_layers| Loss::NoGpu { gpu_layers });
-    answer.losses.splice(0..0, ignored);
-    Ok(Planned {
-        model: subject.name,
+    Ok(Premises {
+        name: subject.name,
         architecture: facts.architecture,
-        sequences: answer.setup.sequences(&model),
-        speed: on.speed(&model, &answer),
-        machine: on.name,
-        machine_source: on.source,
-        answer,
+        model,
+        spec,
+        setup,
+        available,
+        here,
+        on,
     })
 }
 
@@ -440,27 +483,35 @@ fn setup(spec: &LoadSpec, facts: &Facts, model: &Model, gpu: Gpu) -> Outcome<Set
 }
 
 /// A machine whose speed is predicted.
-struct Predicted {
-    machine: Machine,
+pub(crate) struct Predicted {
+    pub(crate) machine: Machine,
     /// Of this build's kernels, where they were timed there.
     rates: Option<Rates>,
     /// Memory of its GPU, where a table has it.
     gpu_bytes: Option<u64>,
-    name: String,
-    source: String,
+    pub(crate) name: String,
+    pub(crate) source: String,
 }
 
 impl Predicted {
+    /// The same where some layers are on a GPU.
+    pub(crate) fn with_layers(self, gpu: Option<&Share>, answer: &Answer) -> Self {
+        match (gpu, answer.setup.gpu_layers) {
+            (Some(gpu), 1..) => self.beside(&gpu.description),
+            _ => self,
+        }
+    }
+
     /// Nobody has measured this machine's GPU.
-    fn beside(self, gpu: &Share) -> Self {
+    pub(crate) fn beside(self, gpu: &str) -> Self {
         Self {
             name: format!("{}, without its GPU", self.name),
-            source: format!("{}; {} is not measured", self.source, gpu.description),
+            source: format!("{}; {gpu} is not measured", self.source),
             ..self
         }
     }
 
-    fn speed(&self, model: &Model, answer: &Answer) -> Speed {
+    pub(crate) fn speed(&self, model: &Model, answer: &Answer) -> Speed {
         let (setup, plan) = (&answer.setup, &answer.plan);
         let rates = self.rates.as_ref();
         rates

@@ -3,7 +3,7 @@
 use clap::ArgMatches;
 use config::Config;
 use gateway::{PlanAsk, Planned};
-use hardware::{Machine, Root};
+use hardware::{Machine, Root, Tier};
 use models::{Environment, Found};
 use planner::preset::{Candidate, Preset, choose, presets};
 use planner::{Band, Fit};
@@ -14,7 +14,7 @@ use crate::outcome::Outcome;
 use crate::{configuration, models_here, output, plan};
 
 /// A preset with the model it would use.
-struct Chosen {
+pub(crate) struct Chosen {
     preset: Preset,
     model: Option<Use>,
 }
@@ -46,12 +46,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let environment = models_here::environment(&config);
     let tier = Machine::read(&Root::live()).tier;
     let models = models::list(&environment);
-    let chosen = presets(tier).map(|preset| {
-        let mut uses = uses(&config, &environment, &models, &preset);
-        let candidates: Vec<_> = uses.iter().map(Use::candidate).collect();
-        let model = choose(&preset, &candidates).map(|place| uses.swap_remove(place));
-        Chosen { preset, model }
-    });
+    let chosen = of_tier(tier, &config, (&environment, &models));
     if output::wants_json(matches) {
         let each = chosen.iter().map(as_json);
         let value = json!({ "tier": tier.name(), "presets": each.collect::<Vec<_>>() });
@@ -59,7 +54,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         return Ok(());
     }
     if matches.get_flag("toml") {
-        return as_toml(&chosen);
+        output::piece(&toml(&chosen))?;
+        return Ok(());
     }
     output::line(&format!(
         "machine   {}: {}",
@@ -78,6 +74,40 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         write(chosen)?;
     }
     Ok(())
+}
+
+/// The presets of this machine with the models that they would use, of those that are here.
+pub(crate) fn chosen(config: &Config, environment: &Environment, models: &[Found]) -> Vec<Chosen> {
+    let tier = Machine::read(&Root::live()).tier;
+    of_tier(tier, config, (environment, models))
+}
+
+fn of_tier(
+    tier: Tier,
+    config: &Config,
+    (environment, models): (&Environment, &[Found]),
+) -> Vec<Chosen> {
+    let each = presets(tier).into_iter().map(|preset| {
+        let mut uses = uses(config, environment, models, &preset);
+        let candidates: Vec<_> = uses.iter().map(Use::candidate).collect();
+        let model = choose(&preset, &candidates).map(|place| uses.swap_remove(place));
+        Chosen { preset, model }
+    });
+    each.collect()
+}
+
+impl Chosen {
+    /// The preset in a sentence; `None` where no model here is for it.
+    pub(crate) fn sentence(&self) -> Option<String> {
+        let used = self.model.as_ref()?;
+        let decode = used.decode();
+        let needs = Bytes(used.planned.answer.ledger.host_needed());
+        Some(format!(
+            "{}: {}, about {decode:.0} tokens/s, {needs} of memory",
+            self.preset.purpose.name(),
+            used.found.id
+        ))
+    }
 }
 
 /// The models that generate text, each planned as the preset would load it. What cannot be
@@ -119,11 +149,11 @@ fn write(Chosen { preset, model }: &Chosen) -> Outcome {
         ))?;
         return Ok(());
     };
-    let decode = used.decode();
+    let (decode, needs) = (used.decode(), used.planned.answer.ledger.host_needed());
     output::line(&format!(
         "{name:<9} {}, about {decode:.0} tokens/s, {} of memory",
         used.found.id,
-        Bytes(used.planned.answer.ledger.host_needed())
+        Bytes(needs)
     ))?;
     output::line(&format!(
         "          context {}, {}, KV {}/{}",
@@ -148,7 +178,7 @@ fn write(Chosen { preset, model }: &Chosen) -> Outcome {
     Ok(())
 }
 
-fn as_json(Chosen { preset, model }: &Chosen) -> Value {
+pub(crate) fn as_json(Chosen { preset, model }: &Chosen) -> Value {
     let used = model.as_ref().map(|used| {
         let Band { low, high } = used.planned.speed.decode;
         json!({
@@ -172,12 +202,13 @@ fn as_json(Chosen { preset, model }: &Chosen) -> Value {
     })
 }
 
-fn as_toml(chosen: &[Chosen]) -> Outcome {
+/// The presets that have a model, as tables for the configuration file.
+pub(crate) fn toml(chosen: &[Chosen]) -> String {
+    let mut tables = String::new();
     for Chosen { preset, model } in chosen {
         let Some(used) = model else { continue };
         let text = |value: &str| Value::from(value).to_string();
-        output::line(&format!("# {}", preset.reason))?;
-        output::line("[[models]]")?;
+        tables.push_str(&format!("# {}\n[[models]]\n", preset.reason));
         let budget = preset.reasoning_budget.map(|budget| budget.to_string());
         let settings = [
             ("name", text(preset.purpose.name())),
@@ -189,11 +220,11 @@ fn as_toml(chosen: &[Chosen]) -> Outcome {
         ];
         let budget = budget.map(|budget| ("reasoning_budget", budget));
         for (key, value) in settings.into_iter().chain(budget) {
-            output::line(&format!("{key} = {value}"))?;
+            tables.push_str(&format!("{key} = {value}\n"));
         }
-        output::line("")?;
+        tables.push('\n');
     }
-    Ok(())
+    tables
 }
 
 fn slots(n_slots: u32) -> String {

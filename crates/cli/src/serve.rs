@@ -24,6 +24,12 @@ use crate::output::say;
 use crate::shelf::Missing;
 use crate::{configuration, load, logging, models_here, shelf, tune};
 
+/// Checks the rules of the configuration, and not its providers: their keys may be there for
+/// the server alone.
+pub(crate) fn check_rules(config: &Config) -> Outcome {
+    fleet::check_rules(&shelf::with_aliases(config).routing)
+}
+
 /// The providers and rules of the configuration. Nobody is asked anything.
 pub(crate) fn routing(config: &Config) -> Outcome<gateway::Routing> {
     fleet::routing(&shelf::with_aliases(config))

@@ -13,7 +13,7 @@ use clap::ArgMatches;
 use config::Config;
 use hardware::measure;
 use hardware::{Machine, Root};
-use models::Found;
+use models::{Environment, Found};
 use proto::LoadSpec;
 use serde_json::Value;
 use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Verdict, Workload};
@@ -21,7 +21,7 @@ use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Ver
 pub(crate) use self::apply::{apply, recheck, watch};
 use self::bench::{Bench, Shape, Text};
 use self::cache::Entry;
-pub(crate) use self::cache::Key;
+pub(crate) use self::cache::{Key, build, fingerprint, hardware, hash, now_unix_secs};
 use self::space::{Ground, Reach, Values};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -43,6 +43,14 @@ const PROBE: Shape = Shape {
 };
 /// Processes with the model at once: the defaults, the incumbent and the challenger.
 const SIDES_MAX: u64 = 3;
+
+/// What was measured of a model that runs with it, and when.
+pub(crate) fn measured(environment: &Environment, spec: &LoadSpec) -> Option<(Speeds, u64)> {
+    let file = cache::file(environment)?;
+    let entry = cache::find(&file, &spec.path)?;
+    let is_used = entry.stale.is_none() && entry.is_in_force(spec);
+    is_used.then_some((entry.speeds, entry.at_unix_secs))
+}
 
 /// All that is shown.
 struct Report {

@@ -14,6 +14,7 @@ mod presets;
 mod raw;
 mod reference;
 mod resolve;
+mod routes;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -34,6 +35,7 @@ pub use resolve::{
     CacheType, Config, FlashAttention, Kernels, LogFormat, LogLevel, PromptCache, ResponsesIn,
     Speculation, SpeculationMode,
 };
+pub use routes::{NewRoute, RouteChange, routes_of, with_routes};
 pub use settings::{Group, Kind, SETTINGS, Setting, setting};
 
 /// What is wrong with the configuration.

@@ -111,6 +111,13 @@ fn place(flags: &ArgMatches, env: impl Fn(&str) -> Option<String>) -> Option<(Pa
     Some((base.join("sextant").join("config.toml"), false))
 }
 
+/// The environment. A variable that is not UTF-8 is read with replacement characters, so that
+/// the error names it.
+fn variables() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
 impl RawConfig {
     /// Collects from all three sources. `file` is a path and its text. Unknown keys
     /// and values of no usable type are kept as problems for [`RawConfig::resolve`].
@@ -136,16 +143,14 @@ impl RawConfig {
         let text = text
             .map(|path| read("the configuration file", path))
             .transpose()?;
-        // A variable that is not UTF-8 is read with replacement characters, so that
-        // the error names it.
-        let env = std::env::vars_os().map(|(name, value)| {
-            (
-                name.to_string_lossy().into_owned(),
-                value.to_string_lossy().into_owned(),
-            )
-        });
         let file = path.as_deref().zip(text.as_deref());
-        Ok(Self::gather(flags, env, file))
+        Ok(Self::gather(flags, variables(), file))
+    }
+
+    /// The same without any file, as for one that is yet to be written.
+    #[must_use]
+    pub fn without_file(flags: &ArgMatches) -> Self {
+        Self::gather(flags, variables(), None)
     }
 
     /// The same with one setting as `by` gives it, whatever the sources say.

@@ -9,7 +9,7 @@ use crate::setup::{Compute, Setup};
 /// Contexts are searched in steps of this many tokens.
 const CONTEXT_STEP: u32 = 256;
 /// Most slots that a server takes.
-const SLOTS_MAX: u32 = 64;
+pub const SLOTS_MAX: u32 = 64;
 
 /// Memory to plan against.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -492,8 +492,20 @@ fn with_types(setup: &Setup, types: Types) -> Setup {
     }
 }
 
+/// Where a setup has room, by itself; `None`: the engine would refuse it whatever the memory.
+pub(crate) fn fit_of(model: &Model, setup: &Setup, available: Available) -> Option<Fit> {
+    let planner = Planner {
+        model,
+        available,
+        others: &Others::default(),
+    };
+    let setup = planner.with_gpu_layers(setup.clone()).ok()?;
+    let (_, ledger) = planner.plan(&setup).ok()?;
+    Some(planner.fit(&setup, &ledger))
+}
+
 /// The largest number of a range for which `fits` holds, where it holds for all below.
-fn largest(least: u32, most: u32, fits: impl Fn(u32) -> bool) -> Option<u32> {
+pub(crate) fn largest(least: u32, most: u32, fits: impl Fn(u32) -> bool) -> Option<u32> {
     if most < least || !fits(least) {
         return None;
     }

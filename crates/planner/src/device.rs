@@ -2,12 +2,24 @@
 
 use crate::roofline::{Class, Machine, Source};
 
+/// Who made the GPU, since engines differ in whose they know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vendor {
+    /// There is no GPU that counts.
+    None,
+    Nvidia,
+    Amd,
+    Apple,
+    Other,
+}
+
 /// A known machine.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Device {
     pub name: &'static str,
     pub describes: &'static str,
     pub machine: Machine,
+    pub vendor: Vendor,
     /// Memory of its own, for a GPU that has some.
     pub gpu_bytes: Option<u64>,
     /// Where the figures come from.
@@ -33,8 +45,24 @@ const fn device(
             bandwidth_bytes_s: bandwidth * GB,
             int8_ops_s: int8_ops,
         },
+        vendor: Vendor::None,
         gpu_bytes: None,
         source,
+    }
+}
+
+/// A machine whose GPU shares its memory.
+const fn unified(
+    name: &'static str,
+    describes: &'static str,
+    vendor: Vendor,
+    figures: (f64, Option<f64>),
+    source: &'static str,
+) -> Device {
+    let of_figures = device(name, describes, Class::UnifiedGpu, figures, source);
+    Device {
+        vendor,
+        ..of_figures
     }
 }
 
@@ -42,6 +70,7 @@ const fn device(
 const fn card(name: &'static str, describes: &'static str, bandwidth: f64, gib: u64) -> Device {
     let of_bandwidth = device(name, describes, Class::Gpu, (bandwidth, None), VENDOR);
     Device {
+        vendor: Vendor::Nvidia,
         gpu_bytes: Some(gib << 30),
         ..of_bandwidth
     }
@@ -78,17 +107,17 @@ pub const DEVICES: &[Device] = &[
         (17.1, Some(PI5_OPS)),
         ARITHMETIC,
     ),
-    device(
+    unified(
         "orin-nano",
         "Jetson Orin Nano 8 GB",
-        Class::UnifiedGpu,
+        Vendor::Nvidia,
         (68.0, Some(40.0 * TOPS)),
         VENDOR,
     ),
-    device(
+    unified(
         "orin-nano-super",
         "Jetson Orin Nano Super",
-        Class::UnifiedGpu,
+        Vendor::Nvidia,
         (102.0, Some(67.0 * TOPS)),
         VENDOR,
     ),
@@ -113,33 +142,33 @@ pub const DEVICES: &[Device] = &[
         (102.4, None),
         ARITHMETIC,
     ),
-    device("m1", "Apple M1", Class::UnifiedGpu, (68.25, None), VENDOR),
-    device(
+    unified("m1", "Apple M1", Vendor::Apple, (68.25, None), VENDOR),
+    unified(
         "m1-max",
         "Apple M1 Max",
-        Class::UnifiedGpu,
+        Vendor::Apple,
         (400.0, None),
         VENDOR,
     ),
-    device("m4", "Apple M4", Class::UnifiedGpu, (120.0, None), VENDOR),
-    device(
+    unified("m4", "Apple M4", Vendor::Apple, (120.0, None), VENDOR),
+    unified(
         "m4-pro",
         "Apple M4 Pro",
-        Class::UnifiedGpu,
+        Vendor::Apple,
         (273.0, None),
         VENDOR,
     ),
-    device(
+    unified(
         "strix-halo",
         "Ryzen AI Max+ 395, LPDDR5X-8000",
-        Class::UnifiedGpu,
+        Vendor::Amd,
         (256.0, None),
         ARITHMETIC,
     ),
-    device(
+    unified(
         "dgx-spark",
         "DGX Spark (GB10)",
-        Class::UnifiedGpu,
+        Vendor::Nvidia,
         (273.0, None),
         VENDOR,
     ),
@@ -180,6 +209,8 @@ mod tests {
                 device.machine.class == Class::Gpu,
                 device.gpu_bytes.is_some()
             );
+            let has_gpu = matches!(device.machine.class, Class::Gpu | Class::UnifiedGpu);
+            assert_eq!(device.vendor == Vendor::None, !has_gpu, "{}", device.name);
         }
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! [`Model::read`] takes a model's header, [`answer`] plans it against memory: one [`Ledger`]
 //! of named terms, and what follows from it as data ([`Answer`]). [`predict`] gives bands of
-//! speed for a [`Machine`]. Caches are exact (`kv`), buffers of the computation are fitted to
+//! speed for a [`Machine`]; which engine and settings suit so many users is in [`advise`]. Caches are exact (`kv`), buffers of the computation are fitted to
 //! measurements; `docs/planner.md` has the formulas, their sources and their errors. Nothing
 //! here does input or output.
 
+pub mod advise;
 mod answer;
 mod buffers;
 mod device;
@@ -18,11 +19,11 @@ mod setup;
 mod weights;
 
 pub use answer::{
-    Answer, Available, Change, DeviceMemory, Fit, Layers, Open, Placed, TypeChoice, answer,
-    context_sparing, placements, sparing,
+    Answer, Available, Change, DeviceMemory, Fit, Layers, Open, Placed, SLOTS_MAX, TypeChoice,
+    answer, context_sparing, placements, sparing,
 };
 pub use buffers::Buffers;
-pub use device::{DEVICES, Device, device_named, unmeasured};
+pub use device::{DEVICES, Device, Vendor, device_named, unmeasured};
 pub use ledger::{Basis, Kind, Ledger, Others, Place, Term};
 pub use measured::{KernelRate, PROMPT, Rates, predict_measured};
 pub use model::{Model, ModelError, Role, Tensor};

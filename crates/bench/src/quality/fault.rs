@@ -57,6 +57,25 @@ pub enum Fault {
 }
 
 impl Fault {
+    pub const ALL: [Self; 10] = [
+        Self::Unreachable,
+        Self::Late,
+        Self::ContextTooSmall,
+        Self::ToolsRefused,
+        Self::Intercepted,
+        Self::NoPermission,
+        Self::Busy,
+        Self::Refused,
+        Self::LeakedCall,
+        Self::LeakedThought,
+    ];
+
+    /// The fault that has this word.
+    #[must_use]
+    pub fn from_word(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|fault| fault.word() == word)
+    }
+
     /// The word for it.
     #[must_use]
     pub const fn word(self) -> &'static str {

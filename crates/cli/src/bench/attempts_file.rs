@@ -86,7 +86,7 @@ pub(super) fn attempts<A: DeserializeOwned>(file: &Path) -> Outcome<Vec<A>> {
     Ok(read(&text))
 }
 
-fn read<A: DeserializeOwned>(text: &str) -> Vec<A> {
+pub(super) fn read<A: DeserializeOwned>(text: &str) -> Vec<A> {
     let lines = text.lines().skip(1);
     lines
         .filter_map(|line| serde_json::from_str(line).ok())

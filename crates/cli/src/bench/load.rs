@@ -9,10 +9,11 @@ use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use serde_json::{Value, json};
 
-use crate::configuration;
+use super::origin::Origin;
 use crate::http::{Lines, Server};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
+use crate::{configuration, tune};
 
 /// Requests of an open loop that are under way at once; further ones fail, and say so.
 const UNDER_WAY_MAX: usize = 4096;
@@ -79,7 +80,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let served = runtime.block_on(load.run(arrivals));
     let report = report(&served, &objective, started.elapsed().as_secs_f64());
     if output::wants_json(matches) {
-        return Ok(output::json(&as_json(&report))?);
+        let asked = Origin::ask(&load.server, &load.model, tune::now_unix_secs());
+        let origin = runtime.block_on(asked);
+        return Ok(output::json(&as_json(&report, arrivals, &origin))?);
     }
     write(&report, &objective)?;
     tell_failures(&served);
@@ -218,9 +221,15 @@ const fn failed(why: String) -> Served {
     }
 }
 
-fn as_json(report: &Report) -> Value {
+fn as_json(report: &Report, arrivals: Arrivals, origin: &Origin) -> Value {
+    let clients = match arrivals {
+        Arrivals::Closed { clients } => Some(clients),
+        Arrivals::Poisson { .. } | Arrivals::Even { .. } => None,
+    };
     let times = |of: Percentiles| json!({ "p50": of.p50, "p90": of.p90, "p99": of.p99 });
     json!({
+        "clients": clients,
+        "origin": origin,
         "n": report.n,
         "n_failed": report.n_failed,
         "seconds": report.seconds,

@@ -6,16 +6,18 @@ mod attempts_file;
 mod compare;
 mod context;
 mod load;
+mod measured;
+mod origin;
 mod page;
 mod quality;
 mod report;
 mod speed;
 mod speed_report;
 
-use std::path::Path;
-
 use clap::ArgMatches;
 
+pub(crate) use self::measured::{Measured, Rates, measured};
+pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
 pub(crate) use self::report::{evidence, interval};
 
@@ -32,9 +34,4 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),
     }
-}
-
-/// What `bench quality` has kept in a file.
-pub(crate) fn attempts(file: &Path) -> Outcome<Vec<Attempt>> {
-    attempts_file::attempts(file)
 }

@@ -3,6 +3,7 @@
 //! Each attempt is a line of a file as soon as it is made, so a run that was ended goes on where
 //! it was.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ask::{Manner, ask};
+use super::origin::Origin;
 use super::{attempts_file, report};
 use crate::http::Server;
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
-use crate::{configuration, confine as confined};
+use crate::{configuration, confine as confined, tune};
 
 /// Of the code in an answer.
 const CODE_CPU_SECONDS: u64 = 5;
@@ -39,6 +41,12 @@ pub(crate) struct Attempt {
     pub(crate) tokens: Option<u64>,
     /// The text of the answer, or the error.
     pub(crate) said: String,
+    /// On what it was made, by the id of its [`Origin`].
+    #[serde(default)]
+    pub(crate) origin: Option<String>,
+    /// When; 0: nobody wrote it down.
+    #[serde(default)]
+    pub(crate) at_unix_secs: u64,
 }
 
 /// The first line of a file of attempts: what must be the same for them to go together.
@@ -142,6 +150,7 @@ impl Bench {
         file: Option<&Path>,
         attempts: &mut Vec<Attempt>,
     ) -> Outcome {
+        let mut origins = BTreeMap::new();
         for repeat in 0..repeats {
             // Every other time the other way round, so that no model always comes last.
             let order: Vec<&String> = match repeat % 2 {
@@ -156,8 +165,9 @@ impl Bench {
                     if attempts.iter().any(is_this) {
                         continue;
                     }
-                    let attempt = self.attempt(model, question, repeat)?;
+                    let mut attempt = self.attempt(model, question, repeat)?;
                     tell(&attempt);
+                    attempt.origin = self.origin(&mut origins, &attempt, file)?;
                     if let Some(file) = file {
                         attempts_file::append(file, &attempt)?;
                     }
@@ -168,7 +178,29 @@ impl Bench {
         Ok(())
     }
 
+    /// On what an attempt was made. It is asked for once a model has answered, since it is
+    /// loaded then, and written ahead of the attempt.
+    fn origin(
+        &self,
+        origins: &mut BTreeMap<String, String>,
+        attempt: &Attempt,
+        file: Option<&Path>,
+    ) -> Outcome<Option<String>> {
+        let known = origins.get(&attempt.model);
+        if attempt.void || known.is_some() {
+            return Ok(known.cloned());
+        }
+        let asked = Origin::ask(&self.server, &attempt.model, attempt.at_unix_secs);
+        let origin = self.runtime.block_on(asked);
+        if let Some(file) = file {
+            attempts_file::append(file, &origin.line())?;
+        }
+        origins.insert(attempt.model.clone(), origin.id.clone());
+        Ok(Some(origin.id))
+    }
+
     fn attempt(&self, model: &str, question: &Question, repeat: u64) -> Outcome<Attempt> {
+        let at_unix_secs = tune::now_unix_secs();
         let asked = ask(&self.server, model, question, &self.manner, repeat);
         let (came, time) = self.runtime.block_on(asked);
         let found = question.fault(&came, model, self.manner.tokens_max);
@@ -195,6 +227,8 @@ impl Bench {
             void: found.is_some_and(Fault::voids),
             tokens,
             said,
+            origin: None,
+            at_unix_secs,
         })
     }
 }

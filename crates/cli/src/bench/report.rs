@@ -1,9 +1,9 @@
 //! What attempts come to, as tables and as JSON.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use bench::derive::Evidence;
-use bench::quality::{Dimension, Question, Record};
+use bench::derive::{Evidence, Trouble};
+use bench::quality::{Dimension, Fault, Question, Record};
 use bench::rates::{Interval, holm, mcnemar, wilson};
 use bench::score::composite;
 use serde_json::{Value, json};
@@ -76,14 +76,41 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
     let summary = result(model, suite, attempts);
     let engine = model.split_once(':').map_or("", |(provider, _)| provider);
     let rates = summary.rates.iter().copied();
+    let own = || attempts.iter().filter(|one| one.model == model);
+    let ids: BTreeSet<&String> = own().filter_map(|one| one.origin.as_ref()).collect();
     Evidence {
         model: model.to_owned(),
         engine: engine.to_owned(),
+        ids: ids.into_iter().cloned().collect(),
         rates: rates.filter(|(_, _, n)| *n > 0).collect(),
+        troubles: troubles(suite, own()),
         all: summary.all(),
         weighted: summary.weighted,
         seconds_mean: summary.seconds_mean,
     }
+}
+
+/// What went wrong besides wrong answers, by dimension.
+fn troubles<'a>(suite: &[Question], attempts: impl Iterator<Item = &'a Attempt>) -> Vec<Trouble> {
+    let mut found: Vec<Trouble> = Vec::new();
+    for attempt in attempts {
+        let question = suite.iter().find(|one| one.id == attempt.question);
+        let fault = attempt.fault.as_deref().and_then(Fault::from_word);
+        let (Some(question), Some(fault)) = (question, fault) else {
+            continue;
+        };
+        let dimension = question.dimension;
+        let is_same = |one: &&mut Trouble| one.dimension == dimension && one.fault == fault;
+        match found.iter_mut().find(is_same) {
+            Some(trouble) => trouble.n += 1,
+            None => found.push(Trouble {
+                dimension,
+                fault,
+                n: 1,
+            }),
+        }
+    }
+    found
 }
 
 impl Summary {

@@ -109,7 +109,7 @@ impl Doctor for MachineDoctor {
 }
 
 /// This machine in short. Reads the kernel's tables; measures nothing.
-fn sketch(config: &Config) -> MachineSketch {
+pub(crate) fn sketch(config: &Config) -> MachineSketch {
     let environment = models_here::environment(config);
     let root = Root::live();
     let kept = hw::kept(&environment);

@@ -67,7 +67,7 @@ pub(super) fn write(planned: &Planned) -> Outcome {
     speed(planned)
 }
 
-fn types(answer: &Answer) -> String {
+pub(crate) fn types(answer: &Answer) -> String {
     let uniform = answer.plan.uniform_types();
     let uniform = uniform.or(answer.setup.types.as_uniform());
     match uniform {
@@ -102,12 +102,12 @@ fn layers(answer: &Answer) -> Outcome {
     Ok(())
 }
 
-fn pair(name: &str, text: &str) -> Outcome {
+pub(crate) fn pair(name: &str, text: &str) -> Outcome {
     line(&format!("{name:<13} {text}"))?;
     Ok(())
 }
 
-fn fit(answer: &Answer) -> String {
+pub(crate) fn fit(answer: &Answer) -> String {
     let needed = Bytes(answer.ledger.host_needed());
     let there = Bytes(answer.available.host);
     let of_host = format!("{needed} of {there}");
@@ -126,7 +126,7 @@ fn fit(answer: &Answer) -> String {
     }
 }
 
-fn change(change: Change) -> String {
+pub(crate) fn change(change: Change) -> String {
     match change {
         Change::Context(context) => format!("context {context}"),
         Change::Types(Types { keys, values }) => format!("KV {keys}/{values}"),
@@ -175,7 +175,7 @@ fn speed(planned: &Planned) -> Outcome {
 }
 
 /// Two or three digits: more would be pretence.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value {
         0.0..10.0 => format!("{value:.1}"),
         _ => format!("{value:.0}"),

@@ -31,6 +31,13 @@ pub(super) fn routing(tables: &FleetTables) -> Outcome<Routing> {
     build(tables).code(Code::Usage)
 }
 
+/// Checks what requests are routed by.
+pub(super) fn check_rules(table: &RoutingTable) -> Outcome {
+    checked_policy(table).code(Code::Usage)?;
+    rules(table).code(Code::Usage)?;
+    Ok(())
+}
+
 fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
     let mut providers: Vec<RoutedProvider> = Vec::new();
     for table in &tables.providers {
@@ -46,12 +53,16 @@ fn build(tables: &FleetTables) -> anyhow::Result<Routing> {
         providers.push(provider(table).with_context(|| format!("{place}: the provider `{name}`"))?);
     }
     let table = &tables.routing;
+    terms(table, providers, checked_policy(table)?)
+}
+
+fn checked_policy(table: &RoutingTable) -> anyhow::Result<Policy> {
     let policy = policy(table)?;
     policy.check().map_err(|error| {
         let place = table.place_of(&format!("aliases.{}", error.alias()));
         anyhow!("{place}: `[routing.aliases]`: {error}")
     })?;
-    terms(table, providers, policy)
+    Ok(policy)
 }
 
 fn terms(

@@ -74,7 +74,7 @@ impl Key {
     /// That of a model here and now. Blocking; a few hundred small files.
     pub(crate) fn read(path: &Path) -> io::Result<Self> {
         Ok(Self {
-            model: model(path)?,
+            model: fingerprint(path)?,
             build: build().to_owned(),
             hardware: hardware().to_owned(),
             thermal: thermal(&Sensors::read(&Root::live())),
@@ -131,24 +131,27 @@ fn fields(spec: &LoadSpec) -> Map<String, Value> {
     fields
 }
 
-/// Size, and a hash of both ends: the same wherever the file lies.
-fn model(path: &Path) -> io::Result<String> {
+/// Of a model's file: size, and a hash of both ends. The same wherever it lies.
+pub(crate) fn fingerprint(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let bytes = file.metadata()?.len();
     let mut ends = Vec::new();
     file.by_ref().take(END_BYTES).read_to_end(&mut ends)?;
     file.seek(SeekFrom::Start(bytes.saturating_sub(END_BYTES)))?;
     file.take(END_BYTES).read_to_end(&mut ends)?;
-    // FNV-1a: nobody would make two models collide to have the wrong number of threads.
-    let hash = ends.iter().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
+    Ok(format!("{bytes}-{:016x}", hash(&ends)))
+}
+
+/// FNV-1a: nobody would make two models collide to have the wrong number of threads.
+pub(crate) fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
-    Ok(format!("{bytes}-{hash:016x}"))
+    })
 }
 
 /// The versions, and the size of the program: a build of the same version with other kernels
 /// is seldom of the same size to the byte.
-fn build() -> &'static str {
+pub(crate) fn build() -> &'static str {
     static BUILD: OnceLock<String> = OnceLock::new();
     BUILD.get_or_init(|| {
         let program = std::env::current_exe().and_then(fs::metadata);
@@ -157,7 +160,8 @@ fn build() -> &'static str {
     })
 }
 
-fn hardware() -> &'static str {
+/// This machine, as far as speeds depend on it.
+pub(crate) fn hardware() -> &'static str {
     static HARDWARE: OnceLock<String> = OnceLock::new();
     HARDWARE.get_or_init(|| hw::key(&Machine::read(&Root::live())))
 }
@@ -206,7 +210,7 @@ pub(crate) fn keep(file: &Path, key: &Key, entry: &Entry) -> io::Result<()> {
 /// Forgets all that was measured of a model, in whatever state of the machine; says how many
 /// entries that were.
 pub(crate) fn forget(file: &Path, path: &Path) -> io::Result<usize> {
-    let model = model(path)?;
+    let model = fingerprint(path)?;
     let mut entries = read(file);
     let n_before = entries.len();
     entries.retain(|entry| entry["model"] != *model);

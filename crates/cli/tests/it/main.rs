@@ -7,21 +7,25 @@
     reason = "a test fails by panicking"
 )]
 
+mod advise;
 mod bench;
 mod confine;
 mod doctor;
+mod init;
 mod kv_plans;
+mod logs;
 mod plan;
+mod pty;
+mod route;
 mod sandbox;
 mod sinks;
 mod speed;
+mod top;
 mod tune;
 
 use std::path::Path;
 
-use sandbox::{Ran, Sandbox, answers};
-
-const JSON: &str = "application/json";
+use sandbox::{JSON, Ran, Sandbox, answers};
 
 #[test]
 fn help() {
@@ -98,6 +102,33 @@ fn completions_are_scripts() {
         assert_eq!(ran.code, 0, "{shell}");
         assert!(ran.stdout.contains("sextant"), "{shell}");
     }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command_of_the_help() {
+    let sandbox = Sandbox::new();
+    let ran = sandbox.run(&["man", "share/man1"]);
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{}", ran.stderr);
+    let help = sandbox.run(&["--help"]).stdout;
+    let (_, list) = help.split_once("Commands:\n").unwrap();
+    let names = list.lines().take_while(|line| !line.is_empty());
+    let names: Vec<_> = names
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    assert!(names.contains(&"top") && names.contains(&"man"), "{help}");
+    for name in names {
+        let page = sandbox.dir().join(format!("share/man1/sextant-{name}.1"));
+        let page = std::fs::read_to_string(page).unwrap();
+        // Hyphens that are not to be broken have a backslash there.
+        let page = page.replace("\\-", "-");
+        assert!(
+            page.contains(&format!("sextant-{name} - ")),
+            "{name}: {page}"
+        );
+    }
+    let ran = sandbox.run(&["man", "/proc/nowhere"]);
+    assert_eq!(ran.code, 1);
+    assert!(ran.stderr.contains("cannot be written"), "{}", ran.stderr);
 }
 
 #[test]

@@ -10,6 +10,8 @@ use std::thread::JoinHandle;
 
 use models::gguf::write::Writer;
 
+pub(crate) const JSON: &str = "application/json";
+
 /// The user without rights, by custom.
 const NOBODY: u32 = 65_534;
 
@@ -135,11 +137,13 @@ impl Sandbox {
         }
     }
 
-    /// Starts a server on a port of its own; its address, once it listens.
+    /// Starts a server on a port of its own, unless told which; its address, once it listens.
     pub(crate) fn serve(&self, args: &[&str]) -> Served {
+        let is_placed = args.iter().any(|arg| arg.starts_with("--port="));
+        let port: &[&str] = if is_placed { &[] } else { &["--port=0"] };
         let mut child = self
             .command(Self::program())
-            .args([&["serve", "--port=0"], args].concat())
+            .args([&["serve"], port, args].concat())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -161,6 +165,13 @@ impl Sandbox {
     pub(crate) fn shell(&self, script: &str) -> i32 {
         let status = self.command("bash").args(["-c", script]).status().unwrap();
         status.code().unwrap_or(-1)
+    }
+
+    /// Our program with these arguments, not started.
+    pub(crate) fn command_of(&self, args: &[&str]) -> Command {
+        let mut command = self.command(Self::program());
+        command.args(args);
+        command
     }
 
     fn command(&self, program: &str) -> Command {

@@ -219,6 +219,6 @@ async fn it_is_told_when_a_model_goes() {
         .collect();
     // The clock of the tests stands still.
     let now = get(&two(), "/v1/models").await.json()["data"][0]["created"].clone();
-    let expected = crate::wire::ollama::time::rfc3339(now.as_u64().unwrap() + 91);
+    let expected = stdx::rfc3339(now.as_u64().unwrap() + 91);
     assert_eq!(times, [expected.as_str(), "2200-01-01T00:00:00Z"]);
 }

@@ -10,10 +10,10 @@ use proto::ModelFacts;
 use router::LATEST;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use stdx::rfc3339;
 use supervisor::ModelStatus;
 use utoipa::ToSchema;
 
-use super::time::rfc3339;
 use crate::library::StoredModel;
 use crate::wire::openai::models::{can_call_tools, facts};
 

@@ -8,10 +8,11 @@
 use proto::{FinishReason, TokenLogprob};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use stdx::rfc3339;
 use utoipa::ToSchema;
 
 use super::error_body;
-use super::time::{nanoseconds, rfc3339};
+use super::time::nanoseconds;
 use crate::wire::encode::{Encoder, Envelope, Prefill, json};
 use crate::wire::fold::{Answer, AnswerCall, Part, Report};
 use crate::wire::openai::response::{WireReport, WireToken};
