@@ -44,7 +44,8 @@ impl Editable {
             );
             return Err(fault(Code::Failure, message));
         }
-        replace_file(path, text).with_context(|| format!("`{}` cannot be written", path.display()))?;
+        replace_file(path, text)
+            .with_context(|| format!("`{}` cannot be written", path.display()))?;
         Ok(())
     }
 }
