@@ -1,6 +1,7 @@
 //! `sextant bench`: measures models, through the endpoint that people use or in a process of
 //! their own.
 
+mod args;
 mod ask;
 mod attempts_file;
 mod compare;
@@ -16,6 +17,7 @@ mod speed_report;
 
 use clap::ArgMatches;
 
+pub(crate) use self::args::command;
 pub(crate) use self::measured::{Measured, Rates, measured};
 pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
