@@ -121,6 +121,9 @@ async fn serve(
     }
     say_shelf(&fleet, &listings);
     fleet.shelve(listings);
+    fleet
+        .expect(start.iter().map(|order| order.spec.clone()))
+        .await;
     if config.tuned {
         let environment = models_here::environment(config);
         tokio::spawn(tune::watch(environment, shelve_again(config, &fleet)));

@@ -223,6 +223,15 @@ impl Fleet {
         self.inner.apply(shelf::Event::Shelve(listings));
     }
 
+    /// Makes models known that are about to be loaded, so that requests for them wait.
+    pub async fn expect(&self, specs: impl IntoIterator<Item = LoadSpec>) {
+        for spec in specs {
+            let (spec, cost) = self.estimated(spec).await;
+            let spec = Box::new(spec);
+            self.inner.apply(shelf::Event::Expect { spec, cost });
+        }
+    }
+
     /// Keeps a model in memory whatever else is asked for, or no longer does.
     pub fn pin(&self, name: &str, pin: bool) {
         let model = name.to_owned();

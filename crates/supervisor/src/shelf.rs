@@ -86,6 +86,11 @@ impl Limits {
 pub(crate) enum Event {
     /// These are the models that may be loaded on demand; those of before no longer are.
     Shelve(Vec<Listing>),
+    /// Somebody will want this model in memory in a moment.
+    Expect {
+        spec: Box<LoadSpec>,
+        cost: MemoryCost,
+    },
     /// Somebody wants this model in memory.
     Load {
         request: RequestId,
@@ -271,6 +276,11 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
     let mut turn = Turn::new(limits, is_short, now);
     match event {
         Event::Shelve(listings) => shelve(entries, listings),
+        Event::Expect { spec, cost } => {
+            if find(entries, &spec.name).is_none() {
+                entries.push(Entry::guest(*spec, cost));
+            }
+        }
         Event::Load { request, order } => load(entries, (request, *order), *closing, &mut turn),
         Event::Unload { request, model } => unload(entries, (request, model), &mut turn),
         Event::Pin { model, pin } => {

@@ -449,6 +449,17 @@ fn a_broken_model_is_listed_with_its_fault_and_the_others_are_served() {
 }
 
 #[test]
+fn a_model_that_is_about_to_be_loaded_is_waited_for() {
+    let mut desk = shelf(8, &[]);
+    let Listing { spec, cost, .. } = listing("a", GIB);
+    let spec = Box::new(spec);
+    desk.step(Event::Expect { spec, cost });
+    assert_eq!(desk.arrive("a"), ["load a for r0", "submit j1 to a"]);
+    // Whoever wanted it finds it on its way.
+    assert_eq!(desk.load("a", 1, false), ["load a for r2"]);
+}
+
+#[test]
 fn a_model_that_cannot_be_loaded_is_left_alone_for_a_while() {
     let mut desk = shelf(8, &[("a", 5)]);
     desk.arrive("a");
