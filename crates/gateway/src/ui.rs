@@ -63,7 +63,9 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Whether only the workbench asks for a route.
 pub(crate) fn is_of_workbench(route: &str) -> bool {
-    let roots = ["/assets/", "/api/library"].iter().chain(&OUR_API);
+    let roots = ["/assets/", "/api/library", "/hosts/"]
+        .iter()
+        .chain(&OUR_API);
     route == "/" || roots.copied().any(|root| route.starts_with(root))
 }
 

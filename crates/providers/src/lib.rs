@@ -14,6 +14,7 @@
 //! back, `sse` cuts a stream into events.
 
 pub mod discover;
+mod errand;
 mod failure;
 mod http;
 mod kind;
@@ -35,6 +36,7 @@ use proto::{Event, Job, JobFailure};
 use router::{Model, Reach};
 use stdx::Priority;
 
+pub use errand::{Errand, Fetched};
 pub use kind::Kind;
 pub use managed::{Managed, ManagedConfig, Start};
 pub use remote::{AddressError, Remote, RemoteConfig, Streams, Timeouts};
@@ -76,6 +78,17 @@ pub trait Provider: Any + Debug + Send + Sync {
 
     /// Where it is asked now.
     fn url(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it is an endpoint of ours, whose own routes can be asked for.
+    fn is_ours(&self) -> bool {
+        false
+    }
+
+    /// Hands a request on to an endpoint of ours; `None`: it is none.
+    fn run_errand(&self, errand: Errand) -> Option<BoxFuture<'_, Result<Fetched, JobFailure>>> {
+        drop(errand);
         None
     }
 

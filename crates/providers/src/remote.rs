@@ -16,6 +16,7 @@ use serde_json::Value;
 use stdx::Secret;
 use tokio::time::{Instant, timeout};
 
+use crate::errand::{Errand, Fetched, Runner};
 use crate::failure::{Secrets, failure, of_status};
 use crate::kind::Kind;
 use crate::near::reach;
@@ -24,7 +25,7 @@ use crate::openai::call_ids::CallIds;
 use crate::openai::request::{self, Endpoint, Request};
 use crate::sse::Frames;
 use crate::survey::{self, Route, Routes};
-use crate::way::{Answer, Body, BodyError, Message, Way, WayOptions};
+use crate::way::{self, Answer, Body, BodyError, Message, Way, WayOptions};
 use crate::{EventStream, Order, Provider, Survey};
 
 /// Bytes of an answer that comes whole, or is shown whole.
@@ -102,6 +103,8 @@ pub struct Remote {
     /// Where the engine's own routes are; ends with a slash.
     root: Url,
     way: Way,
+    /// For routes of its own, where it is an endpoint of ours.
+    runner: Option<Runner>,
 }
 
 impl Remote {
@@ -140,9 +143,14 @@ impl Remote {
             must_be_near: config.reach.is_none(),
             connect_timeout: config.timeouts.connect,
         };
-        let way = Way::new(&url, options)
-            .map_err(|error| refuse(format!("cannot be set up: {error}")))?;
+        let no_client = |error| refuse(format!("cannot be set up: {error}"));
+        let client = match config.kind {
+            Kind::Sextant => Some(way::client(&options).map_err(no_client)?),
+            _ => None,
+        };
+        let way = Way::new(&url, options).map_err(no_client)?;
         let (base, root) = addresses(url);
+        let runner = client.map(|client| Runner::new(client, root.clone()));
         let endpoints = Endpoint::ALL.map(|endpoint| {
             let mut url = base.clone();
             url.set_path(&format!("{}{}", base.path(), endpoint.path()));
@@ -158,6 +166,7 @@ impl Remote {
             endpoints,
             root,
             way,
+            runner,
         })
     }
 
@@ -366,6 +375,18 @@ impl Provider for Remote {
 
     fn url(&self) -> Option<String> {
         Some(self.root.to_string())
+    }
+
+    fn is_ours(&self) -> bool {
+        self.runner.is_some()
+    }
+
+    fn run_errand(&self, errand: Errand) -> Option<BoxFuture<'_, Result<Fetched, JobFailure>>> {
+        let runner = self.runner.as_ref()?;
+        let who = (&*self.config.name, &self.secrets);
+        // A model may be loaded before the head comes.
+        let head_max = self.config.timeouts.first_token;
+        Some(runner.run(who, errand, head_max).boxed())
     }
 }
 

@@ -244,7 +244,7 @@ impl BodyError {
     }
 }
 
-fn client(options: &WayOptions) -> reqwest::Result<reqwest::Client> {
+pub(crate) fn client(options: &WayOptions) -> reqwest::Result<reqwest::Client> {
     // Fails when a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let builder = reqwest::Client::builder()

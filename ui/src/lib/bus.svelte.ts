@@ -3,7 +3,7 @@
  * the others: browsers open only six connections to a host.
  */
 
-import { access, type Schemas } from './api/client';
+import { access, host, type Schemas } from './api/client';
 import { follow } from './sse';
 
 export type Entry = Schemas['BusState'];
@@ -13,7 +13,8 @@ export type Pull = Of<'pull'>;
 
 /** The endpoint sends a sign of life every 15 s. */
 const SILENCE_MS = 40_000;
-const CHANNEL = 'sextant.bus';
+/** Tabs that show the same endpoint share what they hear. */
+const CHANNEL = `sextant.bus.${host.name}`;
 
 type Shared = { event: Schemas['BusEvent'] } | { link: Link } | { hello: true };
 export type Link = 'connecting' | 'open' | 'lost';

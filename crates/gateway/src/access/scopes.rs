@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 54] = [
+pub(crate) const ROUTES: [(&str, Need); 55] = [
     ("/health", Need::Nothing),
     ("/", Need::Nothing),
     ("/assets/{*path}", Need::Nothing),
@@ -63,6 +63,7 @@ pub(crate) const ROUTES: [(&str, Need); 54] = [
     ("/api/delete", Need::Scope(Scope::Admin)),
     ("/api/doctor", Need::Scope(Scope::Admin)),
     ("/api/logs", Need::Scope(Scope::Admin)),
+    ("/hosts/{name}/{*path}", Need::Scope(Scope::Admin)),
     ("/v1/audit", Need::Scope(Scope::Admin)),
     ("/v1/providers/discovered", Need::Scope(Scope::Admin)),
     ("/admin/reload", Need::Scope(Scope::Admin)),

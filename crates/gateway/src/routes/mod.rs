@@ -9,6 +9,7 @@ pub(crate) mod doctor;
 pub(crate) mod embeddings;
 pub(crate) mod events;
 pub(crate) mod health;
+pub(crate) mod hosts;
 pub(crate) mod info;
 pub(crate) mod logs;
 pub(crate) mod machine;
@@ -31,7 +32,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
+use axum::routing::{any, delete, get, post};
 use futures_util::{StreamExt, stream};
 use proto::{Event, Job, ModelFacts};
 use router::{Reach, Target, same_name};
@@ -119,6 +120,7 @@ fn workbench() -> Router<AppState> {
         .route("/api/machine", get(machine::machine))
         .route("/api/library", get(machine::library))
         .route("/api/logs", get(logs::logs))
+        .route("/hosts/{name}/{*path}", any(hosts::relay))
         .route("/api/chats", get(chats::list).post(chats::create))
         .route(
             "/api/chats/{id}",

@@ -96,8 +96,7 @@ pub(crate) async fn providers(State(state): State<AppState>, head: Head) -> Resp
     let fleet = dispatch.picture();
     let data = fleet.providers.iter().map(|provider| {
         let post = dispatch.post(&provider.name);
-        let process = post.and_then(|post| post.provider().process());
-        WireProvider::new(provider, process, sight)
+        WireProvider::new(provider, post.map(|post| post.provider()), sight)
     });
     ok(&ProviderList {
         object: "list",

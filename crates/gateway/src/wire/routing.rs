@@ -1,7 +1,7 @@
 //! Decisions and providers on the wire.
 
-use providers::ProcessStatus;
 use providers::discover::Found;
+use providers::{ProcessStatus, Provider as Engine};
 use router::{Availability, Decision, Provider, Route};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -106,6 +106,8 @@ pub(crate) struct WireProvider {
     ttft_ms: Option<f64>,
     default_model: Option<String>,
     models: Vec<WireModel>,
+    /// It is an endpoint of Sextant's, and the workbench can show it (`/hosts/{name}/`).
+    is_host: bool,
     /// Of an engine that we run.
     #[serde(skip_serializing_if = "Option::is_none")]
     process: Option<WireProcess>,
@@ -196,7 +198,8 @@ pub(crate) struct WireModel {
 }
 
 impl WireProvider {
-    pub(crate) fn new(provider: &Provider, process: Option<ProcessStatus>, sight: Sight) -> Self {
+    pub(crate) fn new(provider: &Provider, engine: Option<&dyn Engine>, sight: Sight) -> Self {
+        let process = engine.and_then(Engine::process);
         let (state, cause, pause) = match &provider.availability {
             Availability::Up => ("up", None, None),
             Availability::Unknown => ("unknown", None, None),
@@ -217,6 +220,7 @@ impl WireProvider {
             ttft_ms: provider.ttft.map(|ttft| ttft.as_secs_f64() * 1000.0),
             default_model: provider.default_model.clone(),
             models: provider.models.iter().map(WireModel::from).collect(),
+            is_host: sight == Sight::All && engine.is_some_and(Engine::is_ours),
             process: process.map(|status| WireProcess::new(status, sight)),
         }
     }

@@ -42,6 +42,22 @@ class Access {
 
 export const access = new Access();
 
+const HOST = 'sextant.host';
+
+/** The endpoint that this tab shows, by the name of the provider that it is; empty: its own. */
+export const host = {
+  name: sessionStorage.getItem(HOST) ?? '',
+
+  /** For the page as it is read the next time. */
+  set(name: string): void {
+    if (name) sessionStorage.setItem(HOST, name);
+    else sessionStorage.removeItem(HOST);
+  },
+};
+
+/** Another endpoint is asked through the page's own. */
+const placed = (path: string): string => (host.name ? `hosts/${encodeURIComponent(host.name)}/${path}` : path);
+
 async function failure(response: Response): Promise<ApiFailure> {
   if (response.status === 401) access.onRefused();
   try {
@@ -58,6 +74,8 @@ export interface CallOptions {
   body?: unknown;
   signal?: AbortSignal;
   headers?: Record<string, string>;
+  /** For the page's own endpoint, whichever is shown. */
+  isOwn?: boolean;
 }
 
 /** A request whose answer is read by the caller. */
@@ -70,7 +88,7 @@ export async function send(method: string, path: string, options: CallOptions = 
   }
   let response: Response;
   try {
-    response = await fetch(path, { method, headers, body, signal: options.signal, credentials: 'omit' });
+    response = await fetch(options.isOwn ? path : placed(path), { method, headers, body, signal: options.signal, credentials: 'omit' });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     throw new ApiFailure(0, {
