@@ -22,7 +22,7 @@ mod python;
 mod rules;
 mod sentences;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use answer::{Answer, Call};
@@ -38,7 +38,7 @@ pub use rules::{Rule, RulesCheck};
 pub use sentences::SentencesCheck;
 
 /// What a question is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     Reasoning,
@@ -92,6 +92,14 @@ pub struct Question {
     pub rejected: Vec<Answer>,
 }
 
+/// What a question counts for.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Weighed {
+    pub dimension: Dimension,
+    /// What a right answer adds to the weighted quality.
+    pub weight: f64,
+}
+
 /// How an answer is judged.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -133,6 +141,15 @@ impl Grade {
 }
 
 impl Question {
+    /// What it counts for.
+    #[must_use]
+    pub const fn weighed(&self) -> Weighed {
+        Weighed {
+            dimension: self.dimension,
+            weight: self.weight,
+        }
+    }
+
     /// Judges an answer. Thoughts are not part of it, wherever a pipeline left them
     /// ([`Answer::has_leaked_thought`] tells of that).
     #[must_use]
