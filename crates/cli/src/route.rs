@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use bench::derive::{Choice, Derivation, Evidence, derive};
-use bench::quality::suite;
 use clap::ArgMatches;
 use config::Config;
 use router::Task;
@@ -92,11 +91,11 @@ fn name_as_routed(stored: &mut Stored, config: &Config) {
 }
 
 fn derivations(all: &[Attempt]) -> Outcome<Vec<Derivation>> {
-    let suite = suite()?;
+    let asked = crate::bench::asked(all)?;
     let models: BTreeSet<&str> = all.iter().map(|one| one.model.as_str()).collect();
     let evidence: Vec<Evidence> = models
         .into_iter()
-        .map(|model| crate::bench::evidence(model, &suite, all))
+        .map(|model| crate::bench::evidence(model, &asked, all))
         .collect();
     let tasks = Task::ALL.into_iter();
     Ok(tasks.map(|task| derive(task, &evidence)).collect())

@@ -26,6 +26,6 @@ pub use examine::{Examination, examine};
 pub use gguf::{Gguf, GgufError};
 pub use kv::KvValues;
 
-pub use pull::{Progress, PullError, Pulled, Puller};
+pub use pull::{Package, Progress, PullError, Pulled, Puller, wheel_entry};
 pub use source::Source;
 pub use stores::{Environment, Found, Resolved, Store, list, resolve};

@@ -29,8 +29,12 @@ def judge():
             return f"the function has no {kind}"
     space = {"__name__": "answer"}
     try:
+        exec(compile(given["before"], "before", "exec"), space)
         exec(compile(tree, "answer", "exec"), space)
         function = space[name]
+        if given["tests"]:
+            exec(compile(given["tests"], "tests", "exec"), space)
+            space["check"](function)
         for case in given["cases"]:
             arguments = copy.deepcopy(case["arguments"])
             got = function(*arguments)

@@ -12,27 +12,33 @@
 
 mod answer;
 mod call;
+mod choice;
 mod fault;
 mod fields;
+mod large;
 mod number;
 mod phrase;
 mod python;
+mod rules;
 mod sentences;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use answer::{Answer, Call};
 pub use call::CallCheck;
+pub use choice::ChoiceCheck;
 pub use fault::{Answered, Came, Fault, Record, suspects};
 pub use fields::{CsvCheck, JsonCheck};
+pub use large::{ITEMS_MAX, LargeError, PublicSets, large};
 pub use number::NumberCheck;
 pub use phrase::PhraseCheck;
 pub use python::{PythonCheck, Script};
+pub use rules::{Rule, RulesCheck};
 pub use sentences::SentencesCheck;
 
 /// What a question is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Dimension {
     Reasoning,
@@ -86,6 +92,14 @@ pub struct Question {
     pub rejected: Vec<Answer>,
 }
 
+/// What a question counts for.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Weighed {
+    pub dimension: Dimension,
+    /// What a right answer adds to the weighted quality.
+    pub weight: f64,
+}
+
 /// How an answer is judged.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
@@ -96,7 +110,11 @@ pub enum Check {
     Json(JsonCheck),
     Sentences(SentencesCheck),
     Call(CallCheck),
+    /// Words, and no call: none of the functions is of use.
+    NoCall,
     Python(PythonCheck),
+    Choice(ChoiceCheck),
+    Rules(RulesCheck),
 }
 
 /// What judging says.
@@ -123,6 +141,15 @@ impl Grade {
 }
 
 impl Question {
+    /// What it counts for.
+    #[must_use]
+    pub const fn weighed(&self) -> Weighed {
+        Weighed {
+            dimension: self.dimension,
+            weight: self.weight,
+        }
+    }
+
     /// Judges an answer. Thoughts are not part of it, wherever a pipeline left them
     /// ([`Answer::has_leaked_thought`] tells of that).
     #[must_use]
@@ -145,8 +172,27 @@ impl Question {
             Check::Json(check) => Grade::of(check.judge(text)),
             Check::Sentences(check) => Grade::of(check.judge(text)),
             Check::Python(check) => check.script(text).map_or_else(Grade::Wrong, Grade::Run),
+            Check::Choice(check) => Grade::of(check.judge(text)),
+            Check::Rules(check) => Grade::of(check.judge(text)),
+            Check::NoCall if self.writes_a_call(text) => {
+                Grade::wrong("a call stands in the text where none is of use")
+            }
+            Check::NoCall => Grade::Right,
             Check::Call(_) => Grade::wrong("it calls nothing"),
         }
+    }
+}
+
+impl Question {
+    /// Whether a text has what a pipeline should have made a call.
+    fn writes_a_call(&self, text: &str) -> bool {
+        let names = self
+            .tools
+            .iter()
+            .filter_map(|tool| tool["function"]["name"].as_str());
+        let mut named = names.filter(|name| text.contains(*name));
+        named.next().is_some()
+            && (text.contains("\"arguments\"") || text.contains("\"parameters\""))
     }
 }
 

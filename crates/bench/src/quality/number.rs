@@ -34,6 +34,18 @@ struct Found {
 }
 
 impl NumberCheck {
+    /// A whole number of things of these names.
+    pub(super) fn whole(value: u32, names: &[&str]) -> Self {
+        Self {
+            value: f64::from(value),
+            tolerance: 0.0,
+            units: vec![Unit {
+                names: names.iter().map(|name| (*name).to_owned()).collect(),
+                factor: 1.0,
+            }],
+        }
+    }
+
     pub(super) fn judge(&self, text: &str) -> Result<(), String> {
         let line = last_line(text)?;
         if let Some(doubt) = doubt(&words(&line)) {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 /// The answer has this function, and it does right by every case.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PythonCheck {
     function: String,
@@ -12,6 +12,12 @@ pub struct PythonCheck {
     /// Kinds of nodes of Python's syntax that the function must have, such as `ListComp`.
     #[serde(default)]
     nodes: Vec<String>,
+    /// Code that runs ahead of the answer.
+    #[serde(default)]
+    before: String,
+    /// Code that runs after it and has a function `check`, which is called with the answer's.
+    #[serde(default)]
+    tests: String,
 }
 
 #[derive(Debug, Clone, Deserialize, Serialize)]
@@ -32,6 +38,17 @@ const MARK: &str = "judged:";
 const PROGRAM: &str = include_str!("judge.py");
 
 impl PythonCheck {
+    /// A function that has to pass tests: code that has a function `check`, which is called with
+    /// the answer's. The other code runs ahead of the answer.
+    pub(super) fn tested(function: String, before: String, tests: String) -> Self {
+        Self {
+            function,
+            before,
+            tests,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn script(&self, text: &str) -> Result<Script, String> {
         let code = code(text)?;
         let given = serde_json::json!({
@@ -39,6 +56,8 @@ impl PythonCheck {
             "function": self.function,
             "cases": self.cases,
             "nodes": self.nodes,
+            "before": self.before,
+            "tests": self.tests,
         });
         // As a literal of Python, whose strings read JSON's escapes alike.
         let given = Value::String(given.to_string());

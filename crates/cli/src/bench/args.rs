@@ -73,7 +73,7 @@ fn quality() -> Command {
         arg.value_name(value).help(help)
     };
     Command::new("quality")
-        .about("Ask models fourteen questions that a program can judge, and compare them")
+        .about("Ask models questions that a program can judge, and compare them")
         .arg(
             Arg::new("models")
                 .value_name("MODEL")
@@ -82,7 +82,25 @@ fn quality() -> Command {
                 .help("Models of the server, by their names or a part of them"),
         )
         .args([
-            number("repeats", 1..=1000, "3", "How often each question is asked"),
+            option(
+                "set",
+                "SET",
+                "Fourteen questions, or up to 400 of each dimension",
+            )
+            .value_parser(["short", "large"])
+            .default_value("short"),
+            number(
+                "items",
+                1..=bench::quality::ITEMS_MAX as u64,
+                "100",
+                "Questions of each dimension of the large set",
+            ),
+            option(
+                "repeats",
+                "N",
+                "How often each question is asked [default: 3, of the large set 1]",
+            )
+            .value_parser(value_parser!(u64).range(1..=1000)),
             number(
                 "tokens",
                 1..=1_048_576,

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use bench::quality::{Question, suite};
 use bench::rates::holm;
 use bench::speeds::{Confidence, Factor, unpaired};
 use bench::sweep::Figure;
@@ -200,12 +199,12 @@ struct Pair {
 }
 
 fn qualities(first: &Path, second: &Path, wants_json: bool) -> Outcome {
-    let suite = suite()?;
     let files = [first, second].map(attempts_file::attempts::<Attempt>);
     let [first, second] = files;
     let (first, second) = (marked(first?, "first"), marked(second?, "second"));
     let mut pairs = pairs(&first, &second)?;
     let attempts: Vec<Attempt> = first.into_iter().chain(second).collect();
+    let asked = report::asked(&attempts)?;
     let p_values: Vec<f64> = pairs
         .iter()
         .map(|pair| report::p_value(&attempts, &pair.first, &pair.second))
@@ -215,7 +214,7 @@ fn qualities(first: &Path, second: &Path, wants_json: bool) -> Outcome {
     }
     if wants_json {
         let each = pairs.iter().map(|pair| {
-            let of = |model| report::as_json(&report::result(model, &suite, &attempts));
+            let of = |model| report::as_json(&report::result(model, &asked, &attempts));
             json!({
                 "first": of(&pair.first),
                 "second": of(&pair.second),
@@ -228,7 +227,7 @@ fn qualities(first: &Path, second: &Path, wants_json: bool) -> Outcome {
         )?);
     }
     for pair in &pairs {
-        side_by_side(pair, &suite, &attempts)?;
+        side_by_side(pair, &asked, &attempts)?;
     }
     Ok(())
 }
@@ -271,8 +270,8 @@ fn pairs(first: &[Attempt], second: &[Attempt]) -> Outcome<Vec<Pair>> {
     }
 }
 
-fn side_by_side(pair: &Pair, suite: &[Question], attempts: &[Attempt]) -> Outcome {
-    let both = [&pair.first, &pair.second].map(|model| report::result(model, suite, attempts));
+fn side_by_side(pair: &Pair, asked: &Asked, attempts: &[Attempt]) -> Outcome {
+    let both = [&pair.first, &pair.second].map(|model| report::result(model, asked, attempts));
     let rows = both.map(|one| report::rates_row(&one));
     output::table(&report::rates_head(), &rows)?;
     let verdict = match pair.p_value < SIGNIFICANT {

@@ -12,6 +12,7 @@ mod origin;
 mod page;
 mod quality;
 mod report;
+mod sets;
 mod speed;
 mod speed_report;
 
@@ -21,7 +22,7 @@ pub(crate) use self::args::command;
 pub(crate) use self::measured::{Measured, Rates, measured};
 pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
-pub(crate) use self::report::{evidence, interval};
+pub(crate) use self::report::{asked, evidence, interval};
 
 use crate::outcome::Outcome;
 

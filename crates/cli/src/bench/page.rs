@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use bench::page::{Bar, Bars, Cell, Dot, Heat, Page, Part, Scatter, Section, Table};
-use bench::quality::{Dimension, suite};
+use bench::quality::Dimension;
 use bench::rates::wilson;
 use bench::sweep::{self, Axis, Figure};
 use clap::ArgMatches;
@@ -57,11 +57,11 @@ fn section(file: &Path) -> Outcome<Section> {
 type Content = (&'static str, String, Vec<Part>);
 
 fn qualities(file: &Path) -> Outcome<Content> {
-    let suite = suite()?;
     let attempts: Vec<Attempt> = attempts_file::attempts(file)?;
+    let asked = report::asked(&attempts)?;
     let results: Vec<Summary> = quality::models(&attempts)
         .iter()
-        .map(|model| report::result(model, &suite, &attempts))
+        .map(|model| report::result(model, &asked, &attempts))
         .collect();
     let mut parts = vec![Part::Table(Table {
         head: report::head().iter().map(|&word| word.into()).collect(),

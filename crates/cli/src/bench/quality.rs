@@ -1,4 +1,5 @@
-//! `sextant bench quality`: fourteen questions in six dimensions, asked again and again.
+//! `sextant bench quality`: questions in six dimensions, asked again and again: fourteen, or a
+//! larger set.
 //!
 //! Each attempt is a line of a file as soon as it is made, so a run that was ended goes on where
 //! it was.
@@ -7,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bench::quality::{Came, Fault, Grade, Question, Script, suite};
+use bench::quality::{Came, Fault, Grade, Question, Script, Weighed, suite};
 use clap::ArgMatches;
 use confine::{Confinement, Limits};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use super::ask::{Manner, ask};
 use super::origin::Origin;
-use super::{attempts_file, report};
+use super::{attempts_file, report, sets};
 use crate::http::Server;
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -41,6 +42,9 @@ pub(crate) struct Attempt {
     pub(crate) tokens: Option<u64>,
     /// The text of the answer, or the error.
     pub(crate) said: String,
+    /// What the question counts for, where it is none of the short set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) of: Option<Weighed>,
     /// On what it was made, by the id of its [`Origin`].
     #[serde(default)]
     pub(crate) origin: Option<String>,
@@ -59,15 +63,30 @@ struct Heading {
     seconds_max: u64,
     temperature: Option<f64>,
     thinking: Option<bool>,
+    /// How many questions of each dimension; `None`: the short set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    items: Option<u64>,
 }
 
 const VERSION: u32 = 1;
+/// How often questions are asked, unless it is said.
+const REPEATS: u64 = 3;
+const REPEATS_OF_LARGE: u64 = 1;
 
 pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let config = configuration::read(matches)?;
     let server = Server::new(matches, &config)?;
-    let suite = suite()?;
     let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(0);
+    let is_large = matches
+        .get_one::<String>("set")
+        .is_some_and(|set| set == "large");
+    let items = is_large.then(|| number("items"));
+    let suite = match items {
+        None => suite()?,
+        Some(n) => sets::questions(&config, usize::try_from(n)?)?,
+    };
+    let usual = if is_large { REPEATS_OF_LARGE } else { REPEATS };
+    let repeats = matches.get_one::<u64>("repeats").copied().unwrap_or(usual);
     let manner = Manner {
         tokens_max: number("tokens"),
         time_max: Duration::from_secs(number("seconds")),
@@ -93,6 +112,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         seconds_max: manner.time_max.as_secs(),
         temperature: manner.temperature,
         thinking: manner.thinking,
+        items,
     };
     let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
     let mut attempts = match file {
@@ -105,27 +125,33 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let bench = Bench {
         server,
         suite,
+        is_large,
         manner,
         runtime,
     };
     check_confinement()?;
-    bench.tell_ahead(models.len(), number("repeats"));
-    bench.run(&models, number("repeats"), file, &mut attempts)?;
+    bench.tell_ahead(models.len(), repeats);
+    bench.run(&models, repeats, file, &mut attempts)?;
+    let asked = match is_large {
+        true => report::asked(&attempts)?,
+        false => report::asked(&[])?,
+    };
     let results: Vec<_> = models
         .iter()
-        .map(|model| report::result(model, &bench.suite, &attempts))
+        .map(|model| report::result(model, &asked, &attempts))
         .collect();
     if output::wants_json(matches) {
         let results: Vec<_> = results.iter().map(report::as_json).collect();
         output::json(&json!({ "results": results, "suspects": report::suspects(&attempts) }))?;
         return Ok(());
     }
-    report::write(&results, &bench.suite, &attempts)
+    report::write(&results, &asked, &attempts)
 }
 
 struct Bench {
     server: Server,
     suite: Vec<Question>,
+    is_large: bool,
     manner: Manner,
     runtime: tokio::runtime::Runtime,
 }
@@ -227,6 +253,7 @@ impl Bench {
             void: found.is_some_and(Fault::voids),
             tokens,
             said,
+            of: self.is_large.then(|| question.weighed()),
             origin: None,
             at_unix_secs,
         })

