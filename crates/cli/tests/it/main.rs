@@ -11,6 +11,7 @@ mod advise;
 mod bench;
 mod confine;
 mod doctor;
+mod hosts;
 mod init;
 mod kv_plans;
 mod logs;

@@ -25,8 +25,9 @@ const ASKED: [HeaderName; 4] = [
     HeaderName::from_static("last-event-id"),
 ];
 /// What of an answer comes back.
-const TOLD: [HeaderName; 4] = [
+const TOLD: [HeaderName; 5] = [
     header::CONTENT_TYPE,
+    header::CONTENT_LENGTH,
     header::CACHE_CONTROL,
     header::ETAG,
     header::RETRY_AFTER,
