@@ -109,7 +109,7 @@ pub enum Check {
     Csv(CsvCheck),
     Json(JsonCheck),
     Sentences(SentencesCheck),
-    Call(CallCheck),
+    Call(Box<CallCheck>),
     /// Words, and no call: none of the functions is of use.
     NoCall,
     Python(PythonCheck),

@@ -270,7 +270,7 @@ fn pairs(first: &[Attempt], second: &[Attempt]) -> Outcome<Vec<Pair>> {
     }
 }
 
-fn side_by_side(pair: &Pair, asked: &Asked, attempts: &[Attempt]) -> Outcome {
+fn side_by_side(pair: &Pair, asked: &report::Asked, attempts: &[Attempt]) -> Outcome {
     let both = [&pair.first, &pair.second].map(|model| report::result(model, asked, attempts));
     let rows = both.map(|one| report::rates_row(&one));
     output::table(&report::rates_head(), &rows)?;

@@ -39,7 +39,7 @@ pub(super) fn questions(config: &Config, n: usize) -> Outcome<Vec<Question>> {
     let runtime = tokio::runtime::Runtime::new()?;
     let fetch = |package: &Package| {
         let told = std::sync::Once::new();
-        let show = |progress: Progress| {
+        let show = move |progress: Progress| {
             let is_fetched = progress.total.is_none_or(|total| progress.done < total);
             if is_fetched {
                 told.call_once(|| say(&format!("fetching {}", progress.file)));

@@ -217,7 +217,7 @@ pub(super) fn calls(questions: &str, answers: &str) -> Result<Vec<Draft>, LargeE
             continue;
         }
         let check = CallCheck::among(function.name(), among.clone());
-        drafts.push(call_draft(SET, &read, Check::Call(check))?);
+        drafts.push(call_draft(SET, &read, Check::Call(Box::new(check)))?);
     }
     Ok(drafts)
 }
