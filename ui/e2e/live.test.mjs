@@ -114,3 +114,42 @@ test('an endpoint that is killed and started again is found again by all pages, 
     await endpoint.end('SIGTERM');
   }
 });
+
+test('another host is shown through the page’s own endpoint, and what is said goes there', async () => {
+  const endpoint = new Endpoint();
+  await endpoint.start();
+  const page = await open(browser, { base: endpoint.base, path: 'runtime' });
+  try {
+    const field = page.getByLabel('Host', { exact: true });
+    await field.waitFor();
+    assert.deepEqual(await field.locator('option').allTextContents(), ['This host', 'board']);
+    await Promise.all([page.waitForEvent('load'), field.selectOption('board')]);
+    await page.getByRole('heading', { name: 'Slots' }).waitFor();
+    assert.equal(await field.inputValue(), 'board');
+    await shot(page, 'host-desktop-light');
+    await page.evaluate(() => (location.hash = '#/chat'));
+    const text = `Say hello to board ${Date.now()}.`;
+    await say(page, text);
+    const id = new URL(page.url()).hash.split('/').at(-1);
+    const there = await api('GET', `api/chats/${id}`);
+    assert.equal(there.messages[0].text, text);
+    assert.equal(there.messages.at(-1).state, 'done');
+    const here = await api('GET', 'api/chats?limit=50', undefined, endpoint.base);
+    assert.deepEqual(here.chats, []);
+    // Another tab begins at home.
+    const other = await page.context().newPage();
+    await other.goto(`${endpoint.base}/#/runtime`);
+    await other.getByRole('heading', { name: 'Slots' }).waitFor();
+    assert.equal(await other.getByLabel('Host', { exact: true }).inputValue(), '');
+    await other.close();
+    await page.setViewportSize(PHONE);
+    await page.getByRole('button', { name: 'Menu' }).click();
+    await shot(page, 'host-phone-light');
+    await Promise.all([page.waitForEvent('load'), field.selectOption('')]);
+    await page.getByRole('heading', { name: 'Slots' }).waitFor();
+    fine(page);
+  } finally {
+    await page.context().close();
+    await endpoint.end('SIGTERM');
+  }
+});

@@ -79,7 +79,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let server = serve(&data.join("one"), Some(&model))?;
     let empty = serve(&data.join("empty"), None)?;
     let port = free_port()?;
-    let own = command(&data.join("own"), Some(&model), port)?;
+    let mut own = command(&data.join("own"), Some(&model), port)?;
+    own.arg("--config")
+        .arg(with_host(&data.join("own"), &server.base)?);
     let shots = arguments.shots.clone();
     let shots = shots.unwrap_or_else(|| target_dir().join("ui-shots"));
     fs::create_dir_all(&shots)?;
@@ -157,6 +159,15 @@ fn command(home: &Path, model: Option<&Path>, port: u16) -> Result<Command> {
         command.env(name, home.join(folder));
     }
     Ok(command)
+}
+
+/// A configuration that has another endpoint as a host, and routes nothing to it.
+fn with_host(home: &Path, base: &str) -> Result<PathBuf> {
+    let path = home.join("sextant.toml");
+    let text =
+        format!("[[providers]]\nname = 'board'\nkind = 'sextant'\nurl = '{base}'\nweight = 0\n");
+    fs::write(&path, text)?;
+    Ok(path)
 }
 
 /// A command for a test that starts and kills it by itself, as JSON.
