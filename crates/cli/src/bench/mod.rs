@@ -7,11 +7,13 @@ mod attempts_file;
 mod compare;
 mod context;
 mod load;
+mod load_lines;
 mod measured;
 mod origin;
 mod page;
 mod quality;
 mod report;
+mod results;
 mod speed;
 mod speed_report;
 
@@ -22,6 +24,7 @@ pub(crate) use self::measured::{Measured, Rates, measured};
 pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
 pub(crate) use self::report::{evidence, interval};
+pub(crate) use self::results::lines;
 
 use crate::outcome::Outcome;
 
@@ -32,6 +35,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("speed", matches)) => speed::run(matches),
         Some(("context", matches)) => context::run(matches),
         Some(("report", matches)) => page::run(matches),
+        Some(("results", matches)) => results::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

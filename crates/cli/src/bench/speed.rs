@@ -15,10 +15,12 @@ use hardware::{Held, Root, Sensors};
 use models::Found;
 use proto::ModelFacts;
 use serde::{Deserialize, Serialize};
+use store::ResultModel;
 use supervisor::Fleet;
 use tuner::Gate;
 
-use super::attempts_file;
+use super::attempts_file::{Kind, Log};
+use super::results::{Finished, Keeping};
 use super::speed_report::{self, Results};
 use crate::configuration;
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -26,12 +28,12 @@ use crate::output::{self, say};
 use crate::progress::{self, Unit};
 use crate::trial::{self, PROSE, Trial};
 use crate::tune::Key;
-use crate::{load, logging, models_here};
+use crate::{load, logging, models_here, tune};
 
 /// Of this file's form.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Where values of an axis go that is no engine setting.
-const MODEL: &str = "model";
+pub(super) const MODEL: &str = "model";
 const SHAPE: [&str; 3] = ["prompt", "answer", "depth"];
 /// Tokens that a fresh process reads and says before anything counts.
 const WARM_UP: Shape = Shape {
@@ -94,11 +96,11 @@ pub(super) struct Figures {
 /// The first line of a file of runs: what must be the same for them to go together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Heading {
-    version: u32,
-    build: String,
+    pub(super) version: u32,
+    pub(super) build: String,
     pub(super) hardware: String,
     /// Size and hash of each file.
-    models: Vec<String>,
+    pub(super) models: Vec<String>,
     pub(super) axes: Vec<(String, Vec<String>)>,
     pub(super) prompt: u32,
     pub(super) answer: u32,
@@ -111,18 +113,25 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let (raw, config) = configuration::read_quiet_raw(matches)?;
     logging::start(config.log_level, config.log_format);
     let sweep = Sweep::read(matches, raw, &config)?;
+    let keeping = Keeping::begin(matches, &config)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let runs = runtime.block_on(async {
+    let (runs, log) = runtime.block_on(async {
         tokio::select! {
             runs = sweep.run(&config) => runs,
             _ = tokio::signal::ctrl_c() => Err(fault(Code::Interrupted, "interrupted")),
         }
     })?;
     let results = Results::new(&sweep.heading, &sweep.points, &runs);
-    if output::wants_json(matches) {
-        return Ok(output::json(&results.as_json())?);
+    match output::wants_json(matches) {
+        true => output::json(&results.as_json())?,
+        false => results.write()?,
     }
-    results.write()
+    keeping.keep(Finished {
+        kind: Kind::Speed,
+        server: None,
+        models: sweep.measured_models(),
+        log: &log,
+    })
 }
 
 struct Sweep {
@@ -224,12 +233,23 @@ impl Sweep {
         Ok((model, raw.resolve().code(Code::Usage)?, shape))
     }
 
-    async fn run(&self, config: &Config) -> Outcome<Vec<Run>> {
-        let kept = self.file.as_deref();
-        let mut runs: Vec<Run> = match kept {
-            Some(file) => attempts_file::kept(file, &self.heading)?,
-            None => Vec::new(),
-        };
+    /// As results tell of them.
+    fn measured_models(&self) -> Vec<ResultModel> {
+        let models = self.models.iter().zip(&self.heading.models);
+        let models = models.map(|(found, fingerprint)| ResultModel {
+            name: found.id.clone(),
+            path: Some(found.path.display().to_string()),
+            bytes: tune::bytes_of(fingerprint),
+            fingerprint: Some(fingerprint.clone()),
+            build: Some(self.heading.build.clone()),
+            hardware: Some(self.heading.hardware.clone()),
+        });
+        models.collect()
+    }
+
+    async fn run(&self, config: &Config) -> Outcome<(Vec<Run>, Log)> {
+        let opened = Log::open(self.file.as_deref(), &self.heading)?;
+        let (mut log, mut runs): (Log, Vec<Run>) = opened;
         let n_all = self.points.len() * usize::try_from(self.rounds).unwrap_or(usize::MAX);
         say(&match runs.len() {
             0 => format!("{n_all} runs"),
@@ -252,9 +272,7 @@ impl Sweep {
                 let started = Instant::now();
                 let run = self.once(&mut bench, point, round).await?;
                 made.add(started.elapsed());
-                if let Some(file) = kept {
-                    attempts_file::append(file, &run)?;
-                }
+                log.append(&run)?;
                 runs.push(run);
                 bar.set_position(100 * runs.len() as u64 / n_all.max(1) as u64);
                 if made.is_worth_telling() {
@@ -267,7 +285,7 @@ impl Sweep {
         if bench.gate.was_hot() {
             say("the machine was hot for some of the runs, and did not cool down");
         }
-        Ok(runs)
+        Ok((runs, log))
     }
 
     async fn once(&self, bench: &mut Bench, point: &[String], round: u64) -> Outcome<Run> {

@@ -16,6 +16,7 @@ mod kv_plans;
 mod logs;
 mod plan;
 mod pty;
+mod results;
 mod route;
 mod sandbox;
 mod sinks;
