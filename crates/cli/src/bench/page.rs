@@ -162,7 +162,7 @@ fn speeds(lines: &Lines) -> Outcome<Content> {
         bars("Saying", |row| &row.decode),
         Part::Table(Table {
             head: results.head(),
-            rows: results.rows.iter().map(Row::cells).collect(),
+            rows: results.cells(),
         }),
         Part::Remarks(results.remarks.clone()),
     ];

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bench::sweep::{self, Axis};
 use clap::ArgMatches;
 use config::{Config, Group, RawConfig, setting};
+use hardware::energy::{Meter, Reading};
 use hardware::measure::Steal;
 use hardware::{Held, Root, Sensors};
 use models::Found;
@@ -91,6 +92,11 @@ pub(super) struct Figures {
     pub(super) kv_bytes: u64,
     pub(super) n_read: u32,
     pub(super) n_said: u32,
+    /// What the machine has used until the first text and after it; `None` where nobody counts.
+    pub(super) joules_read: Option<f64>,
+    pub(super) joules_said: Option<f64>,
+    /// What has counted them.
+    pub(super) energy_of: Vec<String>,
 }
 
 /// The first line of a file of runs: what must be the same for them to go together.
@@ -258,6 +264,7 @@ impl Sweep {
         let mut bench = Bench {
             fleet: load::fleet(config)?,
             gate: Gate::new(COOLING_SECONDS_MAX),
+            meter: Meter::live(),
             n_loaded: 0,
         };
         let bar = progress::bar("measuring", Unit::Percent);
@@ -381,6 +388,7 @@ impl Made {
 struct Bench {
     fleet: Fleet,
     gate: Gate,
+    meter: Meter,
     n_loaded: u64,
 }
 
@@ -436,9 +444,14 @@ impl Bench {
             trial.answer(before, generation(1, true)).await?;
         }
         let is_deep = shape.depth > 0;
+        let before = self.meter.read();
+        let mut between = Reading::default();
         let answered = trial
-            .answer(tokens, generation(shape.answer, is_deep))
+            .answer_watched(tokens, generation(shape.answer, is_deep), || {
+                between = self.meter.read();
+            })
             .await?;
+        let after = self.meter.read();
         let pid = trial.status().and_then(|status| status.pid);
         let held = pid.and_then(|pid| Held::of(&Root::live(), pid));
         let timings = &answered.timings;
@@ -458,6 +471,9 @@ impl Bench {
             kv_bytes: facts.kv_bytes,
             n_read,
             n_said,
+            joules_read: between.joules_since(&before),
+            joules_said: after.joules_since(&between),
+            energy_of: after.names().map(str::to_owned).collect(),
         })
     }
 }
