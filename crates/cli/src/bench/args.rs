@@ -19,6 +19,7 @@ pub(crate) fn command() -> Command {
         .subcommand(with_results(compare()))
         .subcommand(with_results(report()))
         .subcommand(super::results::command())
+        .subcommand(all())
 }
 
 /// A command that measures a server, and keeps what it has measured.
@@ -228,6 +229,43 @@ fn context() -> Command {
                 .help("Keep every answer here, and go on where an earlier run ended"),
             json(),
         ])
+}
+
+fn all() -> Command {
+    let command = Command::new("all")
+        .about("Measure speed, quality, context and load of models and peers, and report on them")
+        .arg(
+            Arg::new("models")
+                .value_name("MODEL")
+                .required(true)
+                .num_args(1..=64)
+                .help("Names as `sextant ls` shows them, parts of them, or paths of GGUF files"),
+        )
+        .arg(url().help("A server that has them [default: one is started for the time of the run]"))
+        .args([
+            Arg::new("peer")
+                .long("peer")
+                .value_name("NAME=URL")
+                .action(ArgAction::Append)
+                .help("Another engine, asked the same: its only model, or those of the same names"),
+            Arg::new("quick")
+                .long("quick")
+                .action(ArgAction::SetTrue)
+                .help("Fewer rounds, repeats and lengths"),
+            Arg::new("out")
+                .long("out")
+                .value_name("FOLDER")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Everything is kept here; the same command goes on where it was stopped"),
+            no_keep(),
+        ]);
+    augment(command, |setting| {
+        setting.group == Group::Engine
+            || MEMORY.contains(&setting.name)
+            || SERVER.contains(&setting.name)
+            || ["log_level", DATA_DIR].contains(&setting.name)
+    })
 }
 
 fn compare() -> Command {

@@ -1,6 +1,7 @@
 //! `sextant bench`: measures models, through the endpoint that people use or in a process of
 //! their own.
 
+mod all;
 mod args;
 mod ask;
 mod attempts_file;
@@ -36,6 +37,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("context", matches)) => context::run(matches),
         Some(("report", matches)) => page::run(matches),
         Some(("results", matches)) => results::run(matches),
+        Some(("all", matches)) => all::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

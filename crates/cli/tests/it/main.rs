@@ -8,6 +8,7 @@
 )]
 
 mod advise;
+mod all;
 mod bench;
 mod confine;
 mod doctor;
