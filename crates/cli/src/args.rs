@@ -259,7 +259,7 @@ fn route() -> Command {
                 .required(true)
                 .num_args(1..=256)
                 .value_parser(value_parser!(PathBuf))
-                .help("Files of attempts, as `bench quality --out` writes them"),
+                .help("Files of attempts, as `bench quality --out` writes them, or runs that are kept"),
         )
         .args([
             flag("apply").help(
@@ -269,7 +269,7 @@ fn route() -> Command {
             json(),
         ]);
     let derive = augment(derive, |setting| {
-        ["listen", "host", "port", "models_dir"].contains(&setting.name)
+        ["listen", "host", "port", "models_dir", "data_dir"].contains(&setting.name)
     });
     Command::new("route")
         .about("Work with the rules by which requests go to models")
@@ -544,19 +544,19 @@ fn worker() -> Command {
         )
 }
 
+/// Settings of a command that speaks to a running server.
+pub(crate) const SERVER: [&str; 6] = [
+    "listen",
+    "host",
+    "port",
+    "api_key",
+    "api_key_file",
+    "ca_file",
+];
+
 /// A command that speaks to a running server.
 pub(crate) fn to_server(command: Command) -> Command {
-    augment(command.arg(url()), |setting| {
-        [
-            "listen",
-            "host",
-            "port",
-            "api_key",
-            "api_key_file",
-            "ca_file",
-        ]
-        .contains(&setting.name)
-    })
+    augment(command.arg(url()), |setting| SERVER.contains(&setting.name))
 }
 
 pub(crate) fn model() -> Arg {
@@ -565,7 +565,7 @@ pub(crate) fn model() -> Arg {
         .help("A name as `sextant ls` shows it, a part of one, or the path of a GGUF file")
 }
 
-fn url() -> Arg {
+pub(crate) fn url() -> Arg {
     Arg::new("url")
         .long("url")
         .value_name("URL")

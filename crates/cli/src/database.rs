@@ -33,7 +33,7 @@ pub(crate) fn open_existing(config: &Config) -> Outcome<Option<Store>> {
     Store::open_existing(&folder).code(Code::Failure)
 }
 
-fn no_place() -> crate::outcome::Fault {
+pub(crate) fn no_place() -> crate::outcome::Fault {
     let message =
         "there is no home directory to keep the database in; name a folder with `--data-dir`";
     fault(Code::Usage, message)

@@ -31,6 +31,11 @@ impl Server {
             Some(host) => format!("http://{}", host.trim_end_matches('/')),
             None => format!("{}://{}", scheme(config), reachable(config.listen)),
         };
+        Self::at(base, config)
+    }
+
+    /// The server at an address.
+    pub(crate) fn at(base: String, config: &Config) -> Outcome<Self> {
         // Fails when a provider is installed already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = Client::builder()
@@ -92,10 +97,17 @@ impl Server {
 
     /// The model of the server that `wanted` names, in whole or in part.
     pub(crate) async fn model(&self, wanted: &str) -> Outcome<String> {
-        let list = self.get("/v1/models").await?;
-        let models = list["data"].as_array().map_or(&[][..], Vec::as_slice);
-        let names: Vec<_> = models.iter().filter_map(|one| one["id"].as_str()).collect();
+        let names = self.models().await?;
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         pick(&names, wanted, &self.base)
+    }
+
+    /// What the server calls its models.
+    pub(crate) async fn models(&self) -> Outcome<Vec<String>> {
+        let list = self.get("/v1/models").await?;
+        let models = list["data"].as_array().into_iter().flatten();
+        let names = models.filter_map(|one| one["id"].as_str());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// What a 401 means to someone at the command line.

@@ -4,7 +4,6 @@ mod apply;
 mod evidence;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
 
 use bench::derive::{Choice, Derivation, Evidence, derive};
 use clap::ArgMatches;
@@ -29,10 +28,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
 
 fn derived(matches: &ArgMatches) -> Outcome {
     let config = configuration::read_quiet(matches)?;
-    let files = matches.get_many::<PathBuf>("files").unwrap_or_default();
-    let mut stored: Vec<Stored> = files
-        .map(|file| Stored::read(file))
-        .collect::<Outcome<_>>()?;
+    let lines = crate::bench::lines(matches, "files")?;
+    let mut stored: Vec<Stored> = lines.iter().map(Stored::of).collect();
     for one in &mut stored {
         name_as_routed(one, &config);
     }

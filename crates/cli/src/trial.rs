@@ -77,6 +77,19 @@ impl Trial<'_> {
         tokens: Vec<i32>,
         generation: Generation,
     ) -> Result<Answered, String> {
+        self.answer_watched(tokens, generation, || {}).await
+    }
+
+    /// The same; `at_first` is called when the first piece of text is there.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words.
+    pub(crate) async fn answer_watched(
+        self,
+        tokens: Vec<i32>,
+        generation: Generation,
+        at_first: impl FnOnce(),
+    ) -> Result<Answered, String> {
         let job = Job::Completion(Box::new(CompletionJob {
             prompt: Prompt::Tokens(tokens),
             echo: false,
@@ -87,9 +100,15 @@ impl Trial<'_> {
         let stream = self.fleet.submit(self.model, job).await;
         let mut stream = stream.map_err(|failure| failure.message)?;
         let mut pieces_seconds = Vec::new();
+        let mut at_first = Some(at_first);
         while let Some(event) = stream.next().await {
             match event {
-                Event::Delta { .. } => pieces_seconds.push(started.elapsed().as_secs_f64()),
+                Event::Delta { .. } => {
+                    pieces_seconds.push(started.elapsed().as_secs_f64());
+                    if let Some(at_first) = at_first.take() {
+                        at_first();
+                    }
+                }
                 Event::Done { usage, timings } => {
                     return Ok(Answered {
                         usage,

@@ -21,7 +21,7 @@ use tuner::{Effort, Gate, Judgement, Sample, Settings, Space, Speeds, Tuner, Ver
 pub(crate) use self::apply::{apply, recheck, watch};
 use self::bench::{Bench, Shape, Text};
 use self::cache::Entry;
-pub(crate) use self::cache::{Key, build, fingerprint, hardware, hash, now_unix_secs};
+pub(crate) use self::cache::{Key, build, bytes_of, fingerprint, hardware, hash, now_unix_secs};
 use self::space::{Ground, Reach, Values};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};

@@ -14,6 +14,7 @@
 mod arm;
 mod cpu;
 mod cpu_set;
+pub mod energy;
 pub mod gpu;
 pub mod limits;
 pub mod measure;

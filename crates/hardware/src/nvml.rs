@@ -11,7 +11,7 @@ use crate::gpu::GpuMemory;
 
 /// The library under the name that its run time packages install; without the number it
 /// comes only with packages for development.
-const LIBRARY: &str = "libnvidia-ml.so.1";
+pub(crate) const LIBRARY: &str = "libnvidia-ml.so.1";
 /// Where a recording has what the library said: `/nvml/0/name`.
 const RECORDED: &str = "/nvml";
 const DEVICES_MAX: u32 = 64;

@@ -117,7 +117,7 @@ impl Sensors {
     #[must_use]
     pub fn read(root: &Root) -> Self {
         let zones = root.numbered("/sys/class/thermal", "thermal_zone");
-        let mut power = hwmon(root);
+        let mut power = Self::read_power(root);
         power.extend(powercap(root));
         Self {
             zones: zones
@@ -128,6 +128,12 @@ impl Sensors {
             power,
             throttling: throttling(root),
         }
+    }
+
+    /// The meters that tell watts. Blocking.
+    #[must_use]
+    pub fn read_power(root: &Root) -> Vec<PowerMeter> {
+        hwmon(root)
     }
 
     /// Whether the firmware lowers clocks now because of the temperature.

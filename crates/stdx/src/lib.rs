@@ -12,6 +12,6 @@ mod secret;
 
 pub use bytes::Bytes;
 pub use cost::{Cost, NoAmount};
-pub use moment::rfc3339;
+pub use moment::{rfc3339, unix_of_rfc3339};
 pub use priority::Priority;
 pub use secret::Secret;

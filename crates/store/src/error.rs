@@ -4,20 +4,24 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::ErrorCode;
 
-use crate::schema::{BUSY_TIMEOUT, VERSION};
+use crate::schema::BUSY_TIMEOUT;
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     #[error(
         "the database `{}` is of version {found}, and this program knows versions up to \
-         {VERSION}; start the newer program that wrote it, or name another `data_dir`",
+         {known}; start the newer program that wrote it, or name another `data_dir`",
         path.display()
     )]
-    Newer { path: PathBuf, found: i64 },
+    Newer {
+        path: PathBuf,
+        found: i64,
+        known: i64,
+    },
     #[error(
         "the database `{}` cannot be used ({detail}); move it away and a new one is begun \
-         (its keys, usage, audit log and kept responses stay in the old one)",
+         (what it holds stays in the old one)",
         path.display()
     )]
     Corrupt { path: PathBuf, detail: String },

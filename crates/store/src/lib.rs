@@ -6,6 +6,9 @@
 //! connections of its own. Of a process that is killed at most [`FLUSH_AFTER`] of writing is
 //! lost, plus the transaction at work. Chats have a thread of their own ([`ChatWriter`]), which
 //! answers.
+//!
+//! Results of measurements are in a file of their own ([`Results`]), which may be copied, given
+//! away or deleted without what the server needs, and whose writers do not wait for the server's.
 
 mod audit;
 mod chat_writer;
@@ -13,6 +16,7 @@ mod chats;
 mod error;
 mod keys;
 mod response;
+mod results;
 mod schema;
 mod usage;
 mod writer;
@@ -32,6 +36,11 @@ pub use chats::{
 pub use error::StoreError;
 pub use keys::{Key, KeyLimits, NewKey, Scope, Scopes, hash};
 pub use response::{Kept, Used};
+pub use results::{
+    Added, LIST_MAX, RECORD_BYTES_MAX, RESULTS_FILE_NAME, RESULTS_VERSION, RUN_BYTES_MAX,
+    ResultFilter, ResultMachine, ResultModel, ResultRun, Results, ResultsSession, Stored,
+    result_id,
+};
 pub use schema::FILE_NAME;
 pub use usage::{Spent, Usage, day_of, days_of_month};
 pub use writer::{BATCH_MAX, FLUSH_AFTER, QUEUE_BYTES_MAX, QUEUE_MAX, Retention, Writer};
@@ -50,7 +59,7 @@ impl Store {
     /// What is wrong with the file, and what to do about it.
     pub fn open(data_dir: &Path) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE_NAME);
-        schema::prepare(&path)?;
+        schema::prepare(&path, &schema::MAIN)?;
         Ok(Self { path })
     }
 

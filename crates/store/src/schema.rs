@@ -17,21 +17,40 @@ pub const FILE_NAME: &str = "sextant.db";
 /// How long a lock of another program is waited for.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Marks the file as one of ours: "Sxtn".
-const APPLICATION_ID: i64 = 0x5378_746e;
+/// A kind of file.
+#[derive(Debug)]
+pub(crate) struct Form {
+    /// Marks a file as one of this kind.
+    application_id: i64,
+    /// One step of the schema each; `user_version` counts those that were made.
+    migrations: &'static [&'static str],
+}
 
-/// One step each; `user_version` counts those that were made.
-const MIGRATIONS: [&str; 3] = [
-    include_str!("v1.sql"),
-    include_str!("v2.sql"),
-    include_str!("v3.sql"),
-];
+impl Form {
+    /// The version of the schema that this program writes.
+    pub(crate) const fn version(&self) -> i64 {
+        self.migrations.len() as i64
+    }
+}
 
-/// The version of the schema that this program writes.
-pub(crate) const VERSION: i64 = MIGRATIONS.len() as i64;
+/// [`FILE_NAME`], marked "Sxtn".
+pub(crate) const MAIN: Form = Form {
+    application_id: 0x5378_746e,
+    migrations: &[
+        include_str!("v1.sql"),
+        include_str!("v2.sql"),
+        include_str!("v3.sql"),
+    ],
+};
 
-/// Makes the file where there is none and brings it to [`VERSION`].
-pub(crate) fn prepare(path: &Path) -> Result<(), StoreError> {
+/// [`crate::RESULTS_FILE_NAME`], marked "Sxtr".
+pub(crate) const RESULTS: Form = Form {
+    application_id: 0x5378_7472,
+    migrations: &[include_str!("results_v1.sql")],
+};
+
+/// Makes the file where there is none and brings it to the form's version.
+pub(crate) fn prepare(path: &Path, form: &Form) -> Result<(), StoreError> {
     create(path).map_err(|error| StoreError::Unreachable {
         path: path.to_owned(),
         detail: error.to_string(),
@@ -42,16 +61,19 @@ pub(crate) fn prepare(path: &Path) -> Result<(), StoreError> {
     let transaction = connection
         .transaction_with_behavior(TransactionBehavior::Immediate)
         .map_err(|error| told(&error))?;
-    let found = version(&transaction, path)?;
-    let steps = MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0));
+    let found = version(&transaction, path, form)?;
+    let steps = form
+        .migrations
+        .iter()
+        .skip(usize::try_from(found).unwrap_or(0));
     for step in steps {
         transaction
             .execute_batch(step)
             .map_err(|error| told(&error))?;
     }
     let pragmas = [
-        ("user_version", VERSION),
-        ("application_id", APPLICATION_ID),
+        ("user_version", form.version()),
+        ("application_id", form.application_id),
     ];
     for (name, value) in pragmas {
         let set = transaction.pragma_update(None, name, value);
@@ -60,7 +82,7 @@ pub(crate) fn prepare(path: &Path) -> Result<(), StoreError> {
     transaction.commit().map_err(|error| told(&error))
 }
 
-/// Looks at the file without changing anything, not even beside it.
+/// Looks at a file of [`MAIN`] without changing anything, not even beside it.
 pub(crate) fn inspect(path: &Path) -> Result<(), StoreError> {
     let told = |error: rusqlite::Error| StoreError::of(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -75,7 +97,7 @@ pub(crate) fn inspect(path: &Path) -> Result<(), StoreError> {
     };
     let connection = connection.map_err(told)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(told)?;
-    version(&connection, path)?;
+    version(&connection, path, &MAIN)?;
     let check = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0));
     let detail: String = check.map_err(told)?;
     match detail.as_str() {
@@ -115,8 +137,8 @@ fn create(path: &Path) -> std::io::Result<()> {
     file.set_permissions(Permissions::from_mode(0o600))
 }
 
-/// The version of the schema in the file, which must be one of ours.
-fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
+/// The version of the schema in the file, which must be of this form.
+fn version(connection: &Connection, path: &Path, form: &Form) -> Result<i64, StoreError> {
     let number = |name: &str| {
         let number = connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
         number.map_err(|error| StoreError::of(path, &error))
@@ -124,15 +146,16 @@ fn version(connection: &Connection, path: &Path) -> Result<i64, StoreError> {
     let (found, owner) = (number("user_version")?, number("application_id")?);
     let tables = connection.query_row("SELECT count(*) FROM sqlite_schema", (), |row| row.get(0));
     let tables: i64 = tables.map_err(|error| StoreError::of(path, &error))?;
-    let is_ours = owner == APPLICATION_ID || (owner == 0 && tables == 0);
+    let is_ours = owner == form.application_id || (owner == 0 && tables == 0);
     match is_ours {
         false => Err(StoreError::Corrupt {
             path: path.to_owned(),
             detail: "it belongs to another program".to_owned(),
         }),
-        true if !(0..=VERSION).contains(&found) => Err(StoreError::Newer {
+        true if !(0..=form.version()).contains(&found) => Err(StoreError::Newer {
             path: path.to_owned(),
             found,
+            known: form.version(),
         }),
         true => Ok(found),
     }

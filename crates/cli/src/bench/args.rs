@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command, value_parser};
 use config::{Group, augment};
 
-use crate::args::{MEMORY, json, model, number, to_server};
+use crate::args::{MEMORY, SERVER, json, model, number, url};
 
 pub(crate) fn command() -> Command {
     Command::new("bench")
@@ -13,11 +13,35 @@ pub(crate) fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(speed())
-        .subcommand(to_server(quality()))
-        .subcommand(to_server(load()))
-        .subcommand(to_server(context()))
-        .subcommand(compare())
-        .subcommand(report())
+        .subcommand(to_endpoint(quality()))
+        .subcommand(to_endpoint(load()))
+        .subcommand(to_endpoint(context()))
+        .subcommand(with_results(compare()))
+        .subcommand(with_results(report()))
+        .subcommand(super::results::command())
+        .subcommand(all())
+}
+
+/// A command that measures a server, and keeps what it has measured.
+fn to_endpoint(command: Command) -> Command {
+    augment(command.arg(url()).arg(no_keep()), |setting| {
+        SERVER.contains(&setting.name) || setting.name == DATA_DIR
+    })
+}
+
+/// A command that reads runs that are kept.
+pub(super) fn with_results(command: Command) -> Command {
+    augment(command, |setting| setting.name == DATA_DIR)
+}
+
+/// The setting that says where results are kept.
+const DATA_DIR: &str = "data_dir";
+
+fn no_keep() -> Arg {
+    Arg::new("no-keep")
+        .long("no-keep")
+        .action(ArgAction::SetTrue)
+        .help("Do not keep the results among those of `sextant bench results`")
 }
 
 fn speed() -> Command {
@@ -58,12 +82,13 @@ fn speed() -> Command {
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
                 .help("Keep every run here, and go on where an earlier one ended"),
+            no_keep(),
             json(),
         ]);
     augment(command, |setting| {
         setting.group == Group::Engine
             || MEMORY.contains(&setting.name)
-            || setting.name == "log_level"
+            || ["log_level", DATA_DIR].contains(&setting.name)
     })
 }
 
@@ -177,6 +202,11 @@ fn load() -> Command {
             real("ttft-max-ms", "MS", "Promise: time to the first token"),
             real("tpot-max-ms", "MS", "Promise: time of each token after it"),
             real("total-max-ms", "MS", "Promise: time of the whole answer"),
+            Arg::new("out")
+                .long("out")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Keep every request here; a run that has ended is not made again"),
             json(),
         ])
 }
@@ -219,30 +249,69 @@ fn context() -> Command {
         ])
 }
 
+fn all() -> Command {
+    let command = Command::new("all")
+        .about("Measure speed, quality, context and load of models and peers, and report on them")
+        .arg(
+            Arg::new("models")
+                .value_name("MODEL")
+                .required(true)
+                .num_args(1..=64)
+                .help("Names as `sextant ls` shows them, parts of them, or paths of GGUF files"),
+        )
+        .arg(url().help("A server that has them [default: one is started for the time of the run]"))
+        .args([
+            Arg::new("peer")
+                .long("peer")
+                .value_name("NAME=URL")
+                .action(ArgAction::Append)
+                .help("Another engine, asked the same: its only model, or those of the same names"),
+            Arg::new("quick")
+                .long("quick")
+                .action(ArgAction::SetTrue)
+                .help("Fewer rounds, repeats and lengths"),
+            Arg::new("out")
+                .long("out")
+                .value_name("FOLDER")
+                .required(true)
+                .value_parser(value_parser!(PathBuf))
+                .help("Everything is kept here; the same command goes on where it was stopped"),
+            no_keep(),
+        ]);
+    augment(command, |setting| {
+        setting.group == Group::Engine
+            || MEMORY.contains(&setting.name)
+            || SERVER.contains(&setting.name)
+            || ["log_level", DATA_DIR].contains(&setting.name)
+    })
+}
+
 fn compare() -> Command {
     Command::new("compare")
-        .about("Say whether two runs of `bench speed` or of `bench quality` differ")
+        .about("Say whether two runs of `bench speed`, of `bench quality` or of llama-bench differ")
         .arg(
             Arg::new("files")
                 .value_name("FILE")
                 .required(true)
                 .num_args(2)
                 .value_parser(value_parser!(PathBuf))
-                .help("Two files, as `--out` writes them"),
+                .help(
+                    "Two files, as `--out` writes them, or runs: an id, @quality, @quality~1, ...",
+                ),
         )
         .arg(json())
 }
 
 fn report() -> Command {
     Command::new("report")
-        .about("Show results of `bench speed`, `quality` and `context` as a page")
+        .about("Show results of `bench speed`, `quality`, `context` and `load` as a page")
         .arg(
             Arg::new("files")
                 .value_name("FILE")
                 .required(true)
                 .num_args(1..=64)
                 .value_parser(value_parser!(PathBuf))
-                .help("Files, as `--out` writes them"),
+                .help("Files, as `--out` writes them, or runs: an id, @quality, @last, ..."),
         )
         .args([
             Arg::new("html")

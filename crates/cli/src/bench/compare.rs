@@ -1,16 +1,15 @@
 //! `sextant bench compare`: whether two runs differ, and by how much.
 
-use std::path::{Path, PathBuf};
-
 use bench::rates::holm;
 use bench::speeds::{Confidence, Factor, unpaired};
 use bench::sweep::Figure;
 use clap::ArgMatches;
 use serde_json::{Value, json};
 
-use super::attempts_file::{self, Kind};
+use super::attempts_file::{Kind, Lines};
 use super::quality::Attempt;
 use super::report::{self, SIGNIFICANT, interval};
+use super::results::{self, llama_bench};
 use super::speed::Run;
 use super::speed_report::Of;
 use crate::outcome::{Code, Outcome, fault};
@@ -43,17 +42,20 @@ impl Row {
 }
 
 pub(super) fn run(matches: &ArgMatches) -> Outcome {
-    let files: Vec<&PathBuf> = matches.get_many("files").unwrap_or_default().collect();
-    let [first, second] = files.as_slice() else {
-        return Err(fault(Code::Usage, "name two files"));
+    let lines = results::lines(matches, "files")?;
+    let [first, second] = lines.as_slice() else {
+        return Err(fault(Code::Usage, "name two files or runs"));
     };
     let wants_json = output::wants_json(matches);
-    match (attempts_file::kind(first)?, attempts_file::kind(second)?) {
-        (Kind::Speed, Kind::Speed) => speeds(first, second, wants_json),
+    match (first.kind()?, second.kind()?) {
+        (Kind::Speed, Kind::Speed) => speeds((samples(first)?, samples(second)?), wants_json),
+        (Kind::LlamaBench, Kind::LlamaBench) => {
+            speeds(llama_bench::samples(first, second), wants_json)
+        }
         (Kind::Quality, Kind::Quality) => qualities(first, second, wants_json),
         _ => Err(fault(
             Code::Usage,
-            "compare two files of `bench speed`, or two of `bench quality`",
+            "compare two runs of `bench speed`, two of `bench quality`, or two of `llama-bench`",
         )),
     }
 }
@@ -79,8 +81,16 @@ fn labels(heading: &Value) -> impl Fn(&Run) -> String {
     }
 }
 
-fn speeds(first: &Path, second: &Path, wants_json: bool) -> Outcome {
-    let rows = rows(first, second)?;
+/// What a figure was in each round.
+pub(super) struct Samples {
+    /// What was measured; of the same in both runs the figures are compared.
+    pub(super) what: String,
+    pub(super) name: &'static str,
+    pub(super) values: Vec<f64>,
+}
+
+fn speeds((firsts, seconds): (Vec<Samples>, Vec<Samples>), wants_json: bool) -> Outcome {
+    let rows = rows(&firsts, &seconds)?;
     if wants_json {
         let rows: Vec<Value> = rows.iter().map(as_json).collect();
         return Ok(output::json(&json!({ "compared": rows }))?);
@@ -103,36 +113,46 @@ fn speeds(first: &Path, second: &Path, wants_json: bool) -> Outcome {
     Ok(())
 }
 
-fn rows(first: &Path, second: &Path) -> Outcome<Vec<Row>> {
-    let read = |file: &Path| -> Outcome<Vec<(String, Run)>> {
-        let heading: Value = attempts_file::heading(file)?;
-        let label = labels(&heading);
-        let runs: Vec<Run> = attempts_file::attempts(file)?;
-        let good = runs.into_iter().filter(|run| run.failed.is_none());
-        Ok(good.map(|run| (label(&run), run)).collect())
-    };
-    let (firsts, seconds) = (read(first)?, read(second)?);
+/// Of a run of `bench speed`.
+fn samples(lines: &Lines) -> Outcome<Vec<Samples>> {
+    let heading: Value = lines.heading()?;
+    let label = labels(&heading);
+    let runs: Vec<Run> = lines.attempts();
+    let good = runs.iter().filter(|run| run.failed.is_none());
+    let good: Vec<(String, &Run)> = good.map(|run| (label(run), run)).collect();
     let mut labels: Vec<&String> = Vec::new();
-    for (label, _) in &firsts {
-        let is_shared = seconds.iter().any(|(other, _)| other == label);
-        if is_shared && !labels.contains(&label) {
+    for (label, _) in &good {
+        if !labels.contains(&label) {
             labels.push(label);
         }
     }
-    if labels.is_empty() {
-        let message = "the files have no combination in common";
+    let of_label = |label: &String| {
+        let own = good.iter().filter(|(other, _)| other == label);
+        let own: Vec<&Run> = own.map(|(_, run)| *run).collect();
+        FIGURES.map(|(name, of)| Samples {
+            what: label.clone(),
+            name,
+            values: own.iter().map(|run| of(&run.figures)).collect(),
+        })
+    };
+    Ok(labels.into_iter().flat_map(of_label).collect())
+}
+
+fn rows(firsts: &[Samples], seconds: &[Samples]) -> Outcome<Vec<Row>> {
+    let pairs = firsts.iter().filter_map(|first| {
+        let mut seconds = seconds.iter();
+        let second = seconds.find(|one| (&one.what, one.name) == (&first.what, first.name))?;
+        Some((first, second))
+    });
+    let pairs: Vec<(&Samples, &Samples)> = pairs.collect();
+    if pairs.is_empty() {
+        let message = "the runs have no combination in common";
         return Err(fault(Code::Usage, message));
     }
-    let mut rows = Vec::new();
-    for label in labels {
-        for (name, of) in FIGURES {
-            let values = |runs: &[(String, Run)]| -> Vec<f64> {
-                let own = runs.iter().filter(|(other, _)| other == label);
-                own.map(|(_, run)| of(&run.figures)).collect()
-            };
-            rows.extend(row(label, name, &values(&firsts), &values(&seconds)));
-        }
-    }
+    let rows = pairs
+        .into_iter()
+        .filter_map(|(first, second)| row(&first.what, first.name, &first.values, &second.values));
+    let mut rows: Vec<Row> = rows.collect();
     if rows.is_empty() {
         let message = "three rounds of a combination are the least that can be compared";
         return Err(fault(Code::Usage, message));
@@ -198,10 +218,11 @@ struct Pair {
     p_value: f64,
 }
 
-fn qualities(first: &Path, second: &Path, wants_json: bool) -> Outcome {
-    let files = [first, second].map(attempts_file::attempts::<Attempt>);
-    let [first, second] = files;
-    let (first, second) = (marked(first?, "first"), marked(second?, "second"));
+fn qualities(first: &Lines, second: &Lines, wants_json: bool) -> Outcome {
+    let (first, second) = (
+        marked(first.attempts(), "first"),
+        marked(second.attempts(), "second"),
+    );
     let mut pairs = pairs(&first, &second)?;
     let attempts: Vec<Attempt> = first.into_iter().chain(second).collect();
     let asked = report::asked(&attempts)?;
@@ -265,7 +286,7 @@ fn pairs(first: &[Attempt], second: &[Attempt]) -> Outcome<Vec<Pair>> {
     });
     let shared: Vec<Pair> = shared.collect();
     match shared.is_empty() {
-        true => Err(fault(Code::Usage, "the files have no model in common")),
+        true => Err(fault(Code::Usage, "the runs have no model in common")),
         false => Ok(shared),
     }
 }

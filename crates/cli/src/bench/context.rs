@@ -3,7 +3,7 @@
 //! Each answer is a line of a file as soon as it is there, so a run that was ended goes on where
 //! it was. The first length that a server refuses is the last one that it is asked.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bench::context::{Came, Report, Trial, plant, report};
@@ -13,13 +13,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::ask::post;
-use super::attempts_file;
-use crate::configuration;
+use super::attempts_file::{Kind, Lines, Log};
+use super::origin::{self, Origin};
+use super::results::{Finished, Keeping};
 use crate::http::Server;
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
+use crate::{configuration, tune};
 
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Words of a token, before a server has counted any.
 const WORDS_FIRST: f64 = 0.75;
 /// A text may turn out longer in tokens than foretold; by this share it is made shorter.
@@ -27,9 +29,9 @@ const MARGIN: f64 = 0.03;
 
 /// The first line of a file: what must be the same for attempts to go together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Heading {
+pub(super) struct Heading {
     /// Of this file's form.
-    version: u32,
+    pub(super) version: u32,
     server: String,
     model: String,
     tokens_max: u64,
@@ -38,7 +40,7 @@ struct Heading {
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Attempt {
+pub(super) struct Attempt {
     context: u64,
     depth: f64,
     repeat: u64,
@@ -80,11 +82,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         seconds_max: number("seconds"),
         seed: number("seed"),
     };
-    let file = matches.get_one::<PathBuf>("out").cloned();
-    let attempts: Vec<Attempt> = match &file {
-        Some(file) => attempts_file::kept(file, &heading)?,
-        None => Vec::new(),
-    };
+    let keeping = Keeping::begin(matches, &config)?;
+    let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
+    let (log, attempts): (Log, Vec<Attempt>) = Log::open(file, &heading)?;
     if !attempts.is_empty() {
         say(&format!("{} answers are there already", attempts.len()));
     }
@@ -95,23 +95,30 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         server,
         heading,
         runtime,
-        file,
+        log,
+        is_origin_told: false,
         attempts,
     };
     probe.run()?;
     let trials: Vec<Trial> = probe.attempts.iter().filter_map(Attempt::trial).collect();
     let report = report(&trials);
-    if output::wants_json(matches) {
-        return Ok(output::json(&as_json(&probe.heading, &report))?);
+    match output::wants_json(matches) {
+        true => output::json(&as_json(&probe.heading, &report))?,
+        false => write(&report)?,
     }
-    write(&report)
+    keeping.keep(Finished {
+        kind: Kind::Context,
+        server: Some(probe.heading.server),
+        models: origin::models(&probe.log, &[probe.heading.model]),
+        log: &probe.log,
+    })
 }
 
-/// What was kept in a file.
-pub(super) fn of_file(file: &Path) -> Outcome<Report> {
-    let attempts: Vec<Attempt> = attempts_file::attempts(file)?;
+/// What was kept of a run.
+pub(super) fn of_lines(lines: &Lines) -> Report {
+    let attempts: Vec<Attempt> = lines.attempts();
     let trials: Vec<Trial> = attempts.iter().filter_map(Attempt::trial).collect();
-    Ok(report(&trials))
+    report(&trials)
 }
 
 /// In order; each has room for a text beside the answer.
@@ -147,7 +154,9 @@ struct Probe {
     depths: Vec<f64>,
     repeats: u64,
     runtime: tokio::runtime::Runtime,
-    file: Option<PathBuf>,
+    log: Log,
+    /// By this run; an earlier one may have been on something else.
+    is_origin_told: bool,
     attempts: Vec<Attempt>,
 }
 
@@ -185,11 +194,21 @@ impl Probe {
     fn ask(&mut self, context: u64, depth: f64, repeat: u64) -> Outcome<Attempt> {
         let attempt = self.attempt(context, depth, repeat);
         tell(&attempt);
-        if let Some(file) = &self.file {
-            attempts_file::append(file, &attempt)?;
-        }
+        self.note_origin(&attempt)?;
+        self.log.append(&attempt)?;
         self.attempts.push(attempt.clone());
         Ok(attempt)
+    }
+
+    /// On what it is measured, told once a model has answered, since it is loaded then.
+    fn note_origin(&mut self, attempt: &Attempt) -> Outcome {
+        if self.is_origin_told || attempt.came == Came::Refused.word() {
+            return Ok(());
+        }
+        self.is_origin_told = true;
+        let asked = Origin::ask(&self.server, &self.heading.model, tune::now_unix_secs());
+        let origin = self.runtime.block_on(asked);
+        self.log.append(&origin.line())
     }
 
     /// Words of a token, by what the server has counted of texts that it has read as a whole.

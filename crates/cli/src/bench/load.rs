@@ -1,15 +1,22 @@
 //! `sextant bench load`: many requests at once, as people or agents would send them.
+//!
+//! With a file a run that has ended is not made again; one that was stopped begins anew, since its
+//! requests are one measurement.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bench::latency::{Brought, Latency, Objective, Stream};
-use bench::load::{Arrivals, Percentiles, Prompts, Report, Served, report};
+use bench::load::{Arrivals, Percentiles, Prompts, Report, Served};
 use clap::ArgMatches;
 use futures_util::StreamExt;
 use futures_util::stream::{self, FuturesUnordered};
 use serde_json::{Value, json};
 
-use super::origin::Origin;
+use super::attempts_file::{Kind, Log};
+use super::load_lines::{Ended, Heading, Last, Request, Run, VERSION};
+use super::origin::{self, Origin, OriginLine};
+use super::results::{Finished, Keeping};
 use crate::http::{Lines, Server};
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -35,61 +42,80 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let server = Server::new(matches, &config)?;
     let wanted = matches.get_one::<String>("model");
     let model = runtime.block_on(server.model(wanted.map_or("", String::as_str)))?;
+    let heading = heading(matches, &server, model)?;
+    let objective = objective(matches);
+    let keeping = Keeping::begin(matches, &config)?;
+    let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
+    let (mut log, requests) = Log::open(file, &heading)?;
+    let there = Run::of(requests, log.read());
+    let load = Load::of(server, &heading);
+    let run = match there {
+        Some(there) => {
+            say(&format!(
+                "{} requests are there already",
+                there.served.len()
+            ));
+            Run {
+                ended: Ended::new(there.ended.seconds, &objective),
+                ..there
+            }
+        }
+        None => {
+            log.clear()?;
+            runtime.block_on(load.measure(heading.arrivals(), &objective, &mut log))?
+        }
+    };
+    let report = run.report();
+    match output::wants_json(matches) {
+        true => output::json(&as_json(&report, heading.arrivals(), log.read().first()))?,
+        false => {
+            write(&report, &objective)?;
+            tell_failures(&run.served);
+        }
+    }
+    keeping.keep(Finished {
+        kind: Kind::Load,
+        server: Some(heading.server),
+        models: origin::models(&log, &[heading.model]),
+        log: &log,
+    })
+}
+
+fn heading(matches: &ArgMatches, server: &Server, model: String) -> Outcome<Heading> {
     let number = |name: &str| matches.get_one::<u64>(name).copied().unwrap_or(0);
-    let count = |name: &str| usize::try_from(number(name)).unwrap_or(usize::MAX);
-    let real = |name: &str| matches.get_one::<f64>(name).copied();
-    let rate = real("rate");
+    let rate = matches.get_one::<f64>("rate").copied();
     if rate.is_some_and(|rate| !(rate.is_finite() && rate > 0.0)) {
         return Err(fault(
             Code::Usage,
             "--rate must be above 0 requests a second",
         ));
     }
-    let arrivals = match (rate, matches.get_flag("even")) {
-        (None, _) => Arrivals::Closed {
-            clients: count("clients"),
-        },
-        (Some(per_second), false) => Arrivals::Poisson { per_second },
-        (Some(per_second), true) => Arrivals::Even { per_second },
-    };
-    let seconds = |name: &str| real(name).map(|ms| ms / 1000.0);
-    let objective = Objective {
+    Ok(Heading {
+        version: VERSION,
+        server: server.base().to_owned(),
+        model,
+        requests: number("requests"),
+        clients: rate.is_none().then(|| number("clients")),
+        requests_per_second: rate,
+        is_even: matches.get_flag("even"),
+        prompt_words: number("prompt-words"),
+        shared_words: number("shared-words"),
+        tokens_max: number("tokens"),
+        seconds_max: number("seconds"),
+        seed: number("seed"),
+    })
+}
+
+fn objective(matches: &ArgMatches) -> Objective {
+    let seconds = |name: &str| matches.get_one::<f64>(name).map(|ms| ms / 1000.0);
+    Objective {
         ttft_max: seconds("ttft-max-ms"),
         tpot_max: seconds("tpot-max-ms"),
         end_to_end_max: seconds("total-max-ms"),
-    };
-    let load = Load {
-        server,
-        model,
-        prompts: Prompts {
-            words: count("prompt-words"),
-            shared: count("shared-words"),
-            seed: number("seed"),
-        },
-        n: count("requests"),
-        tokens_max: number("tokens"),
-        time_max: Duration::from_secs(number("seconds")),
-    };
-    say(&format!(
-        "{} requests to {}, {}",
-        load.n,
-        load.model,
-        words(arrivals)
-    ));
-    let started = Instant::now();
-    let served = runtime.block_on(load.run(arrivals));
-    let report = report(&served, &objective, started.elapsed().as_secs_f64());
-    if output::wants_json(matches) {
-        let asked = Origin::ask(&load.server, &load.model, tune::now_unix_secs());
-        let origin = runtime.block_on(asked);
-        return Ok(output::json(&as_json(&report, arrivals, &origin))?);
     }
-    write(&report, &objective)?;
-    tell_failures(&served);
-    Ok(())
 }
 
-fn words(arrivals: Arrivals) -> String {
+pub(super) fn words(arrivals: Arrivals) -> String {
     match arrivals {
         Arrivals::Closed { clients } => format!("by {clients} clients, one after another each"),
         Arrivals::Poisson { per_second } => format!("{per_second} a second by chance"),
@@ -98,6 +124,48 @@ fn words(arrivals: Arrivals) -> String {
 }
 
 impl Load {
+    fn of(server: Server, heading: &Heading) -> Self {
+        let count = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        Self {
+            server,
+            model: heading.model.clone(),
+            prompts: Prompts {
+                words: count(heading.prompt_words),
+                shared: count(heading.shared_words),
+                seed: heading.seed,
+            },
+            n: count(heading.requests),
+            tokens_max: heading.tokens_max,
+            time_max: Duration::from_secs(heading.seconds_max),
+        }
+    }
+
+    /// Sends all requests, and then says what came of them and on what.
+    async fn measure(
+        &self,
+        arrivals: Arrivals,
+        objective: &Objective,
+        log: &mut Log,
+    ) -> Outcome<Run> {
+        say(&format!(
+            "{} requests to {}, {}",
+            self.n,
+            self.model,
+            words(arrivals)
+        ));
+        let started = Instant::now();
+        let served = self.run(arrivals).await;
+        let ended = Ended::new(started.elapsed().as_secs_f64(), objective);
+        let origin = Origin::ask(&self.server, &self.model, tune::now_unix_secs()).await;
+        let requests: Vec<Request> = served.iter().map(Request::of).collect();
+        log.append(&origin.line())?;
+        log.append_all(&requests)?;
+        log.append(&Last {
+            ended: ended.clone(),
+        })?;
+        Ok(Run { served, ended })
+    }
+
     async fn run(&self, arrivals: Arrivals) -> Vec<Served> {
         let start = Instant::now();
         let requests = stream::iter(0..self.n);
@@ -221,7 +289,7 @@ const fn failed(why: String) -> Served {
     }
 }
 
-fn as_json(report: &Report, arrivals: Arrivals, origin: &Origin) -> Value {
+fn as_json(report: &Report, arrivals: Arrivals, origin: Option<&OriginLine>) -> Value {
     let clients = match arrivals {
         Arrivals::Closed { clients } => Some(clients),
         Arrivals::Poisson { .. } | Arrivals::Even { .. } => None,
@@ -229,7 +297,7 @@ fn as_json(report: &Report, arrivals: Arrivals, origin: &Origin) -> Value {
     let times = |of: Percentiles| json!({ "p50": of.p50, "p90": of.p90, "p99": of.p99 });
     json!({
         "clients": clients,
-        "origin": origin,
+        "origin": origin.map(|line| &line.origin),
         "n": report.n,
         "n_failed": report.n_failed,
         "seconds": report.seconds,
@@ -247,34 +315,51 @@ fn as_json(report: &Report, arrivals: Arrivals, origin: &Origin) -> Value {
 }
 
 fn write(report: &Report, objective: &Objective) -> Outcome {
-    output::line(&format!(
-        "{} answers in {:.1} s, {} failed: {:.2} a second, {:.1} tokens/s",
-        report.n - report.n_failed,
-        report.seconds,
-        report.n_failed,
-        report.answers_per_second,
-        report.tokens_per_second
-    ))?;
-    output::line(&format!(
-        "{} tokens of prompts, {} of them cached; {} tokens of answers",
-        report.n_prompt, report.n_cached, report.n_answer
-    ))?;
+    for line in told(report, objective) {
+        output::line(&line)?;
+    }
+    output::table(&HEAD, &rows(report))?;
+    Ok(())
+}
+
+/// In sentences.
+pub(super) fn told(report: &Report, objective: &Objective) -> Vec<String> {
+    let mut lines = vec![
+        format!(
+            "{} answers in {:.1} s, {} failed: {:.2} a second, {:.1} tokens/s",
+            report.n - report.n_failed,
+            report.seconds,
+            report.n_failed,
+            report.answers_per_second,
+            report.tokens_per_second
+        ),
+        format!(
+            "{} tokens of prompts, {} of them cached; {} tokens of answers",
+            report.n_prompt, report.n_cached, report.n_answer
+        ),
+    ];
+    if *objective != Objective::default() {
+        lines.push(format!(
+            "goodput: {:.2} answers a second keep what is promised",
+            report.goodput
+        ));
+    }
+    lines
+}
+
+/// Of [`rows`].
+pub(super) const HEAD: [&str; 4] = ["MS", "P50", "P90", "P99"];
+
+pub(super) fn rows(report: &Report) -> Vec<Vec<String>> {
     let ms = |seconds: f64| format!("{:.1}", seconds * 1000.0);
     let rows = [
         ("TTFT", report.ttft),
         ("TPOT", report.tpot),
         ("between pieces", report.gap),
         ("whole answer", report.end_to_end),
-    ]
-    .map(|(name, of)| vec![name.to_owned(), ms(of.p50), ms(of.p90), ms(of.p99)]);
-    output::table(&["MS", "P50", "P90", "P99"], &rows)?;
-    if *objective != Objective::default() {
-        output::line(&format!(
-            "goodput: {:.2} answers a second keep what is promised",
-            report.goodput
-        ))?;
-    }
-    Ok(())
+    ];
+    rows.map(|(name, of)| vec![name.to_owned(), ms(of.p50), ms(of.p90), ms(of.p99)])
+        .to_vec()
 }
 
 /// Each reason once.

@@ -1,17 +1,20 @@
 //! `sextant bench`: measures models, through the endpoint that people use or in a process of
 //! their own.
 
+mod all;
 mod args;
 mod ask;
 mod attempts_file;
 mod compare;
 mod context;
 mod load;
+mod load_lines;
 mod measured;
 mod origin;
 mod page;
 mod quality;
 mod report;
+mod results;
 mod sets;
 mod speed;
 mod speed_report;
@@ -23,6 +26,7 @@ pub(crate) use self::measured::{Measured, Rates, measured};
 pub(crate) use self::origin::{Origin, Stored};
 pub(crate) use self::quality::Attempt;
 pub(crate) use self::report::{asked, evidence, interval};
+pub(crate) use self::results::lines;
 
 use crate::outcome::Outcome;
 
@@ -33,6 +37,8 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("speed", matches)) => speed::run(matches),
         Some(("context", matches)) => context::run(matches),
         Some(("report", matches)) => page::run(matches),
+        Some(("results", matches)) => results::run(matches),
+        Some(("all", matches)) => all::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.
         _ => Ok(()),

@@ -4,18 +4,17 @@
 //! its id. What the engine does not say is left out, and then nobody can tell whether it has
 //! changed since.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::Context;
 use bench::stale::Grounds;
 use providers::discover::local_port;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::ResultModel;
 
-use super::attempts_file;
+use super::attempts_file::{self, Lines, Log};
 use super::quality::Attempt;
 use crate::http::Server;
-use crate::outcome::Outcome;
 use crate::tune;
 
 /// What answered the attempts of one model in one run.
@@ -36,9 +35,9 @@ pub(crate) struct Origin {
 }
 
 /// The line of an origin, which no attempt looks like.
-#[derive(Serialize, Deserialize)]
-struct Line {
-    origin: Origin,
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct OriginLine {
+    pub(super) origin: Origin,
 }
 
 impl Origin {
@@ -85,9 +84,21 @@ impl Origin {
         }
     }
 
-    pub(super) fn line(&self) -> impl Serialize {
-        Line {
+    pub(super) fn line(&self) -> OriginLine {
+        OriginLine {
             origin: self.clone(),
+        }
+    }
+
+    fn model(&self) -> ResultModel {
+        let path = self.path.as_deref();
+        ResultModel {
+            name: self.model.clone(),
+            path: path.map(|path| path.display().to_string()),
+            bytes: self.fingerprint.as_deref().and_then(tune::bytes_of),
+            fingerprint: self.fingerprint.clone(),
+            build: self.build.clone(),
+            hardware: self.hardware.clone(),
         }
     }
 
@@ -117,8 +128,39 @@ fn build(told: &str, is_here: bool) -> String {
     }
 }
 
+/// The models of a run as results tell of them: each origin that its lines name, and those of
+/// which nothing is known by their names.
+pub(super) fn models(log: &Log, names: &[String]) -> Vec<ResultModel> {
+    let lines = log.lines.iter();
+    of_lines(lines.map(String::as_str), names)
+}
+
+pub(super) fn of_lines<'a>(
+    lines: impl Iterator<Item = &'a str>,
+    names: &[String],
+) -> Vec<ResultModel> {
+    let lines = lines.filter_map(|line| serde_json::from_str::<OriginLine>(line).ok());
+    let mut models: Vec<ResultModel> = Vec::new();
+    for OriginLine { origin } in lines {
+        let model = origin.model();
+        if !models.contains(&model) {
+            models.push(model);
+        }
+    }
+    for name in names {
+        if !models.iter().any(|model| model.name == *name) {
+            models.push(ResultModel {
+                name: name.clone(),
+                ..ResultModel::default()
+            });
+        }
+    }
+    models
+}
+
 /// What `bench quality` has kept in a file.
 pub(crate) struct Stored {
+    /// The file, or the id of the run.
     pub(crate) file: PathBuf,
     /// Where it was measured.
     pub(crate) server: String,
@@ -127,25 +169,22 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
-    pub(crate) fn read(file: &Path) -> Outcome<Self> {
-        let text = std::fs::read_to_string(file).with_context(|| file.display().to_string())?;
-        let heading: Value = text
-            .lines()
-            .next()
-            .and_then(|line| serde_json::from_str(line).ok())
-            .unwrap_or_default();
-        let lines = attempts_file::read::<Line>(&text).into_iter();
-        Ok(Self {
-            file: file.to_owned(),
+    pub(crate) fn of(lines: &Lines) -> Self {
+        let heading: Value = lines.heading().unwrap_or_default();
+        let origins = attempts_file::read::<OriginLine>(&lines.text).into_iter();
+        Self {
+            file: lines.name.clone(),
             server: heading["server"].as_str().unwrap_or_default().to_owned(),
-            attempts: attempts_file::read(&text),
-            origins: lines.map(|line| line.origin).collect(),
-        })
+            attempts: lines.attempts(),
+            origins: origins.map(|line| line.origin).collect(),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]

@@ -1,6 +1,6 @@
 //! `sextant bench report`: files of results as a page, in HTML or Markdown.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use bench::page::{Bar, Bars, Cell, Dot, Heat, Page, Part, Scatter, Section, Table};
@@ -9,27 +9,22 @@ use bench::rates::wilson;
 use bench::sweep::{self, Axis, Figure};
 use clap::ArgMatches;
 
-use super::attempts_file::{self, Kind};
+use super::attempts_file::{Kind, Lines};
 use super::quality::Attempt;
 use super::report::{self, Summary};
+use super::results::{self, llama_bench};
 use super::speed::{Heading, Run};
 use super::speed_report::{Results, Row};
-use super::{context, quality};
+use super::{context, load, load_lines, quality};
 use crate::outcome::Outcome;
 use crate::output::{self, say};
 
 pub(super) fn run(matches: &ArgMatches) -> Outcome {
-    let files = matches.get_many::<PathBuf>("files").unwrap_or_default();
-    let mut page = Page {
-        title: matches
-            .get_one::<String>("title")
-            .cloned()
-            .unwrap_or_default(),
-        sections: Vec::new(),
-    };
-    for file in files {
-        page.sections.push(section(file)?);
-    }
+    let title = matches.get_one::<String>("title");
+    let page = page(
+        title.cloned().unwrap_or_default(),
+        &results::lines(matches, "files")?,
+    )?;
     let Some(html) = matches.get_one::<PathBuf>("html") else {
         output::piece(&page.markdown())?;
         return Ok(());
@@ -39,13 +34,24 @@ pub(super) fn run(matches: &ArgMatches) -> Outcome {
     Ok(())
 }
 
-fn section(file: &Path) -> Outcome<Section> {
-    let name = file.file_name().unwrap_or(file.as_os_str());
+/// A section of each.
+pub(super) fn page(title: String, lines: &[Lines]) -> Outcome<Page> {
+    let sections = lines.iter().map(section);
+    Ok(Page {
+        title,
+        sections: sections.collect::<Outcome<_>>()?,
+    })
+}
+
+pub(super) fn section(lines: &Lines) -> Outcome<Section> {
+    let name = lines.name.file_name().unwrap_or(lines.name.as_os_str());
     let name = name.to_string_lossy().into_owned();
-    let (title, note, parts) = match attempts_file::kind(file)? {
-        Kind::Quality => qualities(file)?,
-        Kind::Speed => speeds(file)?,
-        Kind::Context => contexts(file)?,
+    let (title, note, parts) = match lines.kind()? {
+        Kind::Quality => qualities(lines)?,
+        Kind::Speed => speeds(lines)?,
+        Kind::Context => contexts(lines),
+        Kind::Load => loads(lines)?,
+        Kind::LlamaBench => llama_bench::content(lines),
     };
     Ok(Section {
         title: format!("{title} ({name})"),
@@ -54,10 +60,11 @@ fn section(file: &Path) -> Outcome<Section> {
     })
 }
 
-type Content = (&'static str, String, Vec<Part>);
+/// Title, note and parts of a section.
+pub(super) type Content = (&'static str, String, Vec<Part>);
 
-fn qualities(file: &Path) -> Outcome<Content> {
-    let attempts: Vec<Attempt> = attempts_file::attempts(file)?;
+fn qualities(lines: &Lines) -> Outcome<Content> {
+    let attempts: Vec<Attempt> = lines.attempts();
     let asked = report::asked(&attempts)?;
     let results: Vec<Summary> = quality::models(&attempts)
         .iter()
@@ -122,9 +129,9 @@ fn bar(one: &Summary, dimension: Dimension) -> Option<Bar> {
     })
 }
 
-fn speeds(file: &Path) -> Outcome<Content> {
-    let heading: Heading = attempts_file::heading(file)?;
-    let runs: Vec<Run> = attempts_file::attempts(file)?;
+fn speeds(lines: &Lines) -> Outcome<Content> {
+    let heading: Heading = lines.heading()?;
+    let runs: Vec<Run> = lines.attempts();
     let axes = heading.axes.iter().map(|(name, values)| Axis {
         name: name.clone(),
         values: values.clone(),
@@ -155,15 +162,35 @@ fn speeds(file: &Path) -> Outcome<Content> {
         bars("Saying", |row| &row.decode),
         Part::Table(Table {
             head: results.head(),
-            rows: results.rows.iter().map(Row::cells).collect(),
+            rows: results.cells(),
         }),
         Part::Remarks(results.remarks.clone()),
     ];
     Ok(("Speed", results.told(), parts))
 }
 
-fn contexts(file: &Path) -> Outcome<Content> {
-    let report = context::of_file(file)?;
+fn loads(lines: &Lines) -> Outcome<Content> {
+    let (heading, run) = load_lines::Run::read(lines)?;
+    let report = run.report();
+    let parts = vec![
+        Part::Table(Table {
+            head: load::HEAD.map(str::to_owned).to_vec(),
+            rows: load::rows(&report),
+        }),
+        Part::Remarks(load::told(&report, &run.ended.objective())),
+    ];
+    let note = format!(
+        "{} requests to {} at {}, {}.",
+        heading.requests,
+        heading.model,
+        heading.server,
+        load::words(heading.arrivals())
+    );
+    Ok(("Load", note, parts))
+}
+
+fn contexts(lines: &Lines) -> Content {
+    let report = context::of_lines(lines);
     let lengths = &report.lengths;
     let depths = lengths.first().map_or(&[][..], |one| &one.depths[..]);
     let depths: Vec<f64> = depths.iter().map(|depth| depth.0).collect();
@@ -193,5 +220,5 @@ fn contexts(file: &Path) -> Outcome<Content> {
         Part::Remarks(vec![context::told(&report)]),
     ];
     let note = "A fact is planted at some depth of a text, and asked for behind it.";
-    Ok(("Context", note.to_owned(), parts))
+    ("Context", note.to_owned(), parts)
 }

@@ -5,7 +5,7 @@
 //! it was.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bench::quality::{Came, Fault, Grade, Question, Script, Weighed, suite};
@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::ask::{Manner, ask};
-use super::origin::Origin;
-use super::{attempts_file, report, sets};
+use super::attempts_file::{Kind, Log};
+use super::origin::{self, Origin};
+use super::results::{Finished, Keeping};
+use super::{report, sets};
 use crate::http::Server;
 use crate::outcome::{Code, Outcome, fault};
 use crate::output::{self, say};
@@ -55,9 +57,9 @@ pub(crate) struct Attempt {
 
 /// The first line of a file of attempts: what must be the same for them to go together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Heading {
+pub(super) struct Heading {
     /// Of this file's form.
-    version: u32,
+    pub(super) version: u32,
     server: String,
     tokens_max: u64,
     seconds_max: u64,
@@ -68,7 +70,7 @@ struct Heading {
     items: Option<u64>,
 }
 
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// How often questions are asked, unless it is said.
 const REPEATS: u64 = 3;
 const REPEATS_OF_LARGE: u64 = 1;
@@ -114,11 +116,9 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         thinking: manner.thinking,
         items,
     };
+    let keeping = Keeping::begin(matches, &config)?;
     let file = matches.get_one::<PathBuf>("out").map(PathBuf::as_path);
-    let mut attempts = match file {
-        Some(file) => attempts_file::kept(file, &heading)?,
-        None => Vec::new(),
-    };
+    let (mut log, mut attempts) = Log::open(file, &heading)?;
     if !attempts.is_empty() {
         say(&format!("{} attempts are there already", attempts.len()));
     }
@@ -131,21 +131,30 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     };
     check_confinement()?;
     bench.tell_ahead(models.len(), repeats);
-    bench.run(&models, repeats, file, &mut attempts)?;
-    let asked = match is_large {
-        true => report::asked(&attempts)?,
-        false => report::asked(&[])?,
-    };
+    bench.run(&models, repeats, (&mut log, &mut attempts))?;
+    write(matches, &models, &attempts)?;
+    keeping.keep(Finished {
+        kind: Kind::Quality,
+        server: Some(bench.server.base().to_owned()),
+        models: origin::models(&log, &models),
+        log: &log,
+    })
+}
+
+fn write(matches: &ArgMatches, models: &[String], attempts: &[Attempt]) -> Outcome {
+    let asked = report::asked(attempts)?;
     let results: Vec<_> = models
         .iter()
-        .map(|model| report::result(model, &asked, &attempts))
+        .map(|model| report::result(model, &asked, attempts))
         .collect();
     if output::wants_json(matches) {
         let results: Vec<_> = results.iter().map(report::as_json).collect();
-        output::json(&json!({ "results": results, "suspects": report::suspects(&attempts) }))?;
-        return Ok(());
+        let suspects = report::suspects(attempts);
+        return Ok(output::json(
+            &json!({ "results": results, "suspects": suspects }),
+        )?);
     }
-    report::write(&results, &asked, &attempts)
+    report::write(&results, &asked, attempts)
 }
 
 struct Bench {
@@ -173,8 +182,7 @@ impl Bench {
         &self,
         models: &[String],
         repeats: u64,
-        file: Option<&Path>,
-        attempts: &mut Vec<Attempt>,
+        (log, attempts): (&mut Log, &mut Vec<Attempt>),
     ) -> Outcome {
         let mut origins = BTreeMap::new();
         for repeat in 0..repeats {
@@ -193,10 +201,8 @@ impl Bench {
                     }
                     let mut attempt = self.attempt(model, question, repeat)?;
                     tell(&attempt);
-                    attempt.origin = self.origin(&mut origins, &attempt, file)?;
-                    if let Some(file) = file {
-                        attempts_file::append(file, &attempt)?;
-                    }
+                    attempt.origin = self.origin(&mut origins, &attempt, log)?;
+                    log.append(&attempt)?;
                     attempts.push(attempt);
                 }
             }
@@ -210,7 +216,7 @@ impl Bench {
         &self,
         origins: &mut BTreeMap<String, String>,
         attempt: &Attempt,
-        file: Option<&Path>,
+        log: &mut Log,
     ) -> Outcome<Option<String>> {
         let known = origins.get(&attempt.model);
         if attempt.void || known.is_some() {
@@ -218,9 +224,7 @@ impl Bench {
         }
         let asked = Origin::ask(&self.server, &attempt.model, attempt.at_unix_secs);
         let origin = self.runtime.block_on(asked);
-        if let Some(file) = file {
-            attempts_file::append(file, &origin.line())?;
-        }
+        log.append(&origin.line())?;
         origins.insert(attempt.model.clone(), origin.id.clone());
         Ok(Some(origin.id))
     }

@@ -10,15 +10,18 @@ use std::time::{Duration, Instant};
 use bench::sweep::{self, Axis};
 use clap::ArgMatches;
 use config::{Config, Group, RawConfig, setting};
+use hardware::energy::{Meter, Reading};
 use hardware::measure::Steal;
 use hardware::{Held, Root, Sensors};
 use models::Found;
 use proto::ModelFacts;
 use serde::{Deserialize, Serialize};
+use store::ResultModel;
 use supervisor::Fleet;
 use tuner::Gate;
 
-use super::attempts_file;
+use super::attempts_file::{Kind, Log};
+use super::results::{Finished, Keeping};
 use super::speed_report::{self, Results};
 use crate::configuration;
 use crate::outcome::{Code, Outcome, WithCode, fault};
@@ -26,12 +29,12 @@ use crate::output::{self, say};
 use crate::progress::{self, Unit};
 use crate::trial::{self, PROSE, Trial};
 use crate::tune::Key;
-use crate::{load, logging, models_here};
+use crate::{load, logging, models_here, tune};
 
 /// Of this file's form.
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 /// Where values of an axis go that is no engine setting.
-const MODEL: &str = "model";
+pub(super) const MODEL: &str = "model";
 const SHAPE: [&str; 3] = ["prompt", "answer", "depth"];
 /// Tokens that a fresh process reads and says before anything counts.
 const WARM_UP: Shape = Shape {
@@ -89,16 +92,21 @@ pub(super) struct Figures {
     pub(super) kv_bytes: u64,
     pub(super) n_read: u32,
     pub(super) n_said: u32,
+    /// What the machine has used until the first text and after it; `None` where nobody counts.
+    pub(super) joules_read: Option<f64>,
+    pub(super) joules_said: Option<f64>,
+    /// What has counted them.
+    pub(super) energy_of: Vec<String>,
 }
 
 /// The first line of a file of runs: what must be the same for them to go together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Heading {
-    version: u32,
-    build: String,
+    pub(super) version: u32,
+    pub(super) build: String,
     pub(super) hardware: String,
     /// Size and hash of each file.
-    models: Vec<String>,
+    pub(super) models: Vec<String>,
     pub(super) axes: Vec<(String, Vec<String>)>,
     pub(super) prompt: u32,
     pub(super) answer: u32,
@@ -111,18 +119,25 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
     let (raw, config) = configuration::read_quiet_raw(matches)?;
     logging::start(config.log_level, config.log_format);
     let sweep = Sweep::read(matches, raw, &config)?;
+    let keeping = Keeping::begin(matches, &config)?;
     let runtime = tokio::runtime::Runtime::new()?;
-    let runs = runtime.block_on(async {
+    let (runs, log) = runtime.block_on(async {
         tokio::select! {
             runs = sweep.run(&config) => runs,
             _ = tokio::signal::ctrl_c() => Err(fault(Code::Interrupted, "interrupted")),
         }
     })?;
     let results = Results::new(&sweep.heading, &sweep.points, &runs);
-    if output::wants_json(matches) {
-        return Ok(output::json(&results.as_json())?);
+    match output::wants_json(matches) {
+        true => output::json(&results.as_json())?,
+        false => results.write()?,
     }
-    results.write()
+    keeping.keep(Finished {
+        kind: Kind::Speed,
+        server: None,
+        models: sweep.measured_models(),
+        log: &log,
+    })
 }
 
 struct Sweep {
@@ -224,12 +239,23 @@ impl Sweep {
         Ok((model, raw.resolve().code(Code::Usage)?, shape))
     }
 
-    async fn run(&self, config: &Config) -> Outcome<Vec<Run>> {
-        let kept = self.file.as_deref();
-        let mut runs: Vec<Run> = match kept {
-            Some(file) => attempts_file::kept(file, &self.heading)?,
-            None => Vec::new(),
-        };
+    /// As results tell of them.
+    fn measured_models(&self) -> Vec<ResultModel> {
+        let models = self.models.iter().zip(&self.heading.models);
+        let models = models.map(|(found, fingerprint)| ResultModel {
+            name: found.id.clone(),
+            path: Some(found.path.display().to_string()),
+            bytes: tune::bytes_of(fingerprint),
+            fingerprint: Some(fingerprint.clone()),
+            build: Some(self.heading.build.clone()),
+            hardware: Some(self.heading.hardware.clone()),
+        });
+        models.collect()
+    }
+
+    async fn run(&self, config: &Config) -> Outcome<(Vec<Run>, Log)> {
+        let opened = Log::open(self.file.as_deref(), &self.heading)?;
+        let (mut log, mut runs): (Log, Vec<Run>) = opened;
         let n_all = self.points.len() * usize::try_from(self.rounds).unwrap_or(usize::MAX);
         say(&match runs.len() {
             0 => format!("{n_all} runs"),
@@ -238,6 +264,7 @@ impl Sweep {
         let mut bench = Bench {
             fleet: load::fleet(config)?,
             gate: Gate::new(COOLING_SECONDS_MAX),
+            meter: Meter::live(),
             n_loaded: 0,
         };
         let bar = progress::bar("measuring", Unit::Percent);
@@ -252,9 +279,7 @@ impl Sweep {
                 let started = Instant::now();
                 let run = self.once(&mut bench, point, round).await?;
                 made.add(started.elapsed());
-                if let Some(file) = kept {
-                    attempts_file::append(file, &run)?;
-                }
+                log.append(&run)?;
                 runs.push(run);
                 bar.set_position(100 * runs.len() as u64 / n_all.max(1) as u64);
                 if made.is_worth_telling() {
@@ -267,7 +292,7 @@ impl Sweep {
         if bench.gate.was_hot() {
             say("the machine was hot for some of the runs, and did not cool down");
         }
-        Ok(runs)
+        Ok((runs, log))
     }
 
     async fn once(&self, bench: &mut Bench, point: &[String], round: u64) -> Outcome<Run> {
@@ -363,6 +388,7 @@ impl Made {
 struct Bench {
     fleet: Fleet,
     gate: Gate,
+    meter: Meter,
     n_loaded: u64,
 }
 
@@ -418,9 +444,14 @@ impl Bench {
             trial.answer(before, generation(1, true)).await?;
         }
         let is_deep = shape.depth > 0;
+        let before = self.meter.read();
+        let mut between = Reading::default();
         let answered = trial
-            .answer(tokens, generation(shape.answer, is_deep))
+            .answer_watched(tokens, generation(shape.answer, is_deep), || {
+                between = self.meter.read();
+            })
             .await?;
+        let after = self.meter.read();
         let pid = trial.status().and_then(|status| status.pid);
         let held = pid.and_then(|pid| Held::of(&Root::live(), pid));
         let timings = &answered.timings;
@@ -440,6 +471,9 @@ impl Bench {
             kv_bytes: facts.kv_bytes,
             n_read,
             n_said,
+            joules_read: between.joules_since(&before),
+            joules_said: after.joules_since(&between),
+            energy_of: after.names().map(str::to_owned).collect(),
         })
     }
 }

@@ -16,6 +16,16 @@ pub(super) type Of = fn(&Figures) -> f64;
 
 const PREFILL: Of = |figures| figures.prefill_tokens_s;
 const DECODE: Of = |figures| figures.decode_tokens_s;
+/// Joules of a token; 0 where nobody counts.
+const ENERGY_READ: Of = |figures| {
+    let joules = figures.joules_read.unwrap_or(0.0);
+    joules / f64::from(figures.n_read.max(1))
+};
+/// The first token is that of the prompt.
+const ENERGY_SAID: Of = |figures| {
+    let joules = figures.joules_said.unwrap_or(0.0);
+    joules / f64::from(figures.n_said.saturating_sub(1).max(1))
+};
 
 /// One combination's.
 pub(super) struct Row {
@@ -29,6 +39,9 @@ pub(super) struct Row {
     start: Option<Figure>,
     resident: Option<Figure>,
     proportional: Option<Figure>,
+    /// Joules of a token, where anybody counts.
+    energy_read: Option<Figure>,
+    energy_said: Option<Figure>,
     /// Of all rounds together, sorted.
     gaps: Vec<f64>,
     weights_bytes: u64,
@@ -104,7 +117,7 @@ impl<'a> Results<'a> {
         format!("{prompt} tokens read{deep} and {answer} said in one run; {hardware}")
     }
 
-    /// Of [`Row::cells`].
+    /// Of [`Self::cells`].
     pub(super) fn head(&self) -> Vec<String> {
         let names = self
             .heading
@@ -124,18 +137,30 @@ impl<'a> Results<'a> {
             "PSS MIB",
         ];
         head.extend(figures.map(str::to_owned));
+        if self.has_energy() {
+            head.extend(["READ J/TOKEN", "SAY J/TOKEN"].map(str::to_owned));
+        }
         if self.rows.len() > 1 {
             head.extend(["READ BY FIRST", "SAY BY FIRST"].map(str::to_owned));
         }
         head
     }
 
+    fn has_energy(&self) -> bool {
+        self.rows.iter().any(Row::has_energy)
+    }
+
+    /// The rows under [`Self::head`].
+    pub(super) fn cells(&self) -> Vec<Vec<String>> {
+        let has_energy = self.has_energy();
+        self.rows.iter().map(|row| row.cells(has_energy)).collect()
+    }
+
     pub(super) fn write(&self) -> Outcome {
         output::line(&self.told())?;
         let head = self.head();
         let head: Vec<&str> = head.iter().map(String::as_str).collect();
-        let rows: Vec<Vec<String>> = self.rows.iter().map(Row::cells).collect();
-        output::table(&head, &rows)?;
+        output::table(&head, &self.cells())?;
         for remark in &self.remarks {
             output::line(remark)?;
         }
@@ -180,6 +205,8 @@ impl Row {
             start: figure(|figures| figures.start_seconds),
             resident: figure(|figures| bytes(figures.resident_bytes)),
             proportional: figure(|figures| bytes(figures.proportional_bytes)),
+            energy_read: figure(ENERGY_READ),
+            energy_said: figure(ENERGY_SAID),
             gaps,
             weights_bytes: most(|figures| figures.weights_bytes).unwrap_or(0),
             kv_bytes: most(|figures| figures.kv_bytes).unwrap_or(0),
@@ -188,8 +215,12 @@ impl Row {
         }
     }
 
+    const fn has_energy(&self) -> bool {
+        self.energy_read.is_some() || self.energy_said.is_some()
+    }
+
     /// In the order of the table's head.
-    pub(super) fn cells(&self) -> Vec<String> {
+    fn cells(&self, with_energy: bool) -> Vec<String> {
         let middle = |of: &Option<Figure>, scale: f64, digits: usize| match of {
             Some(figure) => format!("{:.digits$}", figure.middle * scale),
             None => "-".to_owned(),
@@ -219,6 +250,12 @@ impl Row {
             middle(&self.resident, mib, 0),
             middle(&self.proportional, mib, 0),
         ]);
+        if with_energy {
+            cells.extend([
+                middle(&self.energy_read, 1.0, 4),
+                middle(&self.energy_said, 1.0, 4),
+            ]);
+        }
         if self.prefill_by_first.is_some() || self.decode_by_first.is_some() {
             cells.extend([
                 by_first(self.prefill_by_first),
@@ -266,6 +303,8 @@ impl Row {
             },
             "resident_bytes": figure(&self.resident),
             "proportional_bytes": figure(&self.proportional),
+            "joules_per_token_read": figure(&self.energy_read),
+            "joules_per_token_said": figure(&self.energy_said),
             "weights_bytes": self.weights_bytes,
             "kv_bytes": self.kv_bytes,
             "prefill_by_first": factor(self.prefill_by_first),
@@ -325,6 +364,19 @@ fn remarks(heading: &Heading, rows: &[Row], runs: &[Run], drift: &[(u64, f64)]) 
                  has changed meanwhile"
             ));
         }
+    }
+    let mut meters: Vec<&str> = Vec::new();
+    for name in runs.iter().flat_map(|run| &run.figures.energy_of) {
+        if !meters.contains(&name.as_str()) {
+            meters.push(name);
+        }
+    }
+    if !meters.is_empty() {
+        remarks.push(format!(
+            "joules are those of the whole machine, as far as it counts them ({}): what else ran, and \
+             what was idle, is in them",
+            meters.join(", ")
+        ));
     }
     let disturbed = runs
         .iter()

@@ -142,6 +142,11 @@ pub(crate) fn fingerprint(path: &Path) -> io::Result<String> {
     Ok(format!("{bytes}-{:016x}", hash(&ends)))
 }
 
+/// The size of the file, of what [`fingerprint`] gives.
+pub(crate) fn bytes_of(fingerprint: &str) -> Option<u64> {
+    fingerprint.split_once('-')?.0.parse().ok()
+}
+
 /// FNV-1a: nobody would make two models collide to have the wrong number of threads.
 pub(crate) fn hash(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {

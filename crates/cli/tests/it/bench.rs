@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Ran, Sandbox};
 
-type Answers = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
+pub(crate) type Answers = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
 
 /// Serves `/v1/models` and what `answers` says to chat requests; ends with the test.
-fn endpoint(answers: Arc<Answers>) -> String {
+pub(crate) fn endpoint(answers: Arc<Answers>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -42,6 +42,7 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
+    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let (status, answer) = if first.contains("/v1/models") {
         (
             200,
@@ -50,19 +51,35 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     } else if first.contains("/props") {
         (404, json!({ "error": "not of llama.cpp's kind" }))
     } else {
-        answers(&serde_json::from_slice(&body).unwrap())
+        answers(&request)
     };
-    let answer = answer.to_string();
+    let (kind, answer) = match status == 200 && request["stream"] == true {
+        true => ("text/event-stream", streamed(&answer)),
+        false => ("application/json", answer.to_string()),
+    };
     let text = format!(
-        "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n\
+        "HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\nconnection: close\r\n\
          content-length: {}\r\n\r\n{answer}",
         answer.len()
     );
     let _ = socket.write_all(text.as_bytes());
 }
 
+/// An answer as events: its text, the end, and what was used.
+fn streamed(answer: &Value) -> String {
+    let text = &answer["choices"][0]["message"]["content"];
+    let events = [
+        json!({ "choices": [{ "delta": { "role": "assistant" } }] }),
+        json!({ "choices": [{ "delta": { "content": text } }] }),
+        json!({ "choices": [{ "delta": {}, "finish_reason": "stop" }] }),
+        json!({ "choices": [], "usage": answer["usage"] }),
+    ];
+    let events = events.map(|event| format!("data: {event}\n\n"));
+    events.concat() + "data: [DONE]\n\n"
+}
+
 /// As an engine would send it.
-fn completion(request: &Value, answer: &Answer) -> Value {
+pub(crate) fn completion(request: &Value, answer: &Answer) -> Value {
     let calls: Vec<Value> = answer
         .calls
         .iter()
@@ -81,7 +98,7 @@ fn completion(request: &Value, answer: &Answer) -> Value {
 }
 
 /// Plays a model that takes the first sample of each question.
-fn scripted(is_right: bool) -> Arc<Answers> {
+pub(crate) fn scripted(is_right: bool) -> Arc<Answers> {
     let suite = suite().unwrap();
     Arc::new(move |request| {
         let prompt = request["messages"][0]["content"].as_str().unwrap();
@@ -103,7 +120,7 @@ fn quality(url: &str, more: &[&str]) -> Ran {
     Sandbox::new().run(&arguments)
 }
 
-fn results(ran: &Ran) -> Value {
+pub(crate) fn results(ran: &Ran) -> Value {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     serde_json::from_str(&ran.stdout).unwrap()
 }
@@ -177,7 +194,7 @@ fn a_run_that_was_ended_goes_on_where_it_was() {
 }
 
 /// Lines of attempts that are whole.
-fn attempts_in(text: &str) -> usize {
+pub(crate) fn attempts_in(text: &str) -> usize {
     let lines = text.lines().map(serde_json::from_str::<Value>);
     lines
         .filter(|line| line.as_ref().is_ok_and(|line| line["question"].is_string()))
@@ -186,7 +203,7 @@ fn attempts_in(text: &str) -> usize {
 
 /// Reads so many words of a prompt at most, and finds the fact among them. Longer prompts than
 /// `refuses` are an error.
-fn reader(reads: usize, refuses: usize) -> Arc<Answers> {
+pub(crate) fn reader(reads: usize, refuses: usize) -> Arc<Answers> {
     Arc::new(move |request| {
         let prompt = request["messages"][0]["content"].as_str().unwrap();
         let words: Vec<&str> = prompt.split_whitespace().collect();

@@ -8,6 +8,7 @@
 )]
 
 mod advise;
+mod all;
 mod bench;
 mod confine;
 mod doctor;
@@ -17,6 +18,7 @@ mod kv_plans;
 mod logs;
 mod plan;
 mod pty;
+mod results;
 mod route;
 mod sandbox;
 mod sinks;

@@ -91,7 +91,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         name: "data_dir",
         doc: "Folder of the database `sextant.db`: API keys and what they have used, the audit \
-              log, kept responses.",
+              log, kept responses; and of `results.db`, what `sextant bench` has measured.",
         kind: Kind::Path,
         unset: "`sextant` in the user's data directory",
         ..BASE
