@@ -260,11 +260,7 @@ pub fn report(trials: &[Trial]) -> Report {
             .take_while(whole)
             .last()
             .map(|one| one.context),
-        accepts: lengths
-            .iter()
-            .filter(read)
-            .next_back()
-            .map(|one| one.context),
+        accepts: lengths.iter().rfind(read).map(|one| one.context),
         lengths,
     }
 }

@@ -25,6 +25,8 @@ use serde_json::Value;
 pub use answer::{Answer, Call};
 pub use call::CallCheck;
 pub use fault::{Answered, Came, Fault, Record, suspects};
+pub(crate) use fault::{is_intercepted, is_name, of_error};
+pub(crate) use fields::obeys;
 pub use fields::{CsvCheck, JsonCheck};
 pub use number::NumberCheck;
 pub use phrase::PhraseCheck;
@@ -150,12 +152,12 @@ impl Question {
     }
 }
 
-/// What is wrong with a file of questions.
+/// What is wrong with a file of questions or tasks.
 #[derive(Debug, thiserror::Error)]
-#[error("the question `{name}` cannot be read: {error}")]
+#[error("the file of `{name}` cannot be read: {error}")]
 pub struct SuiteError {
-    name: &'static str,
-    error: toml::de::Error,
+    pub(crate) name: &'static str,
+    pub(crate) error: toml::de::Error,
 }
 
 const FILES: [(&str, &str); 14] = [
