@@ -18,6 +18,7 @@ pub(super) enum Kind {
     Speed,
     Quality,
     Context,
+    Agents,
 }
 
 /// By the first line of a file.
@@ -29,13 +30,16 @@ pub(super) fn kind(file: &Path) -> Outcome<Kind> {
     if heading["seed"].is_number() {
         return Ok(Kind::Context);
     }
+    if heading["tasks_hash"].is_string() {
+        return Ok(Kind::Agents);
+    }
     if heading["server"].is_string() {
         return Ok(Kind::Quality);
     }
     // A file that is not there says so itself.
     std::fs::metadata(file).with_context(|| file.display().to_string())?;
     let message = format!(
-        "`{}` is no file of `bench speed`, `bench quality` or `bench context` with `--out`",
+        "`{}` is no file of `bench speed`, `quality`, `context` or `agents` with `--out`",
         file.display()
     );
     Err(fault(Code::Usage, message))

@@ -1,6 +1,7 @@
 //! `sextant bench`: measures models, through the endpoint that people use or in a process of
 //! their own.
 
+mod agents;
 mod args;
 mod ask;
 mod attempts_file;
@@ -31,6 +32,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("load", matches)) => load::run(matches),
         Some(("speed", matches)) => speed::run(matches),
         Some(("context", matches)) => context::run(matches),
+        Some(("agents", matches)) => agents::run(matches),
         Some(("report", matches)) => page::run(matches),
         Some(("compare", matches)) => compare::run(matches),
         // The parser asks for a subcommand and knows no other.

@@ -14,7 +14,7 @@ use super::quality::Attempt;
 use super::report::{self, Summary};
 use super::speed::{Heading, Run};
 use super::speed_report::{Results, Row};
-use super::{context, quality};
+use super::{agents, context, quality};
 use crate::outcome::Outcome;
 use crate::output::{self, say};
 
@@ -46,6 +46,7 @@ fn section(file: &Path) -> Outcome<Section> {
         Kind::Quality => qualities(file)?,
         Kind::Speed => speeds(file)?,
         Kind::Context => contexts(file)?,
+        Kind::Agents => agents::section(file)?,
     };
     Ok(Section {
         title: format!("{title} ({name})"),

@@ -10,10 +10,11 @@ use serde_json::{Value, json};
 
 use crate::sandbox::{Ran, Sandbox};
 
-type Answers = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
+pub(crate) type Answers = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
 
-/// Serves `/v1/models` and what `answers` says to chat requests; ends with the test.
-fn endpoint(answers: Arc<Answers>) -> String {
+/// Serves `/v1/models` and what `answers` says to chat requests; ends with the test. A status of 0
+/// breaks the connection. The key that came is in the request as `key`.
+pub(crate) fn endpoint(answers: Arc<Answers>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
@@ -27,13 +28,16 @@ fn endpoint(answers: Arc<Answers>) -> String {
 
 fn serve(mut socket: TcpStream, answers: &Answers) {
     let mut reader = BufReader::new(socket.try_clone().unwrap());
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut key) = (String::new(), 0, String::new());
     if reader.read_line(&mut first).unwrap_or(0) == 0 {
         return;
     }
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_lowercase().strip_prefix("authorization: bearer ") {
+            value.trim().clone_into(&mut key);
+        }
         match line.to_lowercase().strip_prefix("content-length:") {
             Some(n) => length = n.trim().parse().unwrap(),
             None if line.trim().is_empty() => break,
@@ -50,8 +54,13 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     } else if first.contains("/props") {
         (404, json!({ "error": "not of llama.cpp's kind" }))
     } else {
-        answers(&serde_json::from_slice(&body).unwrap())
+        let mut request: Value = serde_json::from_slice(&body).unwrap();
+        request["key"] = json!(key);
+        answers(&request)
     };
+    if status == 0 {
+        return;
+    }
     let answer = answer.to_string();
     let text = format!(
         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\nconnection: close\r\n\
@@ -62,7 +71,7 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
 }
 
 /// As an engine would send it.
-fn completion(request: &Value, answer: &Answer) -> Value {
+pub(crate) fn completion(request: &Value, answer: &Answer) -> Value {
     let calls: Vec<Value> = answer
         .calls
         .iter()
@@ -103,7 +112,7 @@ fn quality(url: &str, more: &[&str]) -> Ran {
     Sandbox::new().run(&arguments)
 }
 
-fn results(ran: &Ran) -> Value {
+pub(crate) fn results(ran: &Ran) -> Value {
     assert_eq!(ran.code, 0, "{}", ran.stderr);
     serde_json::from_str(&ran.stdout).unwrap()
 }

@@ -8,6 +8,7 @@
 )]
 
 mod advise;
+mod agents;
 mod bench;
 mod confine;
 mod doctor;
