@@ -5,10 +5,12 @@
 //! with intervals ([`rates`]), speeds with intervals of their own ([`speeds`]), and two runs are
 //! compared by tests that pair them, so that noise is not called a difference. What a stream
 //! feels like to the one who waits for it is in [`latency`]. Which run of a sweep over settings
-//! comes when, and what its rounds say, is in [`sweep`]; how far a context carries, in [`context`].
+//! comes when, and what its rounds say, is in [`sweep`]; how far a context carries, in [`context`];
+//! what models make of tools and repositories, by themselves and through coding agents, in [`agents`].
 //! Which model takes which task is in [`derive`], and whether what was measured still tells of what is
 //! there in [`stale`]. [`page`] shows all of it.
 
+pub mod agents;
 pub mod context;
 pub mod derive;
 pub mod divergence;

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::ArgMatches;
 use config::Config;
-use reqwest::{Certificate, Client, RequestBuilder, Response, StatusCode};
+use reqwest::header::{self, HeaderMap};
+use reqwest::{Certificate, Client, Method, RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 use stdx::Secret;
 
@@ -74,6 +75,41 @@ impl Server {
         let body =
             serde_json::from_str(&text).unwrap_or_else(|_| serde_json::json!({ "error": text }));
         Ok((status, body))
+    }
+
+    /// Passes a request on, with this server's key in place of the one that it came with. Whose
+    /// connection it was, and in which coding an answer may come, is not passed on.
+    pub(crate) async fn forward(
+        &self,
+        (method, path): (Method, &str),
+        mut headers: HeaderMap,
+        body: impl Into<reqwest::Body>,
+    ) -> reqwest::Result<Response> {
+        for name in [
+            header::HOST,
+            header::AUTHORIZATION,
+            header::CONTENT_LENGTH,
+            header::CONNECTION,
+            header::TRANSFER_ENCODING,
+            header::ACCEPT_ENCODING,
+        ] {
+            headers.remove(name);
+        }
+        headers.remove("x-api-key");
+        let request = self.client.request(method, self.address(path));
+        let mut request = request.headers(headers).body(body);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose());
+        }
+        request.send().await
+    }
+
+    /// The context of a model, where the server's list of models states it.
+    pub(crate) async fn context_of(&self, model: &str) -> Option<u64> {
+        let list = self.get("/v1/models").await.ok()?;
+        let mut models = list["data"].as_array()?.iter();
+        let found = models.find(|one| one["id"] == model)?;
+        found["context_length"].as_u64()
     }
 
     /// What an engine of llama.cpp's kind says of a model that is loaded; `None` where it says

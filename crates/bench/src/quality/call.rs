@@ -42,7 +42,7 @@ impl CallCheck {
         }
     }
 
-    pub(super) fn judge(&self, answer: &Answer) -> Result<(), String> {
+    pub(crate) fn judge(&self, answer: &Answer) -> Result<(), String> {
         let call = match answer.calls.as_slice() {
             [call] => call,
             [] if answer.text.contains(&self.name) => {

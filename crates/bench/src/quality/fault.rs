@@ -141,9 +141,7 @@ impl Question {
     }
 
     fn of_answer(&self, came: &Answered, asked: &str, tokens_max: u64) -> Option<Fault> {
-        let n_chars = self.prompt.chars().count() as u64;
-        let is_unread = |n_prompt| n_prompt < n_chars / CHARS_PER_TOKEN_MAX;
-        if !is_name(&came.model, asked) || came.n_prompt.is_some_and(is_unread) {
+        if is_intercepted(came, asked, self.prompt.chars().count() as u64) {
             return Some(Fault::Intercepted);
         }
         // It ended for its length and has not reached the one that was allowed.
@@ -165,9 +163,15 @@ impl Question {
     }
 }
 
+/// Whether another than the model has answered, which would have read so many characters.
+pub(crate) fn is_intercepted(came: &Answered, asked: &str, n_chars: u64) -> bool {
+    let is_unread = |n_prompt| n_prompt < n_chars / CHARS_PER_TOKEN_MAX;
+    !is_name(&came.model, asked) || came.n_prompt.is_some_and(is_unread)
+}
+
 /// Whether an answer's model is the one that was asked for. Engines add a tag or a path, or
 /// leave the name out.
-fn is_name(said: &str, asked: &str) -> bool {
+pub(crate) fn is_name(said: &str, asked: &str) -> bool {
     let plain = |name: &str| {
         let name = name.rsplit('/').next().unwrap_or(name);
         let name = name.strip_suffix(".gguf").unwrap_or(name);
@@ -182,7 +186,8 @@ fn is_name(said: &str, asked: &str) -> bool {
         || asked.contains(&said)
 }
 
-fn of_error(status: u16, text: &str) -> Fault {
+/// What an error of this status and text is.
+pub(crate) fn of_error(status: u16, text: &str) -> Fault {
     let text = text.to_lowercase();
     let has = |words: &[&str]| words.iter().any(|word| text.contains(word));
     if has(&[

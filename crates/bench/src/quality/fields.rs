@@ -66,7 +66,7 @@ impl JsonCheck {
 }
 
 /// Whether a value obeys a schema, and where it does not.
-pub(super) fn obeys(value: &Value, schema: &Value) -> Result<(), String> {
+pub(crate) fn obeys(value: &Value, schema: &Value) -> Result<(), String> {
     let validator = jsonschema::validator_for(schema)
         .map_err(|error| format!("the question's schema is broken: {error}"))?;
     validator

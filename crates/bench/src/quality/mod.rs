@@ -29,6 +29,8 @@ pub use answer::{Answer, Call};
 pub use call::CallCheck;
 pub use choice::ChoiceCheck;
 pub use fault::{Answered, Came, Fault, Record, suspects};
+pub(crate) use fault::{is_intercepted, is_name, of_error};
+pub(crate) use fields::obeys;
 pub use fields::{CsvCheck, JsonCheck};
 pub use large::{ITEMS_MAX, LargeError, PublicSets, large};
 pub use number::NumberCheck;
@@ -196,12 +198,12 @@ impl Question {
     }
 }
 
-/// What is wrong with a file of questions.
+/// What is wrong with a file of questions or tasks.
 #[derive(Debug, thiserror::Error)]
-#[error("the question `{name}` cannot be read: {error}")]
+#[error("the file of `{name}` cannot be read: {error}")]
 pub struct SuiteError {
-    name: &'static str,
-    error: toml::de::Error,
+    pub(crate) name: &'static str,
+    pub(crate) error: toml::de::Error,
 }
 
 const FILES: [(&str, &str); 14] = [

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, Command, value_parser};
 use config::{Group, augment};
 
+use super::agents::{BUILTIN, NAMES};
 use crate::args::{MEMORY, SERVER, json, model, number, url};
 
 pub(crate) fn command() -> Command {
@@ -16,6 +17,7 @@ pub(crate) fn command() -> Command {
         .subcommand(to_endpoint(quality()))
         .subcommand(to_endpoint(load()))
         .subcommand(to_endpoint(context()))
+        .subcommand(to_endpoint(agents()))
         .subcommand(with_results(compare()))
         .subcommand(with_results(report()))
         .subcommand(super::results::command())
@@ -249,6 +251,54 @@ fn context() -> Command {
         ])
 }
 
+fn agents() -> Command {
+    let names = std::iter::once(BUILTIN).chain(NAMES);
+    Command::new("agents")
+        .about("Let models repair small repositories with tools, and judge them by the tests")
+        .arg(
+            Arg::new("models")
+                .value_name("MODEL")
+                .required(true)
+                .num_args(1..=64)
+                .help("Models of the server, by their names or a part of them"),
+        )
+        .args([
+            number("repeats", 1..=1000, "1", "How often each task is tried"),
+            number(
+                "seconds",
+                1..=86_400,
+                "900",
+                "Seconds that an attempt may take",
+            ),
+            Arg::new("agents")
+                .long("agents")
+                .value_name("AGENT,AGENT")
+                .value_delimiter(',')
+                .value_parser(names.collect::<Vec<_>>())
+                .default_value(BUILTIN)
+                .help(
+                    "Agents that the models work in; all but `builtin` run with your rights, not \
+                     confined",
+                ),
+            Arg::new("program")
+                .long("program")
+                .value_name("AGENT=PATH")
+                .action(ArgAction::Append)
+                .help("Where an agent is [default: on the PATH]"),
+            Arg::new("tasks")
+                .long("tasks")
+                .value_name("TASK,TASK")
+                .value_delimiter(',')
+                .help("Only these tasks"),
+            Arg::new("out")
+                .long("out")
+                .value_name("FILE")
+                .value_parser(value_parser!(PathBuf))
+                .help("Keep every attempt here, and go on where an earlier run ended"),
+            json(),
+        ])
+}
+
 fn all() -> Command {
     let command = Command::new("all")
         .about("Measure speed, quality, context and load of models and peers, and report on them")
@@ -304,7 +354,7 @@ fn compare() -> Command {
 
 fn report() -> Command {
     Command::new("report")
-        .about("Show results of `bench speed`, `quality`, `context` and `load` as a page")
+        .about("Show results of `bench speed`, `quality`, `context`, `load` and `agents` as a page")
         .arg(
             Arg::new("files")
                 .value_name("FILE")

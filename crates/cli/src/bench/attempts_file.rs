@@ -19,15 +19,17 @@ pub(crate) enum Kind {
     Speed,
     Quality,
     Context,
+    Agents,
     Load,
     LlamaBench,
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::Speed,
         Self::Quality,
         Self::Context,
+        Self::Agents,
         Self::Load,
         Self::LlamaBench,
     ];
@@ -38,6 +40,7 @@ impl Kind {
             Self::Speed => "speed",
             Self::Quality => "quality",
             Self::Context => "context",
+            Self::Agents => "agents",
             Self::Load => "load",
             Self::LlamaBench => "llama-bench",
         }
@@ -55,6 +58,8 @@ impl Kind {
             Some(Self::Load)
         } else if heading["seed"].is_number() {
             Some(Self::Context)
+        } else if heading["tasks_hash"].is_string() {
+            Some(Self::Agents)
         } else if heading["server"].is_string() {
             Some(Self::Quality)
         } else if heading["llama_bench"].is_number() {
@@ -91,7 +96,7 @@ impl Lines {
         let heading: Value = serde_json::from_str(self.first()).unwrap_or_default();
         Kind::of(&heading).ok_or_else(|| {
             let message = format!(
-                "`{}` is no file of `bench speed`, `quality`, `context` or `load` with `--out`",
+                "`{}` is no file of `bench speed`, `quality`, `context`, `load` or `agents` with `--out`",
                 self.name.display()
             );
             fault(Code::Usage, message)

@@ -1,6 +1,7 @@
 //! `sextant bench`: measures models, through the endpoint that people use or in a process of
 //! their own.
 
+mod agents;
 mod all;
 mod args;
 mod ask;
@@ -36,6 +37,7 @@ pub(crate) fn run(matches: &ArgMatches) -> Outcome {
         Some(("load", matches)) => load::run(matches),
         Some(("speed", matches)) => speed::run(matches),
         Some(("context", matches)) => context::run(matches),
+        Some(("agents", matches)) => agents::run(matches),
         Some(("report", matches)) => page::run(matches),
         Some(("results", matches)) => results::run(matches),
         Some(("all", matches)) => all::run(matches),

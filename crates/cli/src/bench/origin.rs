@@ -4,6 +4,7 @@
 //! its id. What the engine does not say is left out, and then nobody can tell whether it has
 //! changed since.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use bench::stale::Grounds;
@@ -32,6 +33,33 @@ pub(crate) struct Origin {
     pub(crate) fingerprint: Option<String>,
     pub(crate) build: Option<String>,
     pub(crate) hardware: Option<String>,
+}
+
+/// The ids of what has answered in this run, by model.
+#[derive(Debug, Default)]
+pub(super) struct Origins(BTreeMap<String, String>);
+
+impl Origins {
+    pub(super) fn known(&self, model: &str) -> Option<String> {
+        self.0.get(model).cloned()
+    }
+
+    /// On what an attempt was made that began at this time. It is asked for once a model has
+    /// answered, since it is loaded then, and written ahead of the attempt.
+    pub(super) async fn id(
+        &mut self,
+        server: &Server,
+        (model, at_unix_secs): (&str, u64),
+        log: &mut Log,
+    ) -> Outcome<String> {
+        if let Some(id) = self.known(model) {
+            return Ok(id);
+        }
+        let origin = Origin::ask(server, model, at_unix_secs).await;
+        log.append(&origin.line())?;
+        self.0.insert(model.to_owned(), origin.id.clone());
+        Ok(origin.id)
+    }
 }
 
 /// The line of an origin, which no attempt looks like.

@@ -15,7 +15,7 @@ use super::report::{self, Summary};
 use super::results::{self, llama_bench};
 use super::speed::{Heading, Run};
 use super::speed_report::{Results, Row};
-use super::{context, load, load_lines, quality};
+use super::{agents, context, load, load_lines, quality};
 use crate::outcome::Outcome;
 use crate::output::{self, say};
 
@@ -50,6 +50,7 @@ pub(super) fn section(lines: &Lines) -> Outcome<Section> {
         Kind::Quality => qualities(lines)?,
         Kind::Speed => speeds(lines)?,
         Kind::Context => contexts(lines),
+        Kind::Agents => agents::section(lines),
         Kind::Load => loads(lines)?,
         Kind::LlamaBench => llama_bench::content(lines),
     };

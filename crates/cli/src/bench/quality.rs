@@ -4,7 +4,6 @@
 //! Each attempt is a line of a file as soon as it is made, so a run that was ended goes on where
 //! it was.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use serde_json::json;
 
 use super::ask::{Manner, ask};
 use super::attempts_file::{Kind, Log};
-use super::origin::{self, Origin};
+use super::origin::{self, Origins};
 use super::results::{Finished, Keeping};
 use super::{report, sets};
 use crate::http::Server;
@@ -184,7 +183,7 @@ impl Bench {
         repeats: u64,
         (log, attempts): (&mut Log, &mut Vec<Attempt>),
     ) -> Outcome {
-        let mut origins = BTreeMap::new();
+        let mut origins = Origins::default();
         for repeat in 0..repeats {
             // Every other time the other way round, so that no model always comes last.
             let order: Vec<&String> = match repeat % 2 {
@@ -210,23 +209,19 @@ impl Bench {
         Ok(())
     }
 
-    /// On what an attempt was made. It is asked for once a model has answered, since it is
-    /// loaded then, and written ahead of the attempt.
+    /// On what an attempt was made.
     fn origin(
         &self,
-        origins: &mut BTreeMap<String, String>,
+        origins: &mut Origins,
         attempt: &Attempt,
         log: &mut Log,
     ) -> Outcome<Option<String>> {
-        let known = origins.get(&attempt.model);
-        if attempt.void || known.is_some() {
-            return Ok(known.cloned());
+        if attempt.void {
+            return Ok(origins.known(&attempt.model));
         }
-        let asked = Origin::ask(&self.server, &attempt.model, attempt.at_unix_secs);
-        let origin = self.runtime.block_on(asked);
-        log.append(&origin.line())?;
-        origins.insert(attempt.model.clone(), origin.id.clone());
-        Ok(Some(origin.id))
+        let made = (attempt.model.as_str(), attempt.at_unix_secs);
+        let asked = origins.id(&self.server, made, log);
+        self.runtime.block_on(asked).map(Some)
     }
 
     fn attempt(&self, model: &str, question: &Question, repeat: u64) -> Outcome<Attempt> {
@@ -275,7 +270,7 @@ pub(super) fn models(attempts: &[Attempt]) -> Vec<String> {
     models
 }
 
-fn said(answer: &bench::quality::Answer) -> String {
+pub(super) fn said(answer: &bench::quality::Answer) -> String {
     let calls = answer
         .calls
         .iter()
@@ -298,7 +293,7 @@ fn run_confined(program: String) -> Outcome<confine::Outcome> {
 }
 
 /// Whether code can be run at all, so that what fails later is the code's fault.
-fn check_confinement() -> Outcome {
+pub(super) fn check_confinement() -> Outcome {
     let ended = run_confined("print('ready')".to_owned())?;
     match ended.output.trim() {
         "ready" => Ok(()),

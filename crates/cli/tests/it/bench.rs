@@ -12,7 +12,8 @@ use crate::sandbox::{Ran, Sandbox};
 
 pub(crate) type Answers = dyn Fn(&Value) -> (u16, Value) + Send + Sync;
 
-/// Serves `/v1/models` and what `answers` says to chat requests; ends with the test.
+/// Serves `/v1/models` and what `answers` says to chat requests; ends with the test. A status of 0
+/// breaks the connection. The key that came is in the request as `key`.
 pub(crate) fn endpoint(answers: Arc<Answers>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -27,13 +28,16 @@ pub(crate) fn endpoint(answers: Arc<Answers>) -> String {
 
 fn serve(mut socket: TcpStream, answers: &Answers) {
     let mut reader = BufReader::new(socket.try_clone().unwrap());
-    let (mut first, mut length) = (String::new(), 0);
+    let (mut first, mut length, mut key) = (String::new(), 0, String::new());
     if reader.read_line(&mut first).unwrap_or(0) == 0 {
         return;
     }
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).unwrap();
+        if let Some(value) = line.to_lowercase().strip_prefix("authorization: bearer ") {
+            value.trim().clone_into(&mut key);
+        }
         match line.to_lowercase().strip_prefix("content-length:") {
             Some(n) => length = n.trim().parse().unwrap(),
             None if line.trim().is_empty() => break,
@@ -51,8 +55,13 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     } else if first.contains("/props") {
         (404, json!({ "error": "not of llama.cpp's kind" }))
     } else {
+        let mut request = request;
+        request["key"] = json!(key);
         answers(&request)
     };
+    if status == 0 {
+        return;
+    }
     let (kind, answer) = match status == 200 && request["stream"] == true {
         true => ("text/event-stream", streamed(&answer)),
         false => ("application/json", answer.to_string()),

@@ -8,6 +8,7 @@
 )]
 
 mod advise;
+mod agents;
 mod all;
 mod bench;
 mod confine;

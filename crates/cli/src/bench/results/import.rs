@@ -18,7 +18,7 @@ use super::llama_bench::{self, Entry};
 use crate::bench::attempts_file::Kind;
 use crate::bench::load_lines::{Last, Request};
 use crate::bench::origin::{self, OriginLine};
-use crate::bench::{context, load_lines, quality, speed};
+use crate::bench::{agents, context, load_lines, quality, speed};
 use crate::outcome::{Code, Fault, Outcome, fault};
 
 /// Bytes of a file.
@@ -251,7 +251,7 @@ fn of_out(file: &Path, text: &str, heading: Value) -> Outcome<Stored> {
     let at = |line| Place { file, line };
     let Some(kind) = Kind::of(&heading) else {
         return Err(at(1).fault(
-            "it is no heading of `bench speed`, `quality`, `context` or `load` with `--out`, no \
+            "it is no heading of `bench speed`, `quality`, `context`, `load` or `agents` with `--out`, no \
              export of `bench results`, and no entry of `llama-bench -o json` or `-o jsonl`",
         ));
     };
@@ -298,6 +298,7 @@ fn check(
         Kind::Speed => (speed::VERSION, read::<speed::Heading>(&text)),
         Kind::Quality => (quality::VERSION, read::<quality::Heading>(&text)),
         Kind::Context => (context::VERSION, read::<context::Heading>(&text)),
+        Kind::Agents => (agents::VERSION, read::<agents::Heading>(&text)),
         Kind::Load => (load_lines::VERSION, read::<load_lines::Heading>(&text)),
         Kind::LlamaBench => (0, Ok(())),
     };
@@ -318,6 +319,7 @@ fn check(
             Kind::Speed => read::<speed::Run>(text),
             Kind::Quality => read::<quality::Attempt>(text),
             Kind::Context => read::<context::Attempt>(text),
+            Kind::Agents => read::<agents::Attempt>(text),
             Kind::Load => read::<Request>(text),
             Kind::LlamaBench => {
                 let entry = Entry::read(text).map(drop);
@@ -347,17 +349,26 @@ fn times<'a>(records: impl Iterator<Item = &'a str>) -> Vec<u64> {
 
 /// The models of a run, as far as its lines name them.
 fn names<'a>(kind: Kind, heading: &Value, records: impl Iterator<Item = &'a str>) -> Vec<String> {
-    if kind != Kind::Quality {
+    if !matches!(kind, Kind::Quality | Kind::Agents) {
         return heading["model"]
             .as_str()
             .map(str::to_owned)
             .into_iter()
             .collect();
     }
-    let attempts: Vec<quality::Attempt> = records
-        .filter_map(|line| serde_json::from_str(line).ok())
-        .collect();
-    quality::models(&attempts)
+    let mut names: Vec<String> = Vec::new();
+    for Named { model } in records.filter_map(|line| serde_json::from_str(line).ok()) {
+        if !names.contains(&model) {
+            names.push(model);
+        }
+    }
+    names
+}
+
+/// What attempts of several models have in common.
+#[derive(Deserialize)]
+struct Named {
+    model: String,
 }
 
 /// A heading of `bench speed` knows files, and names where there are several.
