@@ -301,7 +301,8 @@ fn agents() -> Command {
 
 fn all() -> Command {
     let command = Command::new("all")
-        .about("Measure speed, quality, context and load of models and peers, and report on them")
+        .about("Measure speed, quality, context and load of models and peers, let them work as agents, and \
+             report on it")
         .arg(
             Arg::new("models")
                 .value_name("MODEL")

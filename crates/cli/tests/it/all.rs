@@ -116,15 +116,15 @@ fn a_run_that_was_killed_goes_on_and_asks_nothing_twice() {
     // Its pipe ends when what it has started has ended too.
     let ended = child.wait_with_output().unwrap();
     let told = String::from_utf8(ended.stderr).unwrap();
-    assert!(told.contains("part 1 of 6: quality of model"), "{told}");
+    assert!(told.contains("part 1 of 8: quality of model"), "{told}");
     peer.go_on();
     assert_eq!(attempts_in(&read(&folder, "quality-other-engine.jsonl")), 5);
     assert!(!folder.join("report.md").exists());
 
     let ran = sandbox.run(&command);
     assert_eq!(ran.code, 0, "{}", ran.stderr);
-    assert!(ran.stderr.contains("part 2 of 6"), "{}", ran.stderr);
-    assert!(!ran.stderr.contains("part 1 of 6"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("part 2 of 8"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("part 1 of 8"), "{}", ran.stderr);
     assert!(ran.stdout.contains("report.html"), "{}", ran.stdout);
     let suite = suite().unwrap();
     let times = |asked: &Asked, question: &str| {
@@ -146,12 +146,14 @@ fn a_run_that_was_killed_goes_on_and_asks_nothing_twice() {
         "## Context (context-other-engine-model.jsonl)",
         "## Load (load-model.jsonl)",
         "## Load (load-other-engine-model.jsonl)",
+        "## Agents (agents.jsonl)",
+        "## Agents (agents-other-engine.jsonl)",
         "| model | 14/14 |",
     ] {
         assert!(report.contains(part), "{part}: {report}");
     }
     let html = read(&folder, "report.html");
-    assert_eq!(html.matches("<section>").count(), 6);
+    assert_eq!(html.matches("<section>").count(), 8);
 
     // Nothing is left: nobody is asked, and the pages are the same.
     let n = |asked: &Asked| asked.state.lock().unwrap().n;
@@ -167,7 +169,7 @@ fn a_run_that_was_killed_goes_on_and_asks_nothing_twice() {
     // Each part is a run of its own among the results.
     let listed = sandbox.run(&["bench", "results", "--json"]);
     let listed: Value = serde_json::from_str(&listed.stdout).unwrap();
-    assert_eq!(listed["runs"].as_array().unwrap().len(), 6, "{listed}");
+    assert_eq!(listed["runs"].as_array().unwrap().len(), 8, "{listed}");
 }
 
 #[test]
@@ -193,7 +195,13 @@ fn models_of_this_machine_are_asked_through_a_server_of_the_run() {
     assert!(ran.stderr.contains("guessed"), "{}", ran.stderr);
     assert!(ran.stderr.contains("that were measured"), "{}", ran.stderr);
     let report = read(&folder, "report.md");
-    for part in ["## Speed", "## Quality", "## Context", "## Load"] {
+    for part in [
+        "## Speed",
+        "## Quality",
+        "## Context",
+        "## Load",
+        "## Agents",
+    ] {
         assert!(report.contains(part), "{part}: {report}");
     }
     assert_eq!(attempts_in(&read(&folder, "quality.jsonl")), 14);

@@ -25,6 +25,8 @@ pub(super) struct Profile {
     clients: u64,
     words: u64,
     tokens: u64,
+    /// Of `bench agents`, with its built-in agent; empty: all.
+    tasks: &'static [&'static str],
 }
 
 impl Profile {
@@ -40,6 +42,7 @@ impl Profile {
         clients: 4,
         words: 256,
         tokens: 64,
+        tasks: &[],
     };
     pub(super) const QUICK: Self = Self {
         name: "quick",
@@ -53,6 +56,7 @@ impl Profile {
         clients: 2,
         words: 64,
         tokens: 16,
+        tasks: &["call_read", "pages"],
     };
 }
 
@@ -62,6 +66,10 @@ const QUESTION_TOKENS: u64 = 120;
 const QUESTION_ANSWER_TOKENS: u64 = 150;
 /// Of `bench context`.
 const FACT_ANSWER_TOKENS: u64 = 16;
+/// Tasks of `bench agents`, and what one takes about, of all answers together.
+const TASKS: u64 = 9;
+const TASK_TOKENS: u64 = 6000;
+const TASK_ANSWER_TOKENS: u64 = 1000;
 /// To start a process and load a model into it.
 const START_SECONDS: f64 = 2.0;
 
@@ -96,6 +104,7 @@ pub(super) struct Part {
 pub(super) fn parts(profile: &Profile, speed_of: &[String], targets: &[Target]) -> Vec<Part> {
     let own = (!speed_of.is_empty()).then(|| speed(profile, speed_of));
     let qualities = targets.iter().map(|target| quality(profile, target));
+    let bake_offs = targets.iter().map(|target| agents(profile, target));
     let of_each = |part: fn(&Profile, &Target, &str) -> Part| {
         let pairs = targets
             .iter()
@@ -106,6 +115,7 @@ pub(super) fn parts(profile: &Profile, speed_of: &[String], targets: &[Target]) 
         .chain(qualities)
         .chain(of_each(context))
         .chain(of_each(load))
+        .chain(bake_offs)
         .collect()
 }
 
@@ -191,6 +201,28 @@ fn load(profile: &Profile, target: &Target, model: &str) -> Part {
         n_records: profile.requests,
         read: profile.words,
         said: profile.tokens,
+    }
+}
+
+/// With the agent that every build has.
+fn agents(profile: &Profile, target: &Target) -> Part {
+    let mut arguments = words(&["agents", "--url", &target.url]);
+    if !profile.tasks.is_empty() {
+        arguments.extend(["--tasks".to_owned(), profile.tasks.join(",")]);
+    }
+    arguments.extend(target.models.iter().cloned());
+    let n_tasks = match profile.tasks.len() as u64 {
+        0 => TASKS,
+        n => n,
+    };
+    Part {
+        kind: Kind::Agents,
+        what: format!("{} as agents{}", target.models.join(", "), at(target)),
+        file: file("agents", target, None),
+        arguments,
+        n_records: n_tasks * target.models.len() as u64,
+        read: TASK_TOKENS,
+        said: TASK_ANSWER_TOKENS,
     }
 }
 
@@ -323,6 +355,8 @@ mod tests {
             "load-m.jsonl",
             "load-own-n-q4.jsonl",
             "load-peer-m.jsonl",
+            "agents.jsonl",
+            "agents-peer.jsonl",
         ];
         assert_eq!(files, wanted);
     }
