@@ -31,6 +31,7 @@ pub mod sensors;
 pub mod storage;
 pub mod surroundings;
 mod tier;
+pub mod vitals;
 pub mod warning;
 mod warning_text;
 
@@ -49,6 +50,7 @@ pub use crate::root::{Root, Unread};
 pub use crate::sensors::Sensors;
 pub use crate::surroundings::Surroundings;
 pub use crate::tier::Tier;
+pub use crate::vitals::{Vitals, VitalsAsk, Watcher};
 pub use crate::warning::Warning;
 
 use stdx::Bytes;
