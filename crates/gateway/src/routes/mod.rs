@@ -19,6 +19,7 @@ pub(crate) mod plan;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod route;
+pub(crate) mod telemetry;
 pub(crate) mod tokens;
 
 use std::borrow::Cow;
@@ -119,6 +120,9 @@ fn workbench() -> Router<AppState> {
         .route("/api/machine", get(machine::machine))
         .route("/api/library", get(machine::library))
         .route("/api/logs", get(logs::logs))
+        .route("/api/telemetry", get(telemetry::telemetry))
+        .route("/api/telemetry/notes", post(telemetry::note))
+        .route("/api/telemetry/notes/{id}", delete(telemetry::forget))
         .route("/api/chats", get(chats::list).post(chats::create))
         .route(
             "/api/chats/{id}",
