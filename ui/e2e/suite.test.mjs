@@ -1,5 +1,6 @@
 // The workbench in a browser, against the real endpoint and a real model.
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { after, afterEach, before, test } from 'node:test';
 import AxeBuilder from '@axe-core/playwright';
 import { answers, api, BASE, browser as launch, closeAll, composer, DESKTOP, EMPTY, ended, grown, MODEL_PATH, open, PHONE, say, shot, watch } from './harness.mjs';
@@ -281,6 +282,128 @@ test('the planner follows what is changed', async () => {
   await lacks.waitFor();
   await shot(page, 'planner-no-desktop-light');
   fine(page);
+});
+
+test('the history has what happened, takes notes, and goes on by itself', async () => {
+  const page = await open(browser, { path: 'telemetry?range=15%20min' });
+  await page.getByRole('region', { name: 'Tokens', exact: true }).waitFor({ timeout: 30_000 });
+  const asked = [];
+  page.on('request', (request) => request.url().includes('/api/telemetry?') && asked.push(request.url()));
+  const events = page.getByRole('region', { name: 'Events' });
+  await events.getByText(/loaded: context 2048/).first().waitFor();
+  // A note is there as soon as it is kept, in all pages, and is gone when it is deleted.
+  const text = 'a <b>new</b> fan';
+  await page.getByRole('textbox', { name: 'A note' }).fill(text);
+  await page.getByRole('button', { name: 'Add note' }).click();
+  await events.getByText(text).waitFor();
+  const phone = await open(browser, { path: 'telemetry', size: PHONE, theme: 'dark' });
+  await phone.getByRole('region', { name: 'Events' }).getByText(text).waitFor();
+  await shot(phone, 'telemetry-live-phone-dark');
+  // What is measured comes by the bus: the table grows, and nothing is asked for again.
+  await page.getByRole('region', { name: 'Memory', exact: true }).getByText('As a table').click();
+  const table = page.getByRole('region', { name: 'Memory as a table' });
+  const first = () => table.getByRole('row').nth(1).textContent();
+  const before = await first();
+  const n_asked = asked.length;
+  await page.waitForFunction((old) => document.querySelector('[aria-label="Memory as a table"] tbody tr')?.textContent !== old, before, { timeout: 30_000 });
+  assert.equal(asked.length, n_asked, 'nothing was asked for');
+  await shot(page, 'telemetry-live-desktop-light');
+  await events.getByRole('button', { name: `Delete the note ${text}` }).click();
+  await events.getByText(text).waitFor({ state: 'detached' });
+  // Without a mouse: the slider tells what it is at.
+  await page.getByRole('slider', { name: 'Moment' }).focus();
+  await page.keyboard.press('Home');
+  assert.match(await page.getByRole('slider').getAttribute('aria-valuetext'), /\d\d:\d\d:\d\d, tokens a second/);
+  const [file] = await Promise.all([page.waitForEvent('download'), page.getByRole('button', { name: 'Save as CSV' }).click()]);
+  const lines = readFileSync(await file.path(), 'utf8').trim().split('\r\n');
+  assert.ok(lines.length > 2 && lines[0].startsWith('time,unix_s,seconds,') && lines[0].includes('said_tps'), lines[0]);
+  for (const range of ['24 h', '90 d']) {
+    await page.getByRole('button', { name: range, exact: true }).click();
+    await page.getByRole('button', { name: range, exact: true, pressed: true }).waitFor();
+    await page.getByRole('region', { name: 'Tokens', exact: true }).waitFor();
+  }
+  fine(page);
+  fine(phone);
+});
+
+/** A day as it could have been, with a gap in the afternoon. */
+function pretendedDay(nowS) {
+  const step = 300;
+  const at_s = Array.from({ length: 288 }, (_, n) => Math.floor(nowS / step) * step - (287 - n) * step).filter((_, n) => n < 150 || n > 190);
+  const wave = (base, swing, every) => at_s.map((at) => Math.max(0, base + swing * Math.sin(at / every) + swing * 0.35 * Math.sin(at / 700)));
+  const line = (mean, most) => ({ mean, ...(most ? { high: mean.map((value) => value * most) } : {}) });
+  const both = (mean) => ({ ...line(mean, 1.3), low: mean.map((value) => value * 0.7) });
+  const GB = 1e9;
+  const mark = (id, ago, kind, model, text) => ({ id, at_ms: (nowS - ago) * 1000, kind, model, text });
+  return {
+    step_s: step, days: 90, at_s,
+    figures: {
+      said_tps: line(wave(22, 18, 9000), 1.6), read_tps: line(wave(140, 120, 8000), 1.5), cached_tps: line(wave(300, 250, 8000)),
+      decode_speed_tps: both(wave(31, 4, 12_000)), prefill_speed_tps: both(wave(410, 60, 12_000)),
+      running: line(wave(1.4, 1.2, 9000), 2), queued: line(wave(0.3, 0.6, 7000), 4), answered_per_min: line(wave(3, 2.5, 9000)), failed_per_min: line(wave(0, 0.1, 4000)),
+      kv_cells: line(at_s.map(() => 32_768)), kv_running_cells: line(wave(6000, 5000, 9000), 1.4), kv_cached_cells: line(wave(14_000, 9000, 20_000)),
+      kv_bytes: line(at_s.map(() => 1.2 * GB)), kv_used_bytes: line(wave(0.7 * GB, 0.3 * GB, 15_000)),
+      models_bytes: line(wave(6.1 * GB, 0.2 * GB, 30_000)), available_bytes: { mean: wave(9 * GB, 0.8 * GB, 20_000), low: wave(8.4 * GB, 0.8 * GB, 20_000) },
+      busy_share: line(wave(0.45, 0.4, 9000), 1.2), own_cores: line(wave(3.1, 2.8, 9000)), celsius: line(wave(63, 14, 9000), 1.05), throttled_share: line(wave(0, 0.15, 9000)),
+    },
+    ttft: { p50_ms: wave(420, 200, 8000), p95_ms: wave(1400, 700, 8000), p99_ms: wave(2600, 900, 8000), count: at_s.map(() => 12) },
+    cores_each: 1, cores: at_s.map((at, n) => Array.from({ length: 8 }, (_, core) => Math.round(50 + 50 * Math.sin(at / 9000 + core / 3) * (core < 4 ? 0.3 : 0.95) - (n % 5)))).map((row) => row.map((one) => Math.max(0, Math.min(100, one)))),
+    processes: { 'qwen3-4b-q4_k_m': wave(3.4 * GB, 0.1 * GB, 20_000), 'smollm2-135m': wave(0.4 * GB, 0.02 * GB, 9000), '(endpoint)': wave(0.08 * GB, 0.01 * GB, 9000) },
+    endpoint: '(endpoint)',
+    marks: [
+      mark(1, 80_000, 'start', null, 'version 0.1.0'), mark(2, 79_990, 'load', 'qwen3-4b-q4_k_m', 'context 16384, cache q8_0, 4.1 s'), mark(3, 60_000, 'setting', 'qwen3-4b-q4_k_m', 'kv_type_v q8_0 → q4_0'),
+      mark(4, 59_900, 'tuned', 'qwen3-4b-q4_k_m', 'as measured here: threads, batch'), mark(5, 41_000, 'stop', null, ''), mark(6, 29_000, 'start', null, 'version 0.1.0; the run before was cut off'),
+      mark(7, 21_000, 'crash', 'smollm2-135m', 'killed by signal 9'), mark(8, 9000, 'note', null, 'the new fan runs'), mark(9, 3000, 'unload', 'smollm2-135m', 'memory was short'),
+    ],
+    trouble: null,
+  };
+}
+
+test('a day is shown with its gap, its marks and one cursor', async () => {
+  for (const [theme, size, name] of [['light', DESKTOP, 'desktop'], ['dark', DESKTOP, 'desktop'], ['light', PHONE, 'phone'], ['dark', PHONE, 'phone']]) {
+    const page = await open(browser, { path: 'settings', theme, size });
+    const json = pretendedDay(Math.floor(Date.now() / 1000));
+    const asked = [];
+    await page.route('**/api/telemetry?*', (route) => {
+      asked.push(new URL(route.request().url()).searchParams);
+      return route.fulfill({ json });
+    });
+    await page.evaluate(() => (location.hash = '#/telemetry?range=24%20h'));
+    await page.getByRole('region', { name: 'Heat' }).waitFor();
+    const lane = page.getByRole('region', { name: 'What happened' });
+    await lane.getByRole('button', { name: /smollm2-135m crashed: killed by signal 9/ }).click();
+    await lane.getByText('smollm2-135m crashed: killed by signal 9').waitFor();
+    await page.waitForTimeout(300);
+    await shot(page, `telemetry-day-${name}-${theme}`);
+    const scroll = (by) => page.evaluate((to) => [...document.querySelectorAll('main > .overflow-y-auto')].at(-1).scrollBy(0, to), by);
+    await scroll(600);
+    await page.waitForTimeout(200);
+    await shot(page, `telemetry-day-more-${name}-${theme}`);
+    await scroll(5000);
+    await page.waitForTimeout(200);
+    await shot(page, `telemetry-day-end-${name}-${theme}`);
+    assert.equal(await page.evaluate(() => document.documentElement.scrollWidth - innerWidth), 0);
+    if (name === 'desktop' && theme === 'light') {
+      // A stretch that is drawn up is asked for, and one press leads back.
+      await scroll(-9000);
+      const box = await page.getByRole('region', { name: 'Tokens', exact: true }).locator('.u-over').boundingBox();
+      await page.mouse.move(box.x + box.width * 0.5, box.y + 30);
+      await page.mouse.down();
+      await page.mouse.move(box.x + box.width * 0.75, box.y + 30, { steps: 5 });
+      await page.mouse.up();
+      await page.getByText('chosen time').waitFor();
+      await page.waitForFunction(() => true);
+      const last = asked.at(-1);
+      const spanS = Number(last.get('to')) - Number(last.get('from'));
+      assert.ok(Math.abs(spanS - 21_600) < 1500, `${spanS} s`);
+      await page.getByRole('button', { name: '24 h', exact: true }).click();
+      await page.getByRole('button', { name: '24 h', pressed: true }).waitFor();
+    }
+    const { violations } = await new AxeBuilder({ page }).withTags(['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa']).analyze();
+    const grave = violations.filter(({ impact }) => impact === 'serious' || impact === 'critical');
+    assert.deepEqual(grave.map((one) => `${theme} ${name} ${one.id}: ${one.nodes.map((node) => node.target.join(' ')).slice(0, 3).join(' | ')}`), []);
+    fine(page);
+  }
 });
 
 test('types of the cache are changed from the runtime bar, and the engine reports them', async () => {

@@ -2,6 +2,7 @@
 
 mod endpoint;
 mod fleet;
+mod pulse;
 mod reload;
 
 use std::net::SocketAddr;

@@ -31,6 +31,8 @@ pub struct Config {
     pub audit_texts: bool,
     pub audit_days: u32,
     pub audit_rows_max: u32,
+    pub history: bool,
+    pub history_days: u32,
     pub responses: ResponsesIn,
     pub otlp_endpoint: Option<String>,
     pub otlp_headers_file: Option<PathBuf>,
@@ -296,6 +298,8 @@ impl Reader<'_> {
             audit_texts: self.parsed("audit_texts").unwrap_or(false),
             audit_days: self.count("audit_days").unwrap_or(0),
             audit_rows_max: self.count("audit_rows_max").unwrap_or(0),
+            history: self.parsed("history").unwrap_or(true),
+            history_days: self.count("history_days").unwrap_or(0),
             responses: self
                 .choice("responses", ResponsesIn::from_word)
                 .unwrap_or(ResponsesIn::Disk),

@@ -36,7 +36,13 @@ fn sample(setting: &Setting) -> String {
         Kind::Url => "http://127.0.0.1:4318".into(),
         Kind::Secret => "hunter2".into(),
         Kind::List | Kind::Arguments => "tiny".into(),
-        Kind::Count { max, .. } => max.to_string(),
+        Kind::Count { min, max } => {
+            let most = max.to_string();
+            match setting.default == Some(most.as_str()) {
+                true => min.to_string(),
+                false => most,
+            }
+        }
         Kind::Bytes { .. } => "1MiB".into(),
         Kind::Cpus => "0-3,7".into(),
         Kind::KvPlan => "k=q8_0;v[3]=q4_0".into(),

@@ -170,6 +170,9 @@ error_rows! {
     ChatNotFound, "chat_not_found", 404, "not_found_error", NEVER, Caller,
         "There is no {what} `{value}` here.",
         "Chats are seen only with the key that began them; it may have been deleted.";
+    NoteNotFound, "note_not_found", 404, "not_found_error", NEVER, Caller,
+        "There is no note {value} here.",
+        "It may have been deleted; GET /api/telemetry lists notes with their `id`.";
     MethodNotAllowed, "method_not_allowed", 405, "invalid_request_error", NEVER, Caller,
         "{path} does not take {method}.",
         "See the Allow header.";
@@ -272,6 +275,9 @@ error_rows! {
     NoDatabase, "no_database", 501, "not_supported_error", NEVER, Operator,
         "{message}",
         "Start the endpoint with a `data_dir` that it can write to.";
+    NoHistory, "no_history", 501, "not_supported_error", NEVER, Operator,
+        "{message}",
+        "Start the endpoint with `history = true` and a `data_dir` that it can write to.";
     DatabaseFailed, "database_failed", 503, "unavailable_error", SOON, Server,
         "{message}",
         "Do what the message says; the log has more.";

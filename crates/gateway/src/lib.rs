@@ -14,6 +14,7 @@ mod dispatch;
 mod doctor;
 mod edge;
 mod error;
+mod history;
 mod holding;
 mod ids;
 mod kept;
@@ -45,6 +46,7 @@ pub use access::{Control, ControlOptions};
 pub use backend::{Backend, EventStream};
 pub use dispatch::{EMBEDDED, Price, Prices, RoutedProvider, Routing};
 pub use error::{ApiError, ErrorCode, ErrorRow, Fault, error_table};
+pub use history::{HistoryKeeper, Pulse};
 pub use library::{
     FileProgress, Library, LibraryFailure, LibraryFailureKind, PlanAsk, Planned, PullProgressFn,
     StoredModel,

@@ -62,6 +62,12 @@ pub const CHAT_SEARCH_BYTES_MAX: usize = 512;
 pub const BUS_READERS_MAX: usize = 64;
 /// Changes that are kept for pages that come back.
 pub const BUS_CHANGES_KEPT_MAX: usize = 1024;
+/// Points in one answer of the history.
+pub const TELEMETRY_POINTS_MAX: i64 = 2000;
+/// The latest time that the history can be asked for, seconds since 1970: the year 9999.
+pub const TELEMETRY_TIME_MAX_S: i64 = 253_402_300_799;
+/// Bytes of a note.
+pub const NOTE_BYTES_MAX: usize = 500;
 /// Bytes of a model's name.
 pub const MODEL_NAME_BYTES_MAX: usize = 256;
 /// Bytes of what a checkup is to look at: a model's name, or the path of its file.

@@ -26,6 +26,7 @@ use crate::access::{Control, Visit};
 use crate::backend::EventStream;
 use crate::edge::POLLED;
 use crate::error::ApiError;
+use crate::history::Tally;
 use crate::logs::PAGE_LOG;
 use crate::ui::is_of_workbench;
 
@@ -89,6 +90,7 @@ pub(crate) struct Metrics {
     failures: Family<FailureLabels, Counter>,
     prompts: Family<PrefixLabels, Counter>,
     lost_tokens: Family<PrefixLabels, Counter>,
+    tally: Tally,
     /// Each thread has a table of its own, so that none waits for another.
     of_models: ThreadLocal<RefCell<HashMap<String, Arc<OfModel>>>>,
 }
@@ -118,6 +120,7 @@ impl Metrics {
             failures: Family::default(),
             prompts: Family::default(),
             lost_tokens: Family::default(),
+            tally: Tally::default(),
             of_models: ThreadLocal::new(),
         };
         metrics.registered()
@@ -204,9 +207,12 @@ impl Metrics {
             Event::Delta { .. } if waiting => {
                 waiting = false;
                 let counts = counts.get_or_insert_with(|| metrics.of_model(&model));
-                counts.first_token.observe(since.elapsed().as_secs_f64());
+                let seconds = since.elapsed().as_secs_f64();
+                counts.first_token.observe(seconds);
+                metrics.tally.first_token(seconds);
             }
-            Event::Done { usage, .. } => {
+            Event::Done { usage, timings } => {
+                metrics.tally.answered(usage, timings);
                 let counts = counts.get_or_insert_with(|| metrics.of_model(&model));
                 let used = [
                     (&counts.prompt_tokens, usage.prompt_tokens),
@@ -219,6 +225,7 @@ impl Metrics {
             }
             Event::Prefix(told) => metrics.explained(&model, told),
             Event::Failed(failure) => {
+                metrics.tally.failed();
                 let failure = FailureLabels {
                     model: model.clone(),
                     code: ApiError::from(failure.clone()).row().code,
@@ -232,6 +239,11 @@ impl Metrics {
             count(event);
         };
         events.inspect(see).boxed()
+    }
+
+    /// What the history takes of the requests.
+    pub(crate) fn tally(&self) -> &Tally {
+        &self.tally
     }
 
     /// Counts why a prompt was read, and says so where it need not have been.

@@ -4,7 +4,7 @@ use utoipa::{OpenApi, ToSchema};
 
 use crate::routes::{
     admin, audit, chat, chats, completions, doctor, embeddings, events, health, info, logs,
-    machine, messages, models, ollama, plan, rerank, responses, route, tokens,
+    machine, messages, models, ollama, plan, rerank, responses, route, telemetry, tokens,
 };
 
 #[derive(OpenApi)]
@@ -54,6 +54,9 @@ use crate::routes::{
         machine::machine,
         machine::library,
         logs::logs,
+        telemetry::telemetry,
+        telemetry::note,
+        telemetry::forget,
         chats::list,
         chats::create,
         chats::one,

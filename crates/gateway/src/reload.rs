@@ -104,6 +104,7 @@ impl AppState {
         drop(status);
         let (added, removed) = (&reloaded.added, &reloaded.removed);
         tracing::info!(?added, ?removed, "the configuration was read again");
+        self.mark_reload(&reloaded);
         Ok(reloaded)
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use stdx::Secret;
 use traces::Traces;
 
-use crate::{Control, Doctor, Library, Logs, Pages, RoutingSource, Tls};
+use crate::{Control, Doctor, HistoryKeeper, Library, Logs, Pages, RoutingSource, Tls};
 
 /// Settings of the HTTP edge.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ pub struct GatewayConfig {
     pub library: Option<Arc<dyn Library>>,
     /// Who looks for what is wrong; without it nobody does.
     pub doctor: Option<Arc<dyn Doctor>>,
+    /// Where the history of figures is kept; without it there is none.
+    pub history: Option<HistoryKeeper>,
     /// The certificate; without it the endpoint speaks HTTP in plain text.
     pub tls: Option<Tls>,
     /// Who takes the spans of requests; without it there are none.
@@ -83,6 +85,7 @@ impl Default for GatewayConfig {
             control: None,
             library: None,
             doctor: None,
+            history: None,
             tls: None,
             traces: None,
             routing_source: None,

@@ -32,6 +32,7 @@ pub mod sensors;
 pub mod storage;
 pub mod surroundings;
 mod tier;
+pub mod vitals;
 pub mod warning;
 mod warning_text;
 
@@ -50,6 +51,7 @@ pub use crate::root::{Root, Unread};
 pub use crate::sensors::Sensors;
 pub use crate::surroundings::Surroundings;
 pub use crate::tier::Tier;
+pub use crate::vitals::{Vitals, VitalsAsk, Watcher};
 pub use crate::warning::Warning;
 
 use stdx::Bytes;

@@ -1,6 +1,7 @@
 //! NVIDIA's management library, behind a trait that a recording can play.
 
 use std::ffi::OsStr;
+use std::sync::OnceLock;
 
 use nvml_wrapper::enum_wrappers::device::TemperatureSensor;
 use nvml_wrapper::error::NvmlError;
@@ -53,22 +54,43 @@ pub struct Library;
 
 impl Nvml for Library {
     fn devices(&self) -> Result<Vec<NvidiaDevice>, NvmlTrouble> {
-        let library = nvml_wrapper::Nvml::builder()
-            .lib_path(OsStr::new(LIBRARY))
-            .init()
-            .map_err(|error| match error {
-                NvmlError::LibloadingError(error) => NvmlTrouble::NoLibrary(error.to_string()),
-                other => NvmlTrouble::NoAnswer(other.to_string()),
-            })?;
-        let no_answer = |error: NvmlError| NvmlTrouble::NoAnswer(error.to_string());
-        let count = library.device_count().map_err(no_answer)?;
-        let driver = library.sys_driver_version().ok();
-        let devices = (0..count.min(DEVICES_MAX)).map(|index| {
-            let device = library.device_by_index(index).map_err(no_answer)?;
-            Ok(of_device(&device, driver.clone()))
-        });
-        Ok(listed(devices))
+        listed_by(&opened()?)
     }
+}
+
+/// The library of this machine, opened at the first call and kept open: opening it may take a
+/// second, asking it takes a millisecond.
+#[derive(Debug, Default)]
+pub struct Kept(OnceLock<Result<nvml_wrapper::Nvml, NvmlTrouble>>);
+
+impl Nvml for Kept {
+    fn devices(&self) -> Result<Vec<NvidiaDevice>, NvmlTrouble> {
+        match self.0.get_or_init(opened) {
+            Ok(library) => listed_by(library),
+            Err(trouble) => Err(trouble.clone()),
+        }
+    }
+}
+
+fn opened() -> Result<nvml_wrapper::Nvml, NvmlTrouble> {
+    let library = nvml_wrapper::Nvml::builder()
+        .lib_path(OsStr::new(LIBRARY))
+        .init();
+    library.map_err(|error| match error {
+        NvmlError::LibloadingError(error) => NvmlTrouble::NoLibrary(error.to_string()),
+        other => NvmlTrouble::NoAnswer(other.to_string()),
+    })
+}
+
+fn listed_by(library: &nvml_wrapper::Nvml) -> Result<Vec<NvidiaDevice>, NvmlTrouble> {
+    let no_answer = |error: NvmlError| NvmlTrouble::NoAnswer(error.to_string());
+    let count = library.device_count().map_err(no_answer)?;
+    let driver = library.sys_driver_version().ok();
+    let devices = (0..count.min(DEVICES_MAX)).map(|index| {
+        let device = library.device_by_index(index).map_err(no_answer)?;
+        Ok(of_device(&device, driver.clone()))
+    });
+    Ok(listed(devices))
 }
 
 /// Every device, those that do not answer with their trouble.

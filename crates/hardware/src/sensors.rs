@@ -187,8 +187,13 @@ fn zone(root: &Root, folder: &str) -> Option<Zone> {
     })
 }
 
+/// Where a zone's clocks are lowered; as [`Zone::slows_at`].
+pub(crate) fn slows_at(root: &Root, folder: &str) -> Option<f64> {
+    zone(root, folder)?.slows_at()
+}
+
 /// Thousandths of a degree, within what silicon can have.
-fn degrees(root: &Root, path: &str) -> Option<f64> {
+pub(crate) fn degrees(root: &Root, path: &str) -> Option<f64> {
     let milli: i64 = root.number(path)?;
     (-60_000..=300_000)
         .contains(&milli)
@@ -197,7 +202,7 @@ fn degrees(root: &Root, path: &str) -> Option<f64> {
 
 /// What a Raspberry Pi's firmware says. The device is `soc:firmware`, and on a Raspberry Pi 5
 /// `soc@107c000000:firmware`; some kernels have only the alarm of the voltage.
-fn throttling(root: &Root) -> Option<Throttling> {
+pub(crate) fn throttling(root: &Root) -> Option<Throttling> {
     let folder = "/sys/devices/platform";
     let names = root.names(folder).into_iter();
     let mut words = names

@@ -1,4 +1,5 @@
-//! What survives a restart: keys, what they have used, the audit log, kept responses, chats.
+//! What survives a restart: keys, what they have used, the audit log, kept responses, chats; and
+//! the figures of the past, in a file of their own ([`History`]).
 //!
 //! One SQLite file in the data directory. [`Store::open`] checks it and brings it to the
 //! schema of this program. All that is written while requests run goes over one bounded
@@ -14,6 +15,7 @@ mod audit;
 mod chat_writer;
 mod chats;
 mod error;
+mod history;
 mod keys;
 mod response;
 mod results;
@@ -34,6 +36,12 @@ pub use chats::{
     CHATS_PAGE_MAX, Chat, ChatFilter, ChatMessage, ChatRole, ChatRow, ChatWrite, MessageState,
 };
 pub use error::StoreError;
+pub use history::{
+    CLOCK_SET_S, CORES_SHOWN_MAX, Cores, Figure, HISTORY_BYTES_MAX, HISTORY_DAYS_MAX,
+    HISTORY_FILE_NAME, History, HistoryAsk, HistoryError, HistoryPage, MARK_TEXT_BYTES_MAX,
+    MARKS_PENDING_MAX, MARKS_READ_MAX, Mark, MarkKind, NOTES_MAX, PENDING_MAX,
+    PROCESS_NAME_BYTES_MAX, PROCESSES_MAX, STEP_S, Sample, Shown, Spread, WAIT_STEPS, Waits,
+};
 pub use keys::{Key, KeyLimits, NewKey, Scope, Scopes, hash};
 pub use response::{Kept, Used};
 pub use results::{

@@ -124,7 +124,7 @@ fn immutable(path: &Path) -> OsString {
 
 /// Others of this machine read neither the folder, if it is new, nor the file; SQLite gives
 /// the files beside it the same rights.
-fn create(path: &Path) -> std::io::Result<()> {
+pub(crate) fn create(path: &Path) -> std::io::Result<()> {
     if let Some(folder) = path.parent() {
         DirBuilder::new()
             .recursive(true)

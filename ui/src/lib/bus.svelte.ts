@@ -34,6 +34,9 @@ class Bus {
   /** Of the log, where the key of this page may read it. */
   log = $derived(this.#of('log')[0] ?? null);
   server = $derived(this.#of('server')[0] ?? null);
+  /** The latest ten seconds of the history, and the changes of its marks. */
+  telemetry = $derived(this.#of('telemetry')[0] ?? null);
+  marks = $derived(this.#of('marks')[0] ?? null);
   chatChanges = $derived(this.#of('chats').reduce((sum, one) => sum + one.changes, 0));
   ready = $derived(this.models.filter((model) => model.phase === 'ready'));
 

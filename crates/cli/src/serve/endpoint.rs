@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use traces::{TraceOptions, Traces};
 use webui::Asset;
 
+use super::pulse;
 use super::reload::{self, ProcessConfig};
 use crate::database;
 use crate::doctor::MachineDoctor;
@@ -45,6 +46,7 @@ pub(super) fn settings(
         tls: tls(config)?,
         traces: traces(config)?,
         control,
+        history: pulse::history(config),
         library: Some(Arc::new(library)),
         doctor: Some(Arc::new(doctor)),
         pages: pages(),
@@ -129,6 +131,8 @@ pub(super) async fn run(
     let state = AppState::routed(Arc::new(fleet), settings.clone(), routing);
     let app = gateway::app(state.clone());
     let watcher = tokio::spawn(reload::watch(state.clone(), source, settings.tls.clone()));
+    let keeping = state.clone();
+    let keeper = tokio::spawn(async move { keeping.keep_history().await });
     let stop = async {
         // An error means that the sender is gone, which ends the server too.
         let _ = stopped.wait_for(|stopped| *stopped).await;
@@ -137,6 +141,8 @@ pub(super) async fn run(
         tracing::error!(%error, "the endpoint cannot be served");
     }
     watcher.abort();
+    keeper.abort();
+    state.end_history().await;
     state.close_providers().await;
     if let Some(traces) = settings.traces {
         // An error means that sending panicked, which has been told.

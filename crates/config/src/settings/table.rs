@@ -131,6 +131,24 @@ pub const SETTINGS: &[Setting] = &[
         ..BASE
     },
     Setting {
+        name: "history",
+        doc: "Keep the figures of the page Telemetry (rates, waits, memory, heat) in \
+              `telemetry.db` of `data_dir`. There are no texts of requests in it, and nothing of \
+              it leaves this machine.",
+        kind: Kind::Switch,
+        default: Some("true"),
+        ..BASE
+    },
+    Setting {
+        name: "history_days",
+        doc: "How far that goes back: every 10 seconds for the first day, every minute for the \
+              first week, then every quarter of an hour.",
+        kind: Kind::Count { min: 1, max: 90 },
+        default: Some("90"),
+        unit: Some("days"),
+        ..BASE
+    },
+    Setting {
         name: "responses",
         doc: "Where the responses of `/v1/responses` are kept: on disk a conversation survives \
               a restart.",

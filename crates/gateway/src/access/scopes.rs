@@ -14,7 +14,7 @@ pub(crate) enum Need {
 }
 
 /// Every route with what it needs.
-pub(crate) const ROUTES: [(&str, Need); 55] = [
+pub(crate) const ROUTES: [(&str, Need); 58] = [
     ("/health", Need::Nothing),
     ("/", Need::Nothing),
     ("/assets/{*path}", Need::Nothing),
@@ -59,6 +59,9 @@ pub(crate) const ROUTES: [(&str, Need); 55] = [
     ("/props", Need::Scope(Scope::Models)),
     ("/slots", Need::Scope(Scope::Metrics)),
     ("/metrics", Need::Scope(Scope::Metrics)),
+    ("/api/telemetry", Need::Scope(Scope::Metrics)),
+    ("/api/telemetry/notes", Need::Scope(Scope::Admin)),
+    ("/api/telemetry/notes/{id}", Need::Scope(Scope::Admin)),
     ("/api/pull", Need::Scope(Scope::Admin)),
     ("/api/delete", Need::Scope(Scope::Admin)),
     ("/api/doctor", Need::Scope(Scope::Admin)),

@@ -19,6 +19,7 @@ use crate::chats::Live;
 use crate::error::{ApiError, ErrorCode};
 use crate::limits::{BUS_CHANGES_KEPT_MAX, BUS_READERS_MAX};
 use crate::wire::events::{BusEntry, BusEvent, BusState, ChatsState, OpenAnswer};
+use crate::wire::telemetry::{MarksState, TelemetryPoint};
 
 /// Cheap to clone.
 #[derive(Debug, Clone)]
@@ -70,6 +71,8 @@ enum Sight {
     Owner(Option<String>),
     /// Who may change what is on disk.
     Admin,
+    /// Who may read what the endpoint measures.
+    Metrics,
 }
 
 impl Sight {
@@ -79,6 +82,7 @@ impl Sight {
             Self::Model(model) => head.sees_own(model),
             Self::Owner(owner) => owner.as_deref() == head.owner(),
             Self::Admin => head.has(store::Scope::Admin),
+            Self::Metrics => head.has(store::Scope::Metrics),
         }
     }
 }
@@ -127,6 +131,23 @@ impl Bus {
             state: BusState::Chats(ChatsState { changes }),
         };
         course.put(key, entry);
+        self.tell(course);
+    }
+
+    /// Ten seconds of the history have ended.
+    pub(crate) fn telemetry(&self, point: TelemetryPoint) {
+        self.measured("telemetry", BusState::Telemetry(Box::new(point)));
+    }
+
+    /// The marks of the history have changed for so many times.
+    pub(crate) fn marks_changed(&self, changes: u64) {
+        self.measured("marks", BusState::Marks(MarksState { changes }));
+    }
+
+    fn measured(&self, key: &str, state: BusState) {
+        let sight = Sight::Metrics;
+        let mut course = self.course();
+        course.put(key.to_owned(), Entry { sight, state });
         self.tell(course);
     }
 

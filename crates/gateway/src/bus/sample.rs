@@ -125,6 +125,7 @@ impl Bus {
             started_s: state.started(),
             has_chats: state.chats().is_ok(),
             has_library: state.config().library.is_some(),
+            has_history: state.config().history.is_some(),
             may_manage: false,
         }));
         self.replace("server", vec![("server".to_owned(), server)]);

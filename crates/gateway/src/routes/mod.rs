@@ -20,6 +20,7 @@ pub(crate) mod plan;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod route;
+pub(crate) mod telemetry;
 pub(crate) mod tokens;
 
 use std::borrow::Cow;
@@ -121,6 +122,9 @@ fn workbench() -> Router<AppState> {
         .route("/api/library", get(machine::library))
         .route("/api/logs", get(logs::logs))
         .route("/hosts/{name}/{*path}", any(hosts::relay))
+        .route("/api/telemetry", get(telemetry::telemetry))
+        .route("/api/telemetry/notes", post(telemetry::note))
+        .route("/api/telemetry/notes/{id}", delete(telemetry::forget))
         .route("/api/chats", get(chats::list).post(chats::create))
         .route(
             "/api/chats/{id}",

@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 use crate::library::PullState;
 use crate::routes::health::why_not;
 use crate::wire::openai::models::facts;
+use crate::wire::telemetry::{MarksState, TelemetryPoint};
 
 /// An event of `GET /api/events`. Its id is a place in the course of changes; `Last-Event-ID`
 /// goes on from there, or begins with a snapshot where that is too long ago.
@@ -39,6 +40,9 @@ pub(crate) enum BusState {
     Answer(OpenAnswer),
     Chats(ChatsState),
     Log(LogState),
+    /// The latest ten seconds of the history.
+    Telemetry(Box<TelemetryPoint>),
+    Marks(MarksState),
 }
 
 /// The endpoint itself.
@@ -51,6 +55,8 @@ pub(crate) struct ServerState {
     pub(crate) has_chats: bool,
     /// There is a store that models can be pulled into.
     pub(crate) has_library: bool,
+    /// A history of figures is kept.
+    pub(crate) has_history: bool,
     /// The request's key may load, unload and pull models.
     pub(crate) may_manage: bool,
 }
@@ -207,7 +213,7 @@ pub(crate) struct AskedSettings {
 }
 
 impl AskedSettings {
-    fn new(spec: &LoadSpec) -> Self {
+    pub(crate) fn new(spec: &LoadSpec) -> Self {
         Self {
             context: spec.context,
             slots: spec.slots,

@@ -17,11 +17,18 @@ pub(crate) mod prefix;
 pub(crate) mod rerank;
 pub(crate) mod responses;
 pub(crate) mod routing;
+pub(crate) mod telemetry;
 
 use crate::error::ApiError;
 
 /// Routes below `/api` that are not Ollama's, and whose errors say more than its do.
-pub(crate) const OUR_API: [&str; 4] = ["/api/chats", "/api/events", "/api/logs", "/api/machine"];
+pub(crate) const OUR_API: [&str; 5] = [
+    "/api/chats",
+    "/api/events",
+    "/api/logs",
+    "/api/machine",
+    "/api/telemetry",
+];
 
 /// How a client of a path spells its requests and expects its errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
