@@ -164,7 +164,7 @@ fn comparison(first: &Contestant, second: &Contestant, trials: &[Trial]) -> Opti
             Some((trial.solved, others.find(is_same)?.solved))
         });
     let shared: Vec<(bool, bool)> = shared.collect();
-    let count = |wanted| shared.iter().filter(|pair| **pair == wanted).count();
+    let count = |wanted: (bool, bool)| shared.iter().filter(|pair| **pair == wanted).count();
     let (only_first, only_second) = (count((true, false)), count((false, true)));
     (!shared.is_empty()).then(|| Comparison {
         first: first.clone(),
