@@ -51,6 +51,9 @@ impl Dialect {
     }
 }
 
+/// By these the last event of a stream is known: an agent may leave once it has read it.
+const ENDS: [&str; 3] = ["[DONE]", "message_stop", "response.completed"];
+
 /// How an answer ended, as it was seen on its way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
@@ -71,6 +74,8 @@ pub struct Exchange {
     pub n_prompt: Option<u64>,
     pub n_answer: Option<u64>,
     pub calls: Calls,
+    /// The agent did not wait for the end.
+    pub was_left: bool,
 }
 
 impl Exchange {
@@ -121,6 +126,7 @@ impl Exchange {
             n_prompt: said.n_prompt,
             n_answer: said.n_answer,
             calls,
+            was_left: way == Way::Left && !ENDS.iter().any(|end| text.contains(end)),
         }
     }
 }
@@ -436,6 +442,12 @@ mod tests {
         ] {
             assert_eq!(found, fault);
         }
+        let was_left = |body: &str, way| {
+            let request = json!({ "model": "m" });
+            Exchange::of(Dialect::Chat, &request, 200, body.as_bytes(), way).was_left
+        };
+        assert!(was_left(half, Way::Left) && !was_left(half, whole));
+        assert!(!was_left(&format!("{half}data: [DONE]\n\n"), Way::Left));
         for (path, dialect) in [
             ("/v1/responses", Some(Dialect::Responses)),
             ("/v1/messages", Some(Dialect::Messages)),

@@ -197,7 +197,9 @@ pub(crate) fn of_error(status: u16, text: &str) -> Fault {
         "os error 13",
     ]) {
         Fault::NoPermission
-    } else if has(&["context"]) && has(&["exceed", "length", "larger", "longer", "n_ctx", "fit"]) {
+    } else if has(&["prompt is too long"]) // as Anthropic says it
+        || has(&["context"]) && has(&["exceed", "length", "larger", "longer", "n_ctx", "fit"])
+    {
         Fault::ContextTooSmall
     } else if has(&["tool"]) && has(&["support", "require", "cannot", "not", "unknown"]) {
         Fault::ToolsRefused
@@ -362,6 +364,11 @@ mod tests {
                     "",
                     "max_context_len 8192 is larger than the runtime's limit 4096",
                 ),
+                Some(Fault::ContextTooSmall),
+            ),
+            (
+                &capital,
+                refused(400, "", "prompt is too long: 12054 tokens > 8192 maximum"),
                 Some(Fault::ContextTooSmall),
             ),
             (

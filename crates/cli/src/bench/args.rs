@@ -101,13 +101,7 @@ fn quality() -> Command {
     };
     Command::new("quality")
         .about("Ask models questions that a program can judge, and compare them")
-        .arg(
-            Arg::new("models")
-                .value_name("MODEL")
-                .required(true)
-                .num_args(1..=64)
-                .help("Models of the server, by their names or a part of them"),
-        )
+        .arg(models_of_server())
         .args([
             option(
                 "set",
@@ -157,6 +151,14 @@ fn quality() -> Command {
             .value_parser(value_parser!(PathBuf)),
             json(),
         ])
+}
+
+fn models_of_server() -> Arg {
+    Arg::new("models")
+        .value_name("MODEL")
+        .required(true)
+        .num_args(1..=64)
+        .help("Models of the server, by their names or a part of them")
 }
 
 fn load() -> Command {
@@ -255,13 +257,7 @@ fn agents() -> Command {
     let names = std::iter::once(BUILTIN).chain(NAMES);
     Command::new("agents")
         .about("Let models repair small repositories with tools, and judge them by the tests")
-        .arg(
-            Arg::new("models")
-                .value_name("MODEL")
-                .required(true)
-                .num_args(1..=64)
-                .help("Models of the server, by their names or a part of them"),
-        )
+        .arg(models_of_server())
         .args([
             number("repeats", 1..=1000, "1", "How often each task is tried"),
             number(

@@ -4,7 +4,7 @@
 //! it: this one hands the request on with the key of the configuration.
 
 use axum::body::Body;
-use axum::extract::{Path, Request, State};
+use axum::extract::{FromRequest, Path, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use futures_util::TryStreamExt;
@@ -41,32 +41,30 @@ pub(crate) async fn relay(
     Path((name, _)): Path<(String, String)>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let no_route = || {
-        let (method, path) = (request.method().as_str(), quoted(request.uri().path()));
-        let facts = [("method", method), ("path", &*path)];
-        ApiError::new(ErrorCode::RouteNotFound, &facts)
-    };
-    let path = below(
-        request
-            .uri()
-            .path_and_query()
-            .map_or("", |whole| whole.as_str()),
-    );
-    let path = path.ok_or_else(no_route)?.to_owned();
+    let no_route = no_route(&request);
+    let method = request.method().clone();
+    let headers = picked(request.headers(), &ASKED);
+    let uri = request.uri().clone();
+    let path = uri.path_and_query().and_then(|whole| below(whole.as_str()));
     let dispatch = state.dispatch();
-    let post = dispatch.post(&name).ok_or_else(no_route)?;
-    let (method, headers) = (request.method().clone(), picked(request.headers(), &ASKED));
-    let not_ours = no_route();
-    let RawBody(body) = axum::extract::FromRequest::from_request(request, &state).await?;
+    let (Some(path), Some(post)) = (path, dispatch.post(&name)) else {
+        return Err(no_route);
+    };
+    let RawBody(body) = RawBody::from_request(request, &state).await?;
     let errand = Errand {
         method,
-        path,
+        path: path.to_owned(),
         headers,
         body,
     };
-    let running = post.provider().run_errand(errand).ok_or(not_ours)?;
-    let fetched = running.await?;
-    answer(&name, fetched)
+    let running = post.provider().run_errand(errand).ok_or(no_route)?;
+    answer(&name, running.await?)
+}
+
+fn no_route(request: &Request) -> ApiError {
+    let (method, path) = (request.method().as_str(), quoted(request.uri().path()));
+    let facts = [("method", method), ("path", &*path)];
+    ApiError::new(ErrorCode::RouteNotFound, &facts)
 }
 
 /// What is asked of the other one, where that may be asked.

@@ -238,7 +238,8 @@ async fn tail(pipe: Option<impl AsyncRead + Unpin + Send + 'static>) -> String {
 fn went(asked: Vec<Asked>, is_late: bool, tail: String) -> Went {
     let last = asked.last().and_then(|one| one.exchange.fault);
     let error = asked.last().and_then(|one| one.exchange.error.clone());
-    let is_answered = |one: &&Asked| one.exchange.fault.is_none();
+    let is_failed = |one: &Asked| one.exchange.fault.is_some();
+    let is_answered = |one: &&Asked| !is_failed(one) && !one.exchange.was_left;
     let has_answers = asked.iter().any(|one| is_answered(&one));
     let ended = match last {
         None if asked.is_empty() => Ended::Unasked,
@@ -256,7 +257,7 @@ fn went(asked: Vec<Asked>, is_late: bool, tail: String) -> Went {
         let counted = asked.iter().filter_map(of);
         counted.reduce(|sum, more| sum + more)
     };
-    let n_failed = asked.iter().filter(|one| !is_answered(one)).count();
+    let n_failed = asked.iter().filter(|one| is_failed(one)).count();
     let n_retries = n_failed - usize::from(last.is_some());
     Went {
         ended,
@@ -322,6 +323,8 @@ fn aider(endpoint: &Endpoint<'_>, prompt: String, place: &Place<'_>) -> Pointed 
     arguments.extend(words([
         "--edit-format",
         "whole",
+        // In a stream it does not ask for the count of tokens.
+        "--no-stream",
         "--yes-always",
         "--no-git",
         "--map-tokens",
@@ -437,6 +440,18 @@ mod tests {
             },
             seconds: 2.0,
         }
+    }
+
+    #[test]
+    fn an_answer_that_was_not_waited_for_is_no_turn() {
+        let mut last = asked(None);
+        last.exchange.was_left = true;
+        let went = went(vec![asked(None), last.clone()], true, String::new());
+        assert_eq!((went.ended, went.turn_seconds.len()), (Ended::Time, 1));
+        assert_eq!(
+            super::went(vec![last], true, String::new()).ended,
+            Ended::Time
+        );
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub(super) use self::table::section;
 pub(super) const BUILTIN: &str = "builtin";
 /// Of what an agent or an endpoint says in the end, so much is kept.
 const SAID_CHARS_MAX: usize = 2000;
+/// And of its last line, where that says why an attempt is void.
+const TOLD_CHARS_MAX: usize = 160;
 pub(super) const VERSION: u32 = 1;
 
 /// One attempt at one task, as a file keeps it.
@@ -390,10 +392,17 @@ impl BakeOff<'_> {
 }
 
 fn tell(attempt: &Attempt) {
+    let lines = attempt.said.lines().rev();
+    let last = lines.map(str::trim).find(|line| !line.is_empty());
+    let last: String = last.unwrap_or("-").chars().take(TOLD_CHARS_MAX).collect();
     let verdict = match (&attempt.fault, &attempt.why) {
         (_, None) => "solved".to_owned(),
-        (Some(fault), _) if attempt.ended == Ended::Fault.word() => format!("void: {fault}"),
-        _ if attempt.ended == Ended::Unasked.word() => "void: it asked for nothing".to_owned(),
+        (Some(fault), _) if attempt.ended == Ended::Fault.word() => {
+            format!("void: {fault}: {last}")
+        }
+        _ if attempt.ended == Ended::Unasked.word() => {
+            format!("void: it asked for nothing: {last}")
+        }
         (_, Some(why)) => format!("not solved: {why}"),
     };
     say(&format!(
