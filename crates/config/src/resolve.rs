@@ -31,8 +31,8 @@ pub struct Config {
     pub audit_texts: bool,
     pub audit_days: u32,
     pub audit_rows_max: u32,
-    pub history: bool,
-    pub history_days: u32,
+    /// How far the history of figures goes back, in days; `None` keeps none.
+    pub history_days: Option<u32>,
     pub responses: ResponsesIn,
     pub otlp_endpoint: Option<String>,
     pub otlp_headers_file: Option<PathBuf>,
@@ -298,8 +298,7 @@ impl Reader<'_> {
             audit_texts: self.parsed("audit_texts").unwrap_or(false),
             audit_days: self.count("audit_days").unwrap_or(0),
             audit_rows_max: self.count("audit_rows_max").unwrap_or(0),
-            history: self.parsed("history").unwrap_or(true),
-            history_days: self.count("history_days").unwrap_or(0),
+            history_days: self.history_days(),
             responses: self
                 .choice("responses", ResponsesIn::from_word)
                 .unwrap_or(ResponsesIn::Disk),
@@ -543,6 +542,12 @@ impl Reader<'_> {
     fn count(&mut self, name: &'static str) -> Option<u32> {
         // No count's upper bound is above what fits; a test holds the table to it.
         self.number(name).and_then(|n| u32::try_from(n).ok())
+    }
+
+    fn history_days(&mut self) -> Option<u32> {
+        let days = self.count("history_days");
+        let is_kept = self.parsed("history").unwrap_or(true);
+        days.filter(|_| is_kept)
     }
 
     fn model_keep_alive(&mut self) -> Option<Duration> {

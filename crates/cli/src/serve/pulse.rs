@@ -24,8 +24,8 @@ impl Pulse for Machine {
 /// The history, where one is wanted and there is a place for it. Nothing is opened yet: a file
 /// that cannot be used keeps no endpoint from starting.
 pub(super) fn history(config: &Config) -> Option<HistoryKeeper> {
-    let folder = database::folder(config).filter(|_| config.history)?;
-    Some(keeper(&folder, config.history_days))
+    let days = config.history_days?;
+    Some(keeper(&database::folder(config)?, days))
 }
 
 fn keeper(folder: &Path, days: u32) -> HistoryKeeper {

@@ -1,4 +1,5 @@
-//! Keeps the history: a look at the models each second, a sample every ten, a write each minute.
+//! Keeps the history: a look at the models each second, a sample every ten, a write every three
+//! minutes.
 //!
 //! What a look says becomes a sample in [`gather`], and marks in [`watch`]; both are pure. Nobody
 //! waits for this: requests leave their counts in [`Tally`], and the file is written by threads
@@ -30,8 +31,8 @@ use watch::{ClockWatch, ModelWatch, jump_text};
 
 /// Time between two looks at the models.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Samples that are written together.
-const SAMPLES_OF_A_WRITE: u32 = 6;
+/// Samples that are written together: more writes would wear a board's storage for little.
+const SAMPLES_OF_A_WRITE: u32 = 18;
 
 /// Who looks at the machine.
 pub trait Pulse: std::fmt::Debug + Send + Sync {

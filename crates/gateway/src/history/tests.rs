@@ -137,15 +137,15 @@ async fn samples_are_written_together_and_the_end_writes_the_rest() {
     let path = kept._folder.path().join(store::HISTORY_FILE_NAME);
     kept.pass(45).await;
     assert!(!path.exists(), "four samples wait");
-    kept.pass(20).await;
+    kept.pass(140).await;
     assert!(path.exists());
     kept.pass(15).await;
     kept.state.end_history().await;
     let again = History::new(kept._folder.path(), 90);
     let ask = HistoryAsk {
         from_s: START_S,
-        to_s: START_S + 100,
+        to_s: START_S + 300,
         points: 1000,
     };
-    assert_eq!(again.read(&ask, START_S + 100).points.len(), 7);
+    assert_eq!(again.read(&ask, START_S + 300).points.len(), 19);
 }

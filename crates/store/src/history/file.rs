@@ -196,24 +196,9 @@ impl File {
         &self,
         tier: &Tier,
         (from_s, to_s): (u64, u64),
-        mut take: impl FnMut(Sample),
+        take: impl FnMut(Sample),
     ) -> Result<(), HistoryError> {
-        let mut reading = || {
-            let sql = format!(
-                "SELECT at_s, figures FROM {} WHERE at_s >= ?1 AND at_s < ?2 ORDER BY at_s",
-                tier.table
-            );
-            let mut statement = self.connection.prepare_cached(&sql)?;
-            let mut rows = statement.query((clamped(from_s), clamped(to_s)))?;
-            while let Some(row) = rows.next()? {
-                let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
-                if let Some(sample) = decode(unsigned(row.get(0)?), bytes) {
-                    take(sample);
-                }
-            }
-            Ok(())
-        };
-        reading().map_err(|error: rusqlite::Error| self.told(&error))
+        each_row(&self.connection, tier, (from_s, to_s), take).map_err(|error| self.told(&error))
     }
 
     /// The latest `limit` marks of that time, the oldest first.
@@ -357,26 +342,38 @@ fn put_mark(connection: &Connection, mark: &Mark) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// The rows of a table in that time as one.
-fn rolled_up(
+fn each_row(
     connection: &Connection,
     tier: &Tier,
     (from_s, to_s): (u64, u64),
-) -> rusqlite::Result<Option<Sample>> {
+    mut take: impl FnMut(Sample),
+) -> rusqlite::Result<()> {
     let sql = format!(
         "SELECT at_s, figures FROM {} WHERE at_s >= ?1 AND at_s < ?2 ORDER BY at_s",
         tier.table
     );
     let mut statement = connection.prepare_cached(&sql)?;
     let mut rows = statement.query((clamped(from_s), clamped(to_s)))?;
-    let mut sum: Option<Sample> = None;
     while let Some(row) = rows.next()? {
         let bytes = row.get_ref(1)?.as_blob().unwrap_or_default();
+        // One that is no sample is as good as none.
         if let Some(sample) = decode(unsigned(row.get(0)?), bytes) {
-            let sum = sum.get_or_insert_with(|| Sample::at(from_s));
-            sum.merge(&sample);
+            take(sample);
         }
     }
+    Ok(())
+}
+
+/// The rows of a table in that time as one.
+fn rolled_up(
+    connection: &Connection,
+    tier: &Tier,
+    span: (u64, u64),
+) -> rusqlite::Result<Option<Sample>> {
+    let mut sum: Option<Sample> = None;
+    each_row(connection, tier, span, |sample| {
+        sum.get_or_insert_with(|| Sample::at(span.0)).merge(&sample);
+    })?;
     Ok(sum)
 }
 

@@ -4,7 +4,7 @@
 //! It lies in a file of its own, `telemetry.db`: nothing that matters is lost with it, so what is
 //! wrong with it never keeps the endpoint from working. Samples and marks gather in memory
 //! ([`History::record`], [`History::mark`]) and are written together ([`History::flush`]), which
-//! is a few pages a minute. A file that cannot be written is tried again with the next flush, and
+//! is a few pages for some minutes. A file that cannot be written is tried again with the next flush, and
 //! what waits is bounded; a damaged one is put aside and a new one begun. Each trouble is logged
 //! once. Reading gives what is in the file and what waits.
 
