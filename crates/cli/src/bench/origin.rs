@@ -16,6 +16,7 @@ use store::ResultModel;
 use super::attempts_file::{self, Lines, Log};
 use super::quality::Attempt;
 use crate::http::Server;
+use crate::outcome::Outcome;
 use crate::tune;
 
 /// What answered the attempts of one model in one run.
