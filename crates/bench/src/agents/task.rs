@@ -39,7 +39,7 @@ pub struct File {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Check {
-    Call(CallTask),
+    Call(Box<CallTask>),
     Repair(Repair),
 }
 
