@@ -276,11 +276,7 @@ pub(crate) fn step(shelf: &mut Shelf, event: Event, now: u64) -> Vec<Action> {
     let mut turn = Turn::new(limits, is_short, now);
     match event {
         Event::Shelve(listings) => shelve(entries, listings),
-        Event::Expect { spec, cost } => {
-            if find(entries, &spec.name).is_none() {
-                entries.push(Entry::guest(*spec, cost));
-            }
-        }
+        Event::Expect { spec, cost } => expect(entries, *spec, cost),
         Event::Load { request, order } => load(entries, (request, *order), *closing, &mut turn),
         Event::Unload { request, model } => unload(entries, (request, model), &mut turn),
         Event::Pin { model, pin } => {
@@ -463,6 +459,12 @@ fn shelve(entries: &mut Vec<Entry>, listings: Vec<Listing>) {
     }
     // What is in memory stays until it goes by itself.
     entries.retain(|entry| entry.listing.is_some() || entry.is_used());
+}
+
+fn expect(entries: &mut Vec<Entry>, spec: LoadSpec, cost: MemoryCost) {
+    if find(entries, &spec.name).is_none() {
+        entries.push(Entry::guest(spec, cost));
+    }
 }
 
 fn load(

@@ -46,7 +46,7 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
-    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let mut request: Value = serde_json::from_slice(&body).unwrap_or_default();
     let (status, answer) = if first.contains("/v1/models") {
         (
             200,
@@ -55,7 +55,6 @@ fn serve(mut socket: TcpStream, answers: &Answers) {
     } else if first.contains("/props") {
         (404, json!({ "error": "not of llama.cpp's kind" }))
     } else {
-        let mut request = request;
         request["key"] = json!(key);
         answers(&request)
     };

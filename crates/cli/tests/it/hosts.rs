@@ -33,7 +33,7 @@ fn both(key: &str) -> (Sandbox, Served, Sandbox, Served) {
 fn the_routes_of_a_host_are_asked_with_the_key_of_the_configuration() {
     let (_far, board, _near, here) = both(KEY);
     let listed = here.ask("GET", "/v1/providers", "");
-    let hosts: Vec<_> = listed["data"].as_array().unwrap().iter();
+    let hosts = listed["data"].as_array().unwrap().iter();
     let hosts: Vec<_> = hosts
         .filter(|one| one["is_host"] == true)
         .map(|one| one["name"].as_str().unwrap())
