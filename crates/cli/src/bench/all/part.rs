@@ -235,6 +235,11 @@ fn at(target: &Target) -> String {
 fn file(what: &str, target: &Target, model: Option<&str>) -> String {
     let names = target.name.as_deref().into_iter().chain(model);
     let names = names.map(|name| {
+        // Some engines call a model by the path of its file.
+        let name = match name.starts_with('/') {
+            true => name.rsplit('/').next().unwrap_or(name),
+            false => name,
+        };
         let plain = |c: char| match c.is_ascii_alphanumeric() || matches!(c, '.' | '_') {
             true => c,
             false => '-',
@@ -335,7 +340,7 @@ mod tests {
             Target {
                 name: Some("peer".to_owned()),
                 url: "http://b".to_owned(),
-                models: vec!["m".to_owned()],
+                models: vec!["/models/m.gguf".to_owned()],
             },
         ]
     }
@@ -351,10 +356,10 @@ mod tests {
             "quality-peer.jsonl",
             "context-m.jsonl",
             "context-own-n-q4.jsonl",
-            "context-peer-m.jsonl",
+            "context-peer-m.gguf.jsonl",
             "load-m.jsonl",
             "load-own-n-q4.jsonl",
-            "load-peer-m.jsonl",
+            "load-peer-m.gguf.jsonl",
             "agents.jsonl",
             "agents-peer.jsonl",
         ];

@@ -338,7 +338,7 @@ fn check(
 }
 
 /// Every moment that lines tell.
-fn times<'a>(records: impl Iterator<Item = &'a str>) -> Vec<u64> {
+pub(super) fn times<'a>(records: impl Iterator<Item = &'a str>) -> Vec<u64> {
     let values = records.filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let told = values.flat_map(|value| {
         let moment = |value: &Value| value["at_unix_secs"].as_u64();

@@ -60,13 +60,16 @@ impl Keeping {
         if n_records == 0 {
             return Ok(());
         }
+        // A run that went on began when its first attempt was made.
+        let times = super::import::times(log.lines.iter().map(String::as_str));
+        let began_s = times.into_iter().fold(self.began_s, u64::min);
         let lines = Whole {
             kind: finished.kind,
             heading: serde_json::from_str(&log.heading)?,
             records: log.lines.clone(),
         };
         let stored = lines.stored(ResultRun {
-            began_s: self.began_s,
+            began_s,
             ended_s: tune::now_unix_secs(),
             command: without_secrets(command_line()),
             source: BENCH.to_owned(),
