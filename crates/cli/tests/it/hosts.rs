@@ -76,7 +76,10 @@ fn events_of_a_host_come_as_it_sends_them() {
     let head: Vec<String> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
     assert!(head[0].ends_with("200 OK"), "{head:?}");
     let has = |wanted: &str| head.iter().any(|line| line.to_lowercase() == wanted);
-    assert!(has("content-type: text/event-stream"), "{head:?}");
+    assert!(
+        has("content-type: text/event-stream; charset=utf-8"),
+        "{head:?}"
+    );
     assert!(
         has("content-security-policy: default-src 'none'; sandbox"),
         "{head:?}"
@@ -109,7 +112,7 @@ fn a_host_that_refuses_or_is_gone_is_told_by_its_name() {
 fn a_key_without_the_scope_may_not_ask_a_host() {
     let (_far, board, mut near, here) = both(KEY);
     drop(here);
-    let added = near.run(&["key", "add", "app", "--scope", "chat,models"]);
+    let added = near.run(&["key", "add", "--name", "app", "--scope", "chat,models"]);
     let key = added.stdout.lines().find(|line| line.starts_with("sx-"));
     let key = key
         .unwrap_or_else(|| panic!("{} {}", added.stdout, added.stderr))
