@@ -267,11 +267,11 @@ mod tests {
         let loading = status("m", ModelPhase::Loading { fraction: 0.5 });
         assert_eq!(kinds(&mut watch, &[loading]), [""; 0]);
         let ready = ready_model("m");
-        let load = told(&mut watch, &[ready.clone()]);
+        let load = told(&mut watch, std::slice::from_ref(&ready));
         assert_eq!(load.len(), 1);
         assert!(load[0].1.starts_with("context 4096, cache f16"), "{load:?}");
         assert_eq!(
-            kinds(&mut watch, &[ready.clone()]),
+            kinds(&mut watch, std::slice::from_ref(&ready)),
             [""; 0],
             "it is as before"
         );
@@ -289,14 +289,17 @@ mod tests {
             pid: Some(8),
             ..ready.clone()
         };
-        assert_eq!(kinds(&mut watch, &[again.clone()]), ["load"]);
+        assert_eq!(kinds(&mut watch, std::slice::from_ref(&again)), ["load"]);
         // The same once more, so quick that nobody saw it without its worker.
         let third = ModelStatus {
             restarts: ready.restarts + 2,
             pid: Some(9),
             ..again
         };
-        assert_eq!(kinds(&mut watch, &[third.clone()]), ["crash", "load"]);
+        assert_eq!(
+            kinds(&mut watch, std::slice::from_ref(&third)),
+            ["crash", "load"]
+        );
         let draining = ModelStatus {
             phase: ModelPhase::Draining,
             ..third.clone()
@@ -324,7 +327,7 @@ mod tests {
             }),
         );
         let expected = [("failed", "There is no such file.".to_owned())];
-        assert_eq!(told(&mut watch, &[failed.clone()]), expected);
+        assert_eq!(told(&mut watch, std::slice::from_ref(&failed)), expected);
         assert_eq!(told(&mut watch, &[failed]), []);
         let shed = ModelStatus {
             place: supervisor::Place {

@@ -29,7 +29,7 @@ impl Plan {
         // One less, as the first point may begin before the time that was asked for.
         let n_points = u64::from(ask.points.max(2)) - 1;
         let least_s = span_s.div_ceil(n_points).max(finest.step_s);
-        let fits = |bin: &&u64| **bin >= least_s && **bin % finest.step_s == 0;
+        let fits = |bin: &&u64| **bin >= least_s && bin.is_multiple_of(finest.step_s);
         let day_s = BINS_S[BINS_S.len() - 1];
         let whole_days = least_s.div_ceil(day_s) * day_s;
         let bin_s = BINS_S.iter().find(fits).copied().unwrap_or(whole_days);
