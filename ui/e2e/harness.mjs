@@ -120,9 +120,11 @@ export class Endpoint {
   base = process.env.OWN_BASE;
   #child = null;
 
-  async start() {
+  /** With another configuration than none. */
+  async start(configuration) {
     const { program, args, env } = JSON.parse(process.env.OWN_SERVER);
-    this.#child = spawn(program, args, { env: { ...process.env, ...env }, stdio: 'ignore' });
+    const more = configuration ? ['--config', configuration] : [];
+    this.#child = spawn(program, [...args, ...more], { env: { ...process.env, ...env }, stdio: 'ignore' });
     const until = Date.now() + READY_MS;
     for (;;) {
       const response = await fetch(`${this.base}/ready`).catch(() => null);

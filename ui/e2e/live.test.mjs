@@ -117,7 +117,7 @@ test('an endpoint that is killed and started again is found again by all pages, 
 
 test('another host is shown through the page’s own endpoint, and what is said goes there', async () => {
   const endpoint = new Endpoint();
-  await endpoint.start();
+  await endpoint.start(process.env.WITH_HOST);
   const page = await open(browser, { base: endpoint.base, path: 'runtime' });
   try {
     const field = page.getByLabel('Host', { exact: true });

@@ -79,9 +79,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let server = serve(&data.join("one"), Some(&model))?;
     let empty = serve(&data.join("empty"), None)?;
     let port = free_port()?;
-    let mut own = command(&data.join("own"), Some(&model), port)?;
-    own.arg("--config")
-        .arg(with_host(&data.join("own"), &server.base)?);
+    let own = command(&data.join("own"), Some(&model), port)?;
+    let with_host = with_host(&data.join("own"), &server.base)?;
     let shots = arguments.shots.clone();
     let shots = shots.unwrap_or_else(|| target_dir().join("ui-shots"));
     fs::create_dir_all(&shots)?;
@@ -98,6 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ("MODEL_PATH", model.to_string_lossy().into_owned()),
         ("OWN_BASE", format!("http://127.0.0.1:{port}")),
         ("OWN_SERVER", described(&own)),
+        ("WITH_HOST", with_host.to_string_lossy().into_owned()),
     ] {
         suite.env(name, value);
     }
